@@ -1,0 +1,60 @@
+# `make` lists what there is to do. PYTHON and VENV choose the interpreter and the folder of the environment;
+# ARGS goes to the command: make run ARGS='--port 9000', make test ARGS='tests/core -k watermark'.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN = $(VENV)/bin
+export PYTHON VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format-check lint types docs-check format bench bench-e2e faults lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## make the virtual environment and install the locked packages
+	@sh scripts/setup.sh
+
+run: setup ## install what is needed and start everything on http://localhost:8080, with demo data
+	@exec "$(BIN)/streamgauge" up --config config.yaml --data-dir data --demo $(ARGS)
+
+test: ## install what is needed and run the tests
+	@sh scripts/setup.sh test
+	@"$(BIN)/pytest" $(ARGS)
+
+check: format-check lint types docs-check test ## what CI runs: format, lint, strict types, docs, tests
+
+format-check: setup
+	@"$(BIN)/ruff" format --check .
+
+lint: setup
+	@"$(BIN)/ruff" check .
+
+types: setup
+	@"$(BIN)/mypy"
+
+docs-check: setup ## links, index and commands of README and docs
+	@"$(BIN)/pytest" -q tests/test_docs.py
+
+format: setup ## format the code and fix what lint can fix
+	@"$(BIN)/ruff" format .
+	@"$(BIN)/ruff" check --fix .
+
+bench: bench-e2e ## every benchmark
+
+bench-e2e: setup ## events per second from HTTP POST to closed windows, checked by a recount
+	@"$(BIN)/python" bench/e2e.py $(ARGS)
+
+faults: ## the long fault suite: kills, pauses, restarts of real processes (minutes)
+	@sh scripts/setup.sh test
+	@"$(BIN)/pytest" -m "faults or slow" --timeout 900 $(ARGS)
+
+lock: setup ## resolve requirements.lock again, to the newest versions pyproject.toml allows
+	@"$(BIN)/uv" pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
+		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements.lock pyproject.toml
+
+clean: ## remove the environment, caches and builds (never data/)
+	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

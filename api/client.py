@@ -1,0 +1,251 @@
+"""The Python client: send rows or a DataFrame, read a metric as a DataFrame.
+
+Invariant: a row sent once counts once, whatever happens to the connection: every batch carries an `Idempotency-Key` and
+is repeated with the same key.
+
+    with Client() as client:
+        client.send("pageviews", [{"ts": 1431857103000, "user": "ada", "page": "/pricing"}])
+        views = client.metric("views_by_section", start="-1h", step="1m")
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import date, datetime, timedelta
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from api.client_errors import (
+    ApiError,
+    ConflictError,
+    InvalidRequestError,
+    NotAllowedError,
+    NotFoundError,
+    RejectedError,
+)
+from api.transport import Answer, Transport
+from pipeline.core.ndjson import encode_rows, is_missing, plain_value
+from pipeline.core.times import format_duration
+from pipeline.errors import StreamgaugeError
+from pipeline.runtime.door import RowError, SendResult, StreamView, UnavailableError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "ApiError",
+    "Client",
+    "ConflictError",
+    "InvalidRequestError",
+    "NotAllowedError",
+    "NotFoundError",
+    "RejectedError",
+    "RowError",
+    "SendResult",
+    "StreamView",
+    "StreamgaugeError",
+    "UnavailableError",
+]
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+PATIENCE_S = 60.0  # a Redis restart with a large AOF takes tens of seconds; the door answers 503 meanwhile
+BATCH_ROWS = 5_000  # a chunk holds at most 10,000; above a few thousand the door gains nothing more (FACTS 22)
+
+Time = str | int | date | datetime
+Rows = Iterable[Mapping[str, Any]]
+
+
+class Client:
+    """A connection to one Streamgauge API; use one per thread."""
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        patience_s: float = PATIENCE_S,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url
+        self._http = Transport(url, patience_s=patience_s, sleep=sleep, clock=clock)
+
+    def send(self, stream: str, rows: Rows | pd.DataFrame, *, batch: int = BATCH_ROWS) -> SendResult:
+        """Send rows to a stream, in order, and return what became of them.
+
+        Missing values (None, NaN, NaT, NA) become null; datetimes (read as UTC without a zone) epoch milliseconds.
+
+        Raises:
+            RejectedError: not one row was accepted. A partial refusal is in the result's `rejected` and `errors`.
+            TypeError: a value has no JSON form.
+            UnavailableError: no answer for `patience_s`; what was sent before is stored.
+        """
+        total = SendResult()
+        for part in _batches(_as_rows(rows), batch):
+            total = total.then(self.post_rows(stream, encode_rows(part), len(part), uuid.uuid4().hex))
+        if total.rejected and total.rejected == total.rows:
+            raise RejectedError(stream, total)
+        return total
+
+    def post_rows(self, stream: str, body: bytes, count: int, key: str) -> SendResult:
+        """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent."""
+        answer = self._http.request(
+            "POST",
+            f"/v1/streams/{quote(stream, safe='')}/events",
+            body=body,
+            headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": key},
+            expect=frozenset({422}),
+        )
+        return _send_result(_json(answer), answer.status, count)
+
+    def metric(
+        self,
+        name: str,
+        start: Time | None = None,
+        end: Time | None = None,
+        step: str | timedelta | None = None,
+        where: Mapping[str, Any] | None = None,
+        order: str | None = None,
+        limit: int | None = None,
+    ) -> pd.DataFrame:
+        """Return a metric over a range, one row per window and group, indexed by `window_start` (UTC).
+
+        Times are what the API takes (`-1h`, RFC 3339, epoch numbers) or datetimes; `step` is a duration such as `1m`.
+        `df.attrs["watermark"]` and `df.attrs["complete_to"]` say how complete it is. Without `limit`, every row.
+        """
+        from api.frames import metric_frame
+
+        query = _metric_query(start, end, step, where or {}, order, limit)
+        path = f"/v1/metrics/{quote(name, safe='')}"
+        page = self.get(path, query)
+        rows, meta = list(page["data"]), page["meta"]
+        while limit is None and page.get("next") is not None:
+            page = self.get(path, {**query, "cursor": str(page["next"])})
+            rows += page["data"]
+        return metric_frame(rows, self.describe_metric(name), meta)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return every metric with its window, group, values and watermark."""
+        return list(self.get("/v1/metrics")["metrics"])
+
+    def describe_metric(self, name: str) -> dict[str, Any]:
+        """Return one metric's description."""
+        known = {said["metric"]: said for said in self.metrics()}
+        if name not in known:
+            raise _unknown("metric", name, known)
+        return known[name]
+
+    def streams(self) -> list[dict[str, Any]]:
+        """Return every stream with its schema, partitions and watermark."""
+        return list(self.get("/v1/streams")["streams"])
+
+    def stream(self, name: str) -> StreamView:
+        """Describe one stream."""
+        known = {said["stream"]: said for said in self.streams()}
+        if name not in known:
+            raise _unknown("stream", name, known)
+        return StreamView.from_json(known[name])
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Return every stage with its lag and ledger."""
+        return list(self.get("/v1/stages")["stages"])
+
+    def events(self, stream: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the newest events of a stream: `{"id", "time", "event": {...}}` each."""
+        return list(self.get(f"/v1/streams/{quote(stream, safe='')}/events", {"limit": str(limit)})["events"])
+
+    def end(self, stream: str) -> None:
+        """Say that nothing more will come: the stream's open windows close."""
+        self._tick(stream, {"end": True})
+
+    def heartbeat(self, stream: str, ts: Time) -> None:
+        """Say that time has reached `ts` (epoch ms or a datetime) although no event came."""
+        self._tick(stream, {"heartbeat": plain_value(ts)})
+
+    def _tick(self, stream: str, tick: dict[str, Any]) -> None:
+        path = f"/v1/streams/{quote(stream, safe='')}/time"
+        self._http.request("POST", path, body=json.dumps(tick).encode(), headers={"Content-Type": "application/json"})
+
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Return the JSON object of any path of the API, with this client's retries and exceptions."""
+        return _json(self._http.request("GET", path, query=query))
+
+    def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """Return an answer as text: CSV, for one."""
+        return self._http.request("GET", path, query=query).body.decode()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _as_rows(rows: Rows | pd.DataFrame) -> Iterator[Mapping[str, Any]]:
+    if hasattr(rows, "iloc"):
+        from api.frames import frame_rows
+
+        return frame_rows(cast("pd.DataFrame", rows))
+    if isinstance(rows, (str, bytes, Mapping)):
+        raise TypeError(f"send takes a list of dicts or a DataFrame, not a {type(rows).__name__}; one row is [row]")
+    return iter(rows)
+
+
+def _batches(rows: Iterator[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
+    if size < 1:
+        raise ValueError(f"batch is the rows of one request, at least 1, got {size}")
+    while part := list(islice(rows, size)):
+        yield part
+
+
+def _send_result(said: dict[str, Any], status: int, count: int) -> SendResult:
+    """Read a 202, or a 422, which is the same report when nothing was accepted."""
+    errors = tuple(
+        RowError(e.get("index") or 0, e.get("field"), str(e.get("code", "")), str(e.get("message", "")))
+        for e in said.get("errors", [])
+    )
+    if status == 422:
+        return SendResult(rejected=said.get("rejected", count), errors=errors)
+    return SendResult(said["accepted"], said["rejected"], said["duplicates"], errors, said.get("skew_ms"))
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> NotFoundError:
+    return NotFoundError(404, "Not found", f"there is no {kind} {name!r}; there are {', '.join(known) or 'none'}", [])
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    try:
+        said = json.loads(answer.body)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise ApiError(answer.status, "Not the API", f"the answer is not a JSON object: {answer.body[:80]!r}", [])
+    return said
+
+
+def _metric_query(
+    start: Time | None,
+    end: Time | None,
+    step: str | timedelta | None,
+    where: Mapping[str, Any],
+    order: str | None,
+    limit: int | None,
+) -> dict[str, str]:
+    step_text = format_duration(round(step.total_seconds() * 1000)) if isinstance(step, timedelta) else step
+    if missing := [name for name, value in where.items() if is_missing(value)]:
+        raise ValueError(f"where: {missing[0]!r} needs a value; leave the field out to have every value of it")
+    query = {"start": start, "end": end, "step": step_text, "order": order, "limit": limit}
+    query |= {f"where.{name}": value for name, value in where.items()}
+    return {name: _query_text(value) for name, value in query.items() if value is not None}
+
+
+def _query_text(value: Any) -> str:
+    plain = plain_value(value)
+    return str(plain).lower() if isinstance(plain, bool) else str(plain)

@@ -1,0 +1,56 @@
+"""Between DataFrames and the API's rows.
+
+Invariant: a column's dtype follows from the metric's description alone, so an empty answer has the columns and dtypes
+of a full one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from pipeline.core.ndjson import iso_time
+
+TIME_DTYPE = "datetime64[ms, UTC]"
+DTYPES = {"string": "str", "int": "Int64", "float": "float64", "bool": "boolean", "timestamp": TIME_DTYPE}
+WINDOW_DTYPES = {"window_start": TIME_DTYPE, "window_end": TIME_DTYPE, "state": "str", "revision": "Int64"}
+
+
+def metric_frame(
+    rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any], meta: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return one row per window and group, indexed by `window_start` (UTC).
+
+    Columns: window_end, state, revision, the group's fields, the metric's values. `attrs` holds `watermark` and
+    `complete_to` as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
+    """
+    dtypes = dict(WINDOW_DTYPES)
+    for column in (*described["group"], *described["values"]):
+        dtypes[column["name"]] = DTYPES.get(str(column["type"]).removesuffix("?"), "object")
+    columns = {name: _series([row.get(name) for row in rows], dtype) for name, dtype in dtypes.items()}
+    frame = pd.DataFrame(columns).set_index("window_start")
+    frame.attrs.update(watermark=iso_time(meta.get("watermark")), complete_to=iso_time(meta.get("complete_to")))
+    return frame
+
+
+def _series(values: list[Any], dtype: str) -> pd.Series:
+    if dtype == TIME_DTYPE:
+        return pd.Series(pd.to_datetime(pd.array(values, dtype="Int64"), unit="ms", utc=True).as_unit("ms"))
+    return pd.Series(values, dtype=dtype)
+
+
+def frame_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Yield a DataFrame's rows as dicts of Python values; a named index (a time, usually) is a column like the others.
+
+    Raises:
+        TypeError: two columns have the same name, or a name is not text.
+    """
+    named = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
+    names = list(named.columns)
+    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
+        raise TypeError(f"the columns of a DataFrame to send need distinct names that are text, got {names}")
+    columns = [named.iloc[:, at].tolist() for at in range(len(names))]
+    for values in zip(*columns, strict=True):
+        yield dict(zip(names, values, strict=True))

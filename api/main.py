@@ -1,0 +1,22 @@
+"""The `streamgauge` command: the pipeline's commands and those that need the API or its client.
+
+Invariant: this is the only place that knows both, because the runtime does not import the API.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from api import commands, replay_command
+from pipeline.runtime.cli import app, run
+
+commands.add_to(app)
+replay_command.add_to(app)
+
+
+def main() -> None:
+    sys.exit(run(app, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

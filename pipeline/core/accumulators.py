@@ -1,0 +1,229 @@
+"""The mergeable parts that aggregates are made of, each a few 8-byte columns of a table of cells.
+
+An accumulator folds events into rows of the table in stream order, and merges partials of other panes or partitions into
+them. Integer parts are exact. Float sums are a left fold from the stored state, so the way a log was cut into batches
+cannot change a bit (DESIGN section 5).
+
+    position of an event, comparable in two int64 columns:
+      place = partition << 48 | entry id ms        row = entry id seq << 20 | row in its entry
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Int64 = npt.NDArray[np.int64]
+Slots = npt.NDArray[np.intp]
+Column = npt.NDArray[Any]
+
+INT64_MIN = -(2**63)
+INT64_MAX = 2**63 - 1
+PLACE_SHIFT = 48  # an entry id's milliseconds stay below 2^48 until the year 10889
+ROW_BITS = 20  # a chunk holds at most 10,000 rows
+_LOW_BITS = 32  # integer sums are kept as two halves: 2^32 events of any int64 value cannot overflow either
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What one batch brings for one accumulator, nulls already left out; all arrays have one length.
+
+    `slots` rows of the table, `values` numpy array (object array for strings), `times_ms`, `places` and `rows` of events.
+    """
+
+    slots: Slots
+    values: Column
+    times_ms: Int64
+    places: Int64
+    rows: Int64
+
+
+class Accumulator(Protocol):
+    """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def field(self) -> str | None: ...
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]: ...
+    def identity(self) -> tuple[Any, ...]: ...
+    def fold(self, state: Mapping[str, Column], new: Values) -> None: ...
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Number of events (`field` None) or of values that are not null."""
+
+    field: str | None
+
+    @property
+    def name(self) -> str:
+        return f"n({self.field or '*'})"
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return ((self.name, "<i8"),)
+
+    def identity(self) -> tuple[Any, ...]:
+        return (0,)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        np.add.at(state[self.name], new.slots, 1)
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        np.add.at(state[self.name], slots, other[self.name])
+
+
+@dataclass(frozen=True, slots=True)
+class IntSum:
+    """Exact sum of int64 values, as the sums of their high and low 32 bits."""
+
+    field: str
+
+    @property
+    def name(self) -> str:
+        return f"sum({self.field})"
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return ((f"{self.name}.hi", "<i8"), (f"{self.name}.lo", "<i8"))
+
+    def identity(self) -> tuple[Any, ...]:
+        return (0, 0)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        np.add.at(state[f"{self.name}.hi"], new.slots, new.values >> _LOW_BITS)
+        np.add.at(state[f"{self.name}.lo"], new.slots, new.values & (2**_LOW_BITS - 1))
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        for column, _ in self.columns:
+            np.add.at(state[column], slots, other[column])
+
+    def totals(self, state: Mapping[str, Column], slots: Slots) -> list[int]:
+        """The exact sums as Python integers, of any size."""
+        hi, lo = (state[column][slots].tolist() for column, _ in self.columns)
+        return [(high << _LOW_BITS) + low for high, low in zip(hi, lo, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class FloatSum:
+    """Sum of floats as a left fold in stream order; merges go in the fixed order of the caller."""
+
+    field: str
+
+    @property
+    def name(self) -> str:
+        return f"sum({self.field})"
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return ((self.name, "<f8"),)
+
+    def identity(self) -> tuple[Any, ...]:
+        return (0.0,)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        np.add.at(state[self.name], new.slots, new.values)
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        np.add.at(state[self.name], slots, other[self.name])
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """Smallest or largest value; meaningful only where the count beside it is not zero."""
+
+    field: str
+    side: Literal["min", "max"]
+    dtype: Literal["<i8", "<f8"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.side}({self.field})"
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return ((self.name, self.dtype),)
+
+    def identity(self) -> tuple[Any, ...]:
+        if self.dtype == "<f8":
+            return (np.inf if self.side == "min" else -np.inf,)
+        return (INT64_MAX if self.side == "min" else INT64_MIN,)
+
+    def _apply(self, column: Column, slots: Slots, values: Column) -> None:
+        (np.minimum if self.side == "min" else np.maximum).at(column, slots, values)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        self._apply(state[self.name], new.slots, new.values)
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        self._apply(state[self.name], slots, other[self.name])
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The value of the first or last event by event time; ties by partition, then position in the log."""
+
+    field: str
+    side: Literal["first", "last"]
+    dtype: Literal["<i8", "<f8", "O"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.side}({self.field})"
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return (
+            (f"{self.name}.time", "<i8"),
+            (f"{self.name}.place", "<i8"),
+            (f"{self.name}.row", "<i8"),
+            (f"{self.name}.value", self.dtype),
+        )
+
+    def identity(self) -> tuple[Any, ...]:
+        time_ms = INT64_MAX if self.side == "first" else INT64_MIN
+        return (time_ms, time_ms, time_ms, None if self.dtype == "O" else 0)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        """Fold events of one partition, which stand in stream order and after everything folded before."""
+        times = state[f"{self.name}.time"]
+        if self.side == "last":
+            np.maximum.at(times, new.slots, new.times_ms)
+            winners = np.flatnonzero(new.times_ms == times[new.slots])
+        else:
+            before = times[new.slots]
+            np.minimum.at(times, new.slots, new.times_ms)
+            winners = np.flatnonzero((new.times_ms == times[new.slots]) & (new.times_ms < before))[::-1]
+        # numpy assigns repeated slots in order, so the last winner of a slot stays
+        slots = new.slots[winners]
+        state[f"{self.name}.place"][slots] = new.places[winners]
+        state[f"{self.name}.row"][slots] = new.rows[winners]
+        state[f"{self.name}.value"][slots] = new.values[winners]
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        names = [column for column, _ in self.columns]
+        keys = names[:3]
+        order = np.lexsort((*(other[key] for key in reversed(keys)), slots))
+        if self.side == "last":
+            order = order[::-1]
+        _, heads = np.unique(slots[order], return_index=True)
+        best = order[heads]
+        target = slots[best]
+        wins = self._beats({key: other[key][best] for key in keys}, {key: state[key][target] for key in keys}, keys)
+        for column in names:
+            state[column][target[wins]] = other[column][best[wins]]
+
+    def _beats(self, mine: dict[str, Column], theirs: dict[str, Column], keys: list[str]) -> npt.NDArray[np.bool_]:
+        """Compare (time, place, row) lexicographically, element by element."""
+        wins = np.zeros(len(mine[keys[0]]), dtype=np.bool_)
+        for key in reversed(keys):
+            ahead = mine[key] > theirs[key] if self.side == "last" else mine[key] < theirs[key]
+            wins = ahead | ((mine[key] == theirs[key]) & wins)
+        return wins

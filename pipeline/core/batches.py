@@ -1,0 +1,210 @@
+"""What one read of a partition brings, as columns in stream order: the events, the ticks between them, and the undecodable.
+
+entries   e1 (chunk, 3 events)   e2 (row)   e3 (tick)   e4 (chunk, 2 events)
+rows      0  1  2                3                      4  5
+ticks                                       before 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
+from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
+from pipeline.core.events import ChunkError, Reader, RowError
+from pipeline.core.watermarks import prefix_watermarks
+
+
+@dataclass(frozen=True, slots=True)
+class DeadEntry:
+    """An entry, or rows of one, refused while decoding: how many events, why, and the bytes."""
+
+    entry_id: bytes
+    row: int
+    n: int
+    code: str
+    message: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of several entries as columns; all arrays have one length, one element an event, in stream order.
+
+    `frame`: the decoded fields. `times_ms` event time, `effective_ms` min(event time, arrival), `places` and `rows` the
+    position (see accumulators). `ticks`: (row before which it stands, effective ms). `dead`: events that have no row here.
+    """
+
+    frame: pl.DataFrame
+    times_ms: Int64
+    effective_ms: Int64
+    places: Int64
+    rows: Int64
+    ticks: tuple[tuple[int, int], ...]
+    dead: tuple[DeadEntry, ...]
+    entries: tuple[Entry, ...]
+    entry_of: npt.NDArray[np.intp]
+    reader: Reader = field(repr=False)
+
+    @property
+    def n_dead(self) -> int:
+        return sum(dead.n for dead in self.dead)
+
+    @property
+    def n_events(self) -> int:
+        return len(self.times_ms) + self.n_dead
+
+    def prefix_watermarks(self, max_seen_ms: int | None, disorder_ms: int) -> tuple[Int64, int | None]:
+        """Return the watermark before each row, and the running maximum after the batch (ticks counted in)."""
+        if not self.ticks:
+            return prefix_watermarks(self.effective_ms, max_seen_ms, disorder_ms)
+        at = [row for row, _ in self.ticks]
+        with_ticks = np.insert(self.effective_ms, at, [effective for _, effective in self.ticks])
+        watermarks_ms, newest = prefix_watermarks(with_ticks, max_seen_ms, disorder_ms)
+        return np.delete(watermarks_ms, np.array(at) + np.arange(len(at))), newest
+
+    def raw_rows(self, rows: Sequence[int]) -> list[bytes]:
+        """The events at `rows` as they were stored, as JSON objects."""
+        bodies: dict[int, list[bytes]] = {}
+        return [self._raw_row(int(row), bodies) for row in rows]
+
+    def _raw_row(self, row: int, bodies: dict[int, list[bytes]]) -> bytes:
+        number = int(self.entry_of[row])
+        entry = self.entries[number]
+        if isinstance(entry, Row):
+            return row_json(entry)
+        assert isinstance(entry, Chunk), f"row {row} stands in {entry}"
+        if number not in bodies:
+            bodies[number] = self.reader.raw_rows(entry.body)
+        return bodies[number][self.row_in_entry(row)]
+
+    def row_in_entry(self, row: int) -> int:
+        return int(self.rows[row]) % 2**ROW_BITS
+
+    def entry_id(self, row: int) -> bytes:
+        entry_id: bytes = self.entries[int(self.entry_of[row])].id
+        return entry_id
+
+
+def row_json(entry: Row) -> bytes:
+    """A row entry's flat fields as one JSON object of strings."""
+    texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in entry.fields.items()}
+    return msgspec.json.encode(texts)
+
+
+@dataclass(slots=True)
+class _Collector:
+    """Takes entries one by one; everything column-wise waits for `batch`."""
+
+    reader: Reader
+    partition: int
+    max_future_ms: int
+    entries: list[Entry] = field(default_factory=list)
+    structs: list[Any] = field(default_factory=list)
+    spans: list[tuple[int, int, int]] = field(default_factory=list)  # entry number, rows, arrival ms
+    ticks: list[tuple[int, int]] = field(default_factory=list)
+    dead: list[DeadEntry] = field(default_factory=list)
+
+    def add(self, entry: Entry) -> None:
+        self.entries.append(entry)
+        match entry:
+            case Chunk():
+                self._add_chunk(entry)
+            case Row():
+                self._add_row(entry)
+            case Tick():
+                self.ticks.append((len(self.structs), min(entry.time_ms, entry.arrival_ms)))
+            case Control():
+                pass  # nothing of ours writes one yet; it is acknowledged and moves nothing
+
+    def _add_chunk(self, chunk: Chunk) -> None:
+        try:
+            chunk.check()
+            rows = self.reader.chunk(chunk.body, chunk.n)
+        except (ChunkError, EntryError) as error:
+            self.dead.append(DeadEntry(chunk.id, 0, chunk.n, "chunk_unreadable", str(error), chunk.body))
+            return
+        self._extend(rows, chunk.arrival_ms)
+
+    def _add_row(self, row: Row) -> None:
+        try:
+            struct = self.reader.row(row.fields)
+        except RowError as error:
+            self.dead.append(DeadEntry(row.id, 0, 1, error.code, str(error), row_json(row)))
+            return
+        self._extend([struct], row.arrival_ms)
+
+    def _extend(self, structs: list[Any], arrival_ms: int) -> None:
+        self.spans.append((len(self.entries) - 1, len(structs), arrival_ms))
+        self.structs.extend(structs)
+
+    def batch(self) -> Batch:
+        counts = np.array([n for _, n, _ in self.spans], dtype=np.intp)
+        numbers = np.array([number for number, _, _ in self.spans], dtype=np.intp)
+        entry_of = np.repeat(numbers, counts)
+        arrivals_ms = np.repeat(np.array([arrival for _, _, arrival in self.spans], dtype=np.int64), counts)
+        first_rows = np.repeat(np.cumsum(counts) - counts, counts)
+        in_entry = np.arange(len(entry_of), dtype=np.int64) - first_rows
+        ids = [split_id(entry.id) for entry in self.entries]
+        places = np.array([(self.partition << PLACE_SHIFT) + ms for ms, _ in ids], dtype=np.int64)
+        sequences = np.array([sequence << ROW_BITS for _, sequence in ids], dtype=np.int64)
+        times_ms = self.reader.times(self.structs, arrivals_ms)
+        batch = Batch(
+            frame=self.reader.frame(self.structs),
+            times_ms=times_ms,
+            effective_ms=np.minimum(times_ms, arrivals_ms),
+            places=places[entry_of] if len(entry_of) else np.empty(0, dtype=np.int64),
+            rows=(sequences[entry_of] if len(entry_of) else np.empty(0, dtype=np.int64)) + in_entry,
+            ticks=tuple(self.ticks),
+            dead=tuple(self.dead),
+            entries=tuple(self.entries),
+            entry_of=entry_of,
+            reader=self.reader,
+        )
+        too_far = times_ms > arrivals_ms + self.max_future_ms
+        return _without_future(batch, too_far) if too_far.any() else batch
+
+
+def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:
+    """Rows further ahead of their arrival than `max_future` are dead and do not move time."""
+    refused = np.flatnonzero(too_far)
+    message = "event time is further ahead of its arrival than max_future; check the source's clock"
+    dead = [
+        DeadEntry(batch.entry_id(int(row)), batch.row_in_entry(int(row)), 1, "too_far_ahead", message, body)
+        for row, body in zip(refused, batch.raw_rows(refused.tolist()), strict=True)
+    ]
+    keep = ~too_far
+    kept_before = np.concatenate([[0], np.cumsum(keep)])
+    return Batch(
+        frame=batch.frame.filter(pl.Series(keep)),
+        times_ms=batch.times_ms[keep],
+        effective_ms=batch.effective_ms[keep],
+        places=batch.places[keep],
+        rows=batch.rows[keep],
+        ticks=tuple((int(kept_before[row]), effective) for row, effective in batch.ticks),
+        dead=(*batch.dead, *dead),
+        entries=batch.entries,
+        entry_of=batch.entry_of[keep],
+        reader=batch.reader,
+    )
+
+
+def split_id(entry_id: bytes) -> tuple[int, int]:
+    """(milliseconds, sequence) of an entry id."""
+    ms, _, sequence = entry_id.partition(b"-")
+    return int(ms), int(sequence)
+
+
+def read_batch(entries: Sequence[Entry], reader: Reader, *, partition: int, max_future_ms: int) -> Batch:
+    """Decode entries of one partition, in stream order, to one batch."""
+    collector = _Collector(reader, partition, max_future_ms)
+    for entry in entries:
+        collector.add(entry)
+    return collector.batch()

@@ -1,0 +1,138 @@
+"""What a config file says, as frozen values: the streams, the stages, and nothing that runs.
+
+Everything downstream (programs, worker, query, docs) reads these and never the YAML. All times are milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+FieldType = Literal["string", "int", "float", "bool", "timestamp", "list"]
+ScalarType = Literal["string", "int", "float", "bool", "timestamp"]
+TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
+ExtraPolicy = Literal["drop", "refuse"]
+AggregateFunction = Literal["count", "sum", "mean", "min", "max", "first", "last"]
+
+AGGREGATE_FUNCTIONS: tuple[AggregateFunction, ...] = ("count", "sum", "mean", "min", "max", "first", "last")
+
+SECOND_MS = 1_000
+MINUTE_MS = 60 * SECOND_MS
+HOUR_MS = 60 * MINUTE_MS
+DAY_MS = 24 * HOUR_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One declared field of an event."""
+
+    name: str
+    type: FieldType
+    nullable: bool = False
+    item: ScalarType | None = None  # of a list
+    unit: TimeUnit = "auto"  # of a timestamp given as a number
+    zone: str = "UTC"  # of a timestamp given as a string without one
+    measure: str | None = None  # unit of the value, such as °C, for people and charts
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePolicy:
+    """Where event time comes from and how far it may be trusted; `field` None means arrival time."""
+
+    field: str | None = None
+    disorder_ms: int = 5 * SECOND_MS
+    max_future_ms: int = 5 * MINUTE_MS
+    max_age_ms: int | None = None
+    idle_after_ms: int | None = 10 * SECOND_MS  # None: silence never moves time
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A source: events of one schema, in `partitions` ordered logs."""
+
+    name: str
+    fields: tuple[Field, ...]
+    time: TimePolicy = TimePolicy()
+    partition_by: str | None = None  # None: spread evenly
+    partitions: int = 4
+    retention_ms: int = DAY_MS
+    retention_bytes: int = 1_000_000_000
+    extra: ExtraPolicy = "drop"
+
+    def field(self, name: str) -> Field | None:
+        return next((f for f in self.fields if f.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """A stage that keeps and derives: fused into the stages that read it."""
+
+    name: str
+    source: str  # a stream or another transform
+    filter: str | None = None
+    derive: Mapping[str, str] = field(default_factory=dict)
+    publish: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tumbling:
+    """Windows [k·size + offset, (k+1)·size + offset), aligned to the epoch; negative times work."""
+
+    size_ms: int
+    offset_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateSpec:
+    """One named value of a metric: `bytes_sum: sum(bytes)`; `field` None is `count` of events."""
+
+    name: str
+    function: AggregateFunction
+    field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """A stage that turns a stream into a metric: one row per window and group."""
+
+    name: str
+    source: str  # a stream or a transform
+    window: Tumbling
+    group_by: tuple[str, ...]
+    aggregates: tuple[AggregateSpec, ...]
+    retention_ms: int = DAY_MS
+
+
+Stage = Transform | Aggregate
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole config file, checked."""
+
+    streams: Mapping[str, Stream]
+    stages: Mapping[str, Stage]
+    default_stream: str | None = None
+    redis_url: str = "embedded"
+    path: str | None = None
+
+    def transforms_of(self, stage: Stage) -> tuple[Transform, ...]:
+        """The chain of transforms above `stage` (without itself), in the order events meet them."""
+        chain: list[Transform] = []
+        source = stage.source
+        while source in self.stages:
+            above = self.stages[source]
+            assert isinstance(above, Transform), f"{stage.name} reads {source}, which is not a transform"
+            chain.append(above)
+            source = above.source
+        return tuple(reversed(chain))
+
+    def stream_of(self, stage: Stage) -> Stream:
+        """The stream at the head of a stage's chain."""
+        chain = self.transforms_of(stage)
+        return self.streams[chain[0].source if chain else stage.source]
+
+    def aggregates(self) -> tuple[Aggregate, ...]:
+        return tuple(s for s in self.stages.values() if isinstance(s, Aggregate))

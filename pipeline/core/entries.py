@@ -1,0 +1,100 @@
+"""The four kinds of entries of a raw stream, and how each is told from the others: a row is what has no `_k`.
+
+chunk    _k v n seq crc at lo hi coding body     many events, validated at the door
+row      field value …                           one event, as any Redis client writes it
+tick     _k t                                    moves time without data
+control  _k …                                    acknowledged; nothing writes one yet
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+KIND = b"_k"
+CHUNK_FORMAT = b"1"
+
+
+class EntryError(ValueError):
+    """An entry of ours that is damaged: nothing of it can be counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Many events in one entry; `position` is the number of events stored in the partition up to its last one."""
+
+    id: bytes
+    n: int
+    position: int
+    crc: int
+    arrival_ms: int
+    coding: bytes
+    body: bytes
+
+    def check(self) -> None:
+        """Raise EntryError unless the body is whole and of a coding we read."""
+        if self.coding != b"ndjson":
+            raise EntryError(f"chunk {self.id.decode()} is coded {self.coding!r}; this version reads ndjson")
+        found = zlib.crc32(self.body)
+        if found != self.crc:
+            raise EntryError(f"chunk {self.id.decode()} has crc32 {found}, its header says {self.crc}: damaged")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One event as flat fields; it arrived when its entry id was given."""
+
+    id: bytes
+    arrival_ms: int
+    fields: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """An entry that moves time to `time_ms`, never past its arrival."""
+
+    id: bytes
+    arrival_ms: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """An entry for stages to come, or one whose header we cannot read."""
+
+    id: bytes
+
+
+Entry = Chunk | Row | Tick | Control
+
+
+def parse_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
+    """Tell what an entry is. A header of ours that cannot be read makes an empty, damaged chunk: it becomes a dead letter."""
+    kind = fields.get(KIND)
+    arrival_ms = int(entry_id.partition(b"-")[0])
+    if kind is None:
+        return Row(entry_id, arrival_ms, fields)
+    if kind == b"control":
+        return Control(entry_id)
+    try:
+        if kind == b"tick":
+            return Tick(entry_id, arrival_ms, int(fields[b"t"]))
+        if kind == b"chunk" and fields[b"v"] == CHUNK_FORMAT:
+            return _parse_chunk(entry_id, fields)
+    except (KeyError, ValueError):
+        pass  # falls through to the damaged chunk: the entry is kept whole in its dead letter
+    return Chunk(entry_id, 0, 0, -1, arrival_ms, b"unknown:" + kind, repr(dict(fields)).encode())
+
+
+def _parse_chunk(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Chunk:
+    n = int(fields[b"n"])
+    return Chunk(
+        id=entry_id,
+        n=n,
+        position=int(fields[b"seq"]) + n,
+        crc=int(fields[b"crc"]),
+        arrival_ms=int(fields[b"at"]),
+        coding=fields[b"coding"],
+        body=fields[b"body"],
+    )

@@ -1,0 +1,202 @@
+"""Stored events back to columns: what a stage needs of each chunk and row, decoded by the stream's schema.
+
+Invariant: whatever the door accepts reads to the same values here, from a chunk or from the row `POST /publish` writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from pipeline.core.definitions import Field, ScalarType, Stream
+from pipeline.core.schema import field_type, fields_of, slices, struct_type
+from pipeline.core.timestamps import Int64, TimestampsError, to_ms
+
+_DTYPES: dict[ScalarType, Any] = {
+    "string": pl.String(),
+    "int": pl.Int64(),
+    "float": pl.Float64(),
+    "bool": pl.Boolean(),
+    "timestamp": pl.Datetime("ms"),  # naive, UTC
+}
+
+_raw_lines = msgspec.json.Decoder(msgspec.Raw)
+
+
+class ChunkError(ValueError):
+    """A chunk's body is not the events its header promises: nothing of it can be counted."""
+
+
+class RowError(ValueError):
+    """A row entry that does not fit the schema: `code` names the rule, `field` what broke it."""
+
+    def __init__(self, field: str | None, code: str, message: str) -> None:
+        self.field = field
+        self.code = code
+        super().__init__(message)
+
+
+class Reader:
+    """Decodes the fields of `names` (and the time field) of one stream's events."""
+
+    def __init__(self, stream: Stream, names: Collection[str]) -> None:
+        unknown = sorted(set(names) - {field.name for field in stream.fields})
+        assert not unknown, f"{unknown} are no fields of {stream.name}"
+        self.stream = stream
+        self.columns = tuple(field for field in stream.fields if field.name in names)
+        time = stream.field(stream.time.field) if stream.time.field else None
+        self.time = time
+        self._struct = struct_type(stream, {*names, *([time.name] if time else [])})
+        self._decoder = msgspec.json.Decoder(self._struct)
+        self._texts = {field.name.encode(): _TextReader(field) for field in fields_of(stream)}
+        self._required = tuple(name for name, text in self._texts.items() if not text.field.nullable)
+
+    def chunk(self, body: bytes, n: int) -> list[Any]:
+        """Decode the `n` events of a chunk, one struct each, in order.
+
+        Raises:
+            ChunkError: the body cannot be decoded, or does not hold `n` events.
+        """
+        try:
+            rows = self._decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ChunkError(f"the chunk's body does not fit the schema of {self.stream.name}: {error}") from error
+        if len(rows) != n:
+            raise ChunkError(f"the chunk's body holds {len(rows)} events, its header says {n}")
+        return rows
+
+    def _decode(self, body: bytes) -> list[Any]:
+        try:
+            rows: list[Any] = []
+            for piece in slices(body):
+                rows += self._decoder.decode_lines(piece)
+        except msgspec.DecodeError:
+            return self._decoder.decode_lines(body)  # a newline inside an event is legal JSON: then no cut is safe
+        return rows
+
+    def raw_rows(self, body: bytes) -> list[bytes]:
+        """The events of a chunk as they were sent, in order."""
+        return [bytes(raw) for raw in _raw_lines.decode_lines(body)]
+
+    def row(self, fields: Mapping[bytes, bytes]) -> Any:
+        """Decode a row entry: text for strings and written times, JSON for everything else (`21.5`, `true`, `[1,2]`).
+
+        All declared fields are checked, whichever this reader needs: every stage must judge a row alike.
+
+        Raises:
+            RowError: the first field that does not fit.
+        """
+        for name in self._required:
+            if name not in fields:
+                shown = name.decode()
+                raise RowError(shown, "missing", f"{shown} is missing; the stream {self.stream.name} requires it")
+        values = {}
+        for name, text in fields.items():
+            reader = self._texts.get(name)
+            if reader is not None:
+                values[reader.field.name] = reader.read(text)
+            elif self.stream.extra == "refuse":
+                shown = name.decode(errors="replace")
+                raise RowError(
+                    shown, "undeclared", f"{shown} is not a field of {self.stream.name}, which refuses others"
+                )
+        chosen = self._struct.__struct_fields__
+        return self._struct(**{name: value for name, value in values.items() if name in chosen})
+
+    def times(self, rows: Sequence[Any], arrival_ms: Int64) -> Int64:
+        """Event time of each row; its arrival where the stream has no time field."""
+        if self.time is None:
+            return arrival_ms
+        return to_ms(list(map(attrgetter(self.time.name), rows)), self.time.unit, self.time.zone)
+
+    def frame(self, rows: Sequence[Any]) -> pl.DataFrame:
+        """The columns of `names` in the schema's order and canonical types, one row an event."""
+        if not self.columns:
+            return pl.DataFrame(height=len(rows))
+        return pl.DataFrame([_series(field, list(map(attrgetter(field.name), rows))) for field in self.columns])
+
+
+class _TextReader:
+    """How one field's text in a row entry becomes the value its JSON would have."""
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        decode = bytes.decode if field.type == "string" else msgspec.json.Decoder(field_type(field)).decode
+        self._decode: Callable[[bytes], Any] = decode
+
+    def _read(self, text: bytes) -> Any:
+        match self.field.type, self.field.item:
+            case "timestamp", _:
+                value = self._written_time(text)
+                to_ms([] if value is None else [value], self.field.unit, self.field.zone)
+            case "list", "timestamp":
+                value = self._decode(text)
+                to_ms(value or [], self.field.unit, self.field.zone)
+            case _:
+                value = self._decode(text)
+        return value
+
+    def _written_time(self, text: bytes) -> Any:
+        """A number or null is JSON; a written time stands as it is, since nobody types quotes in XADD."""
+        try:
+            return self._decode(text)
+        except msgspec.DecodeError as error:
+            if isinstance(error, msgspec.ValidationError):
+                raise
+            return text.decode()
+
+    def read(self, text: bytes) -> Any:
+        name = self.field.name
+        try:
+            return self._read(text)
+        except UnicodeDecodeError:
+            raise RowError(name, "not_utf8", f"{name} is not UTF-8 text") from None
+        except TimestampsError as error:
+            raise RowError(name, "bad_time", f"{name}: {error}") from None
+        except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
+            shown = text[:60].decode(errors="replace")
+            raise RowError(name, "wrong_type", f"{name}: {shown!r} is not a {self.field.type}: {error}") from None
+
+
+def row_fields(stream: Stream, event: Any) -> dict[str, bytes]:
+    """A validated event as the flat fields of a row entry: what `Reader.row` reads back to the same values."""
+    fields = {}
+    for field in stream.fields:
+        value = getattr(event, field.name)
+        if value is not None:
+            fields[field.name] = value.encode() if isinstance(value, str) else msgspec.json.encode(value)
+    return fields
+
+
+def _series(field: Field, values: list[Any]) -> pl.Series:
+    if field.type == "timestamp":
+        return _times_series(field, values)
+    if field.type == "list":
+        return _list_series(field, values)
+    return pl.Series(field.name, values, dtype=_DTYPES[field.type])
+
+
+def _times_series(field: Field, values: list[Any]) -> pl.Series:
+    given = [value for value in values if value is not None]
+    times = pl.Series(field.name, to_ms(given, field.unit, field.zone)).cast(_DTYPES["timestamp"])
+    if len(given) == len(values):
+        return times
+    present = np.array([value is not None for value in values])
+    places = pl.Series(np.where(present, np.cumsum(present) - 1, 0))
+    return times.gather(places.set(pl.Series(~present), None)) if given else pl.Series(field.name, values, times.dtype)
+
+
+def _list_series(field: Field, values: list[Any]) -> pl.Series:
+    assert field.item is not None
+    dtype = pl.List(_DTYPES[field.item])
+    if field.item != "timestamp":
+        return pl.Series(field.name, values, dtype=dtype)
+    times = to_ms([item for value in values if value for item in value], field.unit, field.zone).tolist()
+    taken = iter(times)
+    as_ms = [None if value is None else [next(taken) for _ in value] for value in values]
+    return pl.Series(field.name, as_ms, dtype=pl.List(pl.Int64())).cast(dtype)

@@ -1,0 +1,257 @@
+"""SQL expressions over one event, checked against the columns before any event arrives.
+
+An expression is row-wise: the same row gives the same answer in any batch, on any day. That is why aggregates, window
+functions, subqueries and the clock are refused here. Integers are computed in 64 bits and decimals in float64.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from pipeline.core.expression_tree import TreeError, column_names, parse_tree, to_expr, widen
+from pipeline.core.spelling import did_you_mean
+from pipeline.errors import StreamgaugeError
+
+MAX_TEXT_LENGTH = 4_000  # of an expression; longer ones are programs, and the SQL parser recurses
+MAX_REASON_LENGTH = 200  # of polars's words: its parser repeats the whole expression
+
+_DATETIME = pl.Datetime("ms")
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
+_CLOCK = re.compile(r"\b(?:now\s*\(|(?:current_(?:timestamp|date|time)|localtimestamp|localtime)\b)", re.IGNORECASE)
+_SELECT = re.compile(r"\b(?:select|exists)\b", re.IGNORECASE)
+
+# What polars says when one *value* does not convert: a property of the data, not of the expression.
+_VALUE_ERRORS = ("conversion from `", "could not find an appropriate format", "JSON")
+
+_PLAUSIBLE: dict[pl.DataType, tuple[object, ...]] = {
+    pl.String(): ("a", "/b/c?d=1", "12", "2026-05-17 10:05:03", None, ""),
+    pl.Int64(): (1, 200, -7, 0, None, 1_431_857_103_000),
+    pl.Float64(): (1.5, 20.25, -0.5, 0.0, None, 1e6),
+    pl.Boolean(): (True, False, True, True, None, False),
+    _DATETIME: (0, 1_431_857_103_000, -1, 86_399_999, None, 1_431_857_103_001),
+}
+
+
+class ExpressionError(StreamgaugeError):
+    """An expression that cannot be used; the message says why and what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A checked expression: `expr` gives a canonical column of `dtype` from the columns `names`."""
+
+    text: str
+    expr: pl.Expr
+    dtype: pl.DataType
+    names: frozenset[str]
+
+    def null_from(self, columns: Mapping[str, pl.DataType], nullable: Iterable[str]) -> tuple[str, ...]:
+        """Return those of the `nullable` columns whose null alone makes the answer null."""
+        full = plausible_frame(columns).head(1)
+        asked = sorted(self.names & set(nullable))
+        return tuple(name for name in asked if _is_null(full, name, self.expr))
+
+
+def compile_expression(text: str, columns: Mapping[str, pl.DataType]) -> Expression:
+    """Parse and check a SQL expression over `columns` (canonical types).
+
+    Raises:
+        ExpressionError: it does not parse, names an unknown column, is not row-wise, or its type is not a field's.
+    """
+    tree = _parse(text)
+    names = column_names(tree)
+    for name in sorted(names - columns.keys()):
+        raise ExpressionError(f"unknown field '{name}'.{did_you_mean(name, columns)}")
+    frame = plausible_frame(columns)
+    try:
+        raw = to_expr(widen(tree, frame.clear()))
+        dtype = _dtype_of(raw, frame)
+    except TreeError as error:
+        raise ExpressionError(str(error)) from error
+    expr, canonical = _canonical(raw, dtype)
+    _check_row_wise(expr, frame)
+    return Expression(text, expr, canonical, names)
+
+
+def compile_filter(text: str, columns: Mapping[str, pl.DataType]) -> Expression:
+    """Compile an expression that keeps or drops a row: as `compile_expression`, and it must be Boolean."""
+    expression = compile_expression(text, columns)
+    if expression.dtype != pl.Boolean:
+        raise ExpressionError(
+            f"a filter must be true or false, and this one gives {type_text(expression.dtype)}. "
+            "Compare it with something, such as `... > 0`."
+        )
+    return expression
+
+
+def type_text(dtype: pl.DataType) -> str:
+    """Name a canonical column type as config.yaml does; any other as polars does, in lower case."""
+    if isinstance(dtype, pl.List):
+        inner = dtype.inner
+        return f"list[{type_text(inner if isinstance(inner, pl.DataType) else inner())}]"
+    return _TYPE_NAMES.get(dtype, str(dtype).lower())
+
+
+_TYPE_NAMES: dict[pl.DataType, str] = {
+    pl.String(): "string",
+    pl.Int64(): "int",
+    pl.Float64(): "float",
+    pl.Boolean(): "bool",
+    _DATETIME: "timestamp",
+}
+
+
+def plausible_frame(columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """Return rows of everyday values, one of them all null, to run an expression on before events exist."""
+    series = []
+    for name, dtype in columns.items():
+        if isinstance(dtype, pl.List):
+            inner = dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner()
+            values = _PLAUSIBLE[inner]
+            pairs = [values[0], values[1]]
+            lists: tuple[list[object] | None, ...] = (pairs, [values[2]], [], [None], None, [values[5]])
+            series.append(pl.Series(name, lists, dtype=dtype, strict=False))
+        else:
+            series.append(pl.Series(name, _PLAUSIBLE[dtype], dtype=dtype))
+    return pl.DataFrame(series) if series else pl.DataFrame({"": [0] * 6})
+
+
+def _parse(text: str) -> object:
+    if len(text) > MAX_TEXT_LENGTH:
+        raise ExpressionError(f"the expression is {len(text)} characters long; at most {MAX_TEXT_LENGTH} are allowed.")
+    bare = _QUOTED.sub(" '' ", text)
+    if _SELECT.search(bare):
+        raise ExpressionError("subqueries are not possible in an expression: it sees one event and nothing else.")
+    if (clock := _CLOCK.search(bare)) is not None:
+        word = clock[0].rstrip("( \t\n")
+        raise ExpressionError(
+            f"{word} is not possible in an expression: a replay of the same events must give the same answer."
+        )
+    try:
+        return parse_tree(pl.sql_expr(text))
+    except TreeError as error:
+        raise ExpressionError(str(error)) from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ExpressionError(f"this is not a SQL expression that works here: {_reason(error)}.") from error
+
+
+def _dtype_of(expr: pl.Expr, frame: pl.DataFrame) -> pl.DataType:
+    """Run on no rows, on nulls, then on everyday values; a value that does not convert is the data's business."""
+    nulls = pl.DataFrame({name: pl.Series([None], dtype=dtype) for name, dtype in frame.schema.items()})
+    dtype = _run(expr, frame.clear()).dtype
+    _run(expr, nulls)
+    for row in frame.iter_slices(1):
+        try:
+            _run(expr, row)
+        except ExpressionError as error:
+            if not _is_value_error(error):
+                raise
+    return dtype
+
+
+def _run(expr: pl.Expr, frame: pl.DataFrame) -> pl.Series:
+    try:
+        return frame.select(expr.alias("_")).to_series()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError) as error:
+        raise ExpressionError(f"{_reason(error)}.{_hint(str(error))}") from error
+
+
+def _hint(message: str) -> str:
+    if "to a string value" in message:
+        return " Write a timestamp as TIMESTAMP '2026-05-17 00:00:00'."
+    if "casting from string to date" in message or "string to datetime" in message:
+        return " Use STRPTIME(field, '%Y-%m-%d %H:%M:%S')."
+    return ""
+
+
+def _is_value_error(error: ExpressionError) -> bool:
+    return any(part in str(error) for part in _VALUE_ERRORS)
+
+
+def _reason(error: BaseException) -> str:
+    """Return polars's own words in one line of bounded length."""
+    text = str(error).split("\n\nThis error occurred", 1)[0].split("\n\nDid you mean", 1)[0]
+    line = " ".join(text.split()).rstrip(".")
+    if isinstance(error, pl.exceptions.StructFieldNotFoundError):
+        return f"no field has a part named '{line}'"
+    return line if len(line) <= MAX_REASON_LENGTH else f"{line[:MAX_REASON_LENGTH]}…"
+
+
+def _canonical(expr: pl.Expr, dtype: pl.DataType) -> tuple[pl.Expr, pl.DataType]:
+    """Cast to the one column type that a field of this kind has; what no field can hold is refused by name."""
+    if dtype.is_integer():
+        return expr.cast(pl.Int64), pl.Int64()
+    if dtype.is_float() or dtype.is_decimal():
+        number = expr.cast(pl.Float64)
+        # Division by zero gives infinity, which no JSON number is and which would stay in a sum for good.
+        return pl.when(number.is_finite()).then(number), pl.Float64()
+    if isinstance(dtype, (pl.Date, pl.Datetime)):
+        return expr.cast(_DATETIME), _DATETIME
+    if isinstance(dtype, (pl.Categorical, pl.Enum, pl.String)):
+        return expr.cast(pl.String), pl.String()
+    if isinstance(dtype, pl.Boolean):
+        return expr, dtype
+    if isinstance(dtype, pl.List):
+        return _canonical_list(expr, dtype)
+    raise ExpressionError(_unusable_type(dtype))
+
+
+def _canonical_list(expr: pl.Expr, dtype: pl.List) -> tuple[pl.Expr, pl.DataType]:
+    inner = dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner()
+    if isinstance(inner, pl.List):
+        raise ExpressionError("this expression gives a list of lists, which no field can hold.")
+    canonical = pl.List(_canonical(pl.element(), inner)[1])
+    return expr.cast(canonical), canonical
+
+
+def _unusable_type(dtype: pl.DataType) -> str:
+    name = str(dtype.base_type()).lower()
+    if isinstance(dtype, pl.Duration):
+        return (
+            "this expression gives a duration, which no field can hold. "
+            "Subtract EXTRACT(EPOCH FROM ...) of the two times instead: that gives seconds."
+        )
+    if isinstance(dtype, pl.Null):
+        return "this expression is always null, so it has no type. Write CAST(NULL AS VARCHAR) or the type you mean."
+    return (
+        f"this expression gives {name}, which no field can hold. "
+        "Cast it to VARCHAR, BIGINT, DOUBLE, BOOLEAN or TIMESTAMP."
+    )
+
+
+def _check_row_wise(expr: pl.Expr, frame: pl.DataFrame) -> None:
+    """Refuse an expression whose answer for a row depends on the rows beside it: batches of one against one batch."""
+    rows = list(frame.iter_slices(1))
+    answers: list[pl.Series] = []
+    kept: list[pl.DataFrame] = []
+    for row in rows:
+        try:
+            answers.append(row.with_columns(expr.alias("_"))["_"])
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            continue  # a value that does not convert, or a length that does not fit: compared below without it
+        kept.append(row)
+    if not kept:
+        return
+    try:
+        together = pl.concat(kept).with_columns(expr.alias("_"))["_"]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ExpressionError(_NOT_ROW_WISE) from error
+    if not together.equals(pl.concat(answers), check_names=False, null_equal=True):
+        raise ExpressionError(_NOT_ROW_WISE)
+
+
+_NOT_ROW_WISE = (
+    "an expression sees one event at a time, and this one depends on several. Aggregate in a stage with a window."
+)
+
+
+def _is_null(frame: pl.DataFrame, name: str, expr: pl.Expr) -> bool:
+    row = frame.with_columns(pl.lit(None, dtype=frame.schema[name]).alias(name))
+    try:
+        return row.select(expr.alias("_")).item() is None
+    except pl.exceptions.PolarsError:
+        return False  # an everyday value does not convert here: nothing is known about nulls

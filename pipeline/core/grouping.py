@@ -1,0 +1,67 @@
+"""Dense numbers for groups: every row gets the number of its (pane, group), column-wise and without sorting strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Codes = npt.NDArray[np.int64]
+_DENSE_FACTOR = 4  # a lookup table of up to 4 places a row is cheaper than np.unique's sort
+
+
+def column_codes(values: pl.Series) -> tuple[Codes, int]:
+    """Return a code in [0, size) for each value of a column, and size; null has a code of its own."""
+    if values.dtype == pl.String:
+        # an Enum of the batch's own values: measured 36 ns a row where a global Categorical would keep every value ever seen
+        uniques = values.drop_nulls().unique()
+        codes = values.cast(pl.Enum(uniques)).to_physical().cast(pl.Int64)
+        return codes.fill_null(len(uniques)).to_numpy(), len(uniques) + 1
+    numbers = values.cast(pl.Int64)
+    uniques_found, inverse = np.unique(numbers.fill_null(0).to_numpy(), return_inverse=True)
+    size = len(uniques_found)
+    if numbers.null_count():
+        inverse = np.where(numbers.is_null().to_numpy(), size, inverse)
+    return inverse.astype(np.int64), size + 1
+
+
+def compact(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
+    """Renumber codes in [0, size) without holes.
+
+    Returns:
+        (inverse, representative): the new code of each row, and for each new code the first row that has it.
+    """
+    if size <= _DENSE_FACTOR * len(codes) + 1024:
+        first = np.full(size, -1, dtype=np.intp)
+        first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
+        used = np.flatnonzero(first >= 0)
+        renumbered = np.empty(size, dtype=np.int64)
+        renumbered[used] = np.arange(len(used))
+        return renumbered[codes], first[used]
+    _, representative, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    return inverse.astype(np.int64), representative
+
+
+def combined_codes(columns: Sequence[tuple[Codes, int]], n_rows: int) -> tuple[Codes, npt.NDArray[np.intp]]:
+    """Return codes of the tuples of several code columns, compacted after every column so that sizes cannot overflow."""
+    codes: Codes = np.zeros(n_rows, dtype=np.int64)
+    representative = np.zeros(min(1, n_rows), dtype=np.intp)
+    size = 1
+    for column, column_size in columns:
+        codes, representative = compact(codes * column_size + column, size * column_size)
+        size = len(representative)
+    return codes, representative
+
+
+def group_tuples(frame: pl.DataFrame, group_by: Sequence[str], rows: npt.NDArray[np.intp]) -> list[tuple[Any, ...]]:
+    """The values of the group columns at `rows`, as JSON types; timestamps are epoch milliseconds."""
+    if not group_by:
+        return [()] * len(rows)
+    wanted = frame.select(
+        pl.col(name).cast(pl.Int64) if isinstance(frame.schema[name], pl.Datetime) else pl.col(name)
+        for name in group_by
+    )
+    return wanted[rows].rows()

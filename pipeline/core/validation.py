@@ -1,0 +1,298 @@
+"""The door's judgement of a posted body: which rows are kept, byte for byte, and why each other one is refused.
+
+Invariant: a row is a line (of a JSON array: an element), judged alone; its neighbours never change its fate. The whole
+batch is decoded at once, and only when that fails, or anything in it is unusual, line by line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from pipeline.core.definitions import Stream
+from pipeline.core.refusals import (
+    Refusal,
+    depth_exceeds,
+    explain,
+    malformed_document,
+    not_utf8,
+    too_deep,
+    too_far_ahead,
+    too_large,
+    too_old,
+)
+from pipeline.core.schema import slices, struct_type, timestamp_fields
+from pipeline.core.timestamps import Int64, TimestampsError, to_ms
+
+BodyKind = Literal["ndjson", "json"]
+
+MAX_ROW_BYTES = 1_000_000  # a chunk is at most 4 MB and a row is never cut; sensor readings and clicks are under 10 kB
+MAX_DEPTH = 64  # of undeclared values, which are skipped: msgspec recurses, up to Python's own limit of 1,000
+
+_raw_list = msgspec.json.Decoder(list[msgspec.Raw])
+_raw_value = msgspec.json.Decoder(msgspec.Raw)
+_raw_dicts = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A body judged: `n_received == n_good + len(refusals)`.
+
+    `body`: the good rows, one a line, without a last newline. `times_ms`: their event times, None where the stream has
+    no time field. `keys`: their partition keys, None where the stream is spread evenly. `newest_ms`: the newest event
+    time seen, refused ones too: the sender's clock. `undeclared`: good rows with fields the schema does not have.
+    """
+
+    body: bytes
+    n_received: int
+    n_good: int
+    times_ms: Int64 | None
+    keys: list[Any] | None
+    refusals: list[Refusal]
+    undeclared: int
+    newest_ms: int | None
+    document_refused: bool = False  # not even rows could be told apart
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Rows that fit the schema: their lines, places among the received, and the columns the door needs."""
+
+    lines: list[bytes] | None  # None: all lines of the body
+    indexes: list[int] | None  # None: 0, 1, 2, …
+    columns: dict[str, list[Any]]
+    n: int
+    undeclared: int
+    refusals: list[Refusal]
+
+
+class Validator:
+    """Judges bodies posted to one stream."""
+
+    def __init__(self, stream: Stream) -> None:
+        names = [field.name for field in stream.fields]
+        self.stream = stream
+        self._declared = frozenset(names)
+        self._closed = msgspec.json.Decoder(struct_type(stream, names, closed=True))
+        self._open = msgspec.json.Decoder(struct_type(stream, names))
+        self._timestamps = timestamp_fields(stream, names)
+        needed = {field.name for field in self._timestamps} | ({stream.partition_by} if stream.partition_by else set())
+        self._columns = tuple((name, attrgetter(name)) for name in names if name in needed)
+
+    def check(self, body: bytes, *, kind: BodyKind, now_ms: int) -> Checked:
+        """Judge every row of `body`; `now_ms` is Redis's clock, for what is too far ahead or too old."""
+        try:
+            text, n = _as_lines(body, kind)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return Checked(b"", 1, 0, None, None, [malformed_document(body, error)], 0, None, document_refused=True)
+        if not text:
+            return Checked(b"", 0, 0, None, None, [], 0, None)
+        decoded = (n and self._decode_batch(text, n)) or self._decode_rows(text)
+        return self._judge(text, decoded, now_ms)
+
+    def event(self, line: bytes) -> Any:
+        """The struct of one line that was found good."""
+        return self._open.decode(line)
+
+    def _decode_batch(self, text: bytes, n: int) -> _Decoded | None:
+        """All `n` lines at once; None when a row may be refused or is not exactly a line."""
+        if len(text) > MAX_ROW_BYTES and max(map(len, text.split(b"\n"))) > MAX_ROW_BYTES:
+            return None
+        if not text.isascii() and not_utf8(text):
+            return None
+        columns = self._decode_columns(self._closed, text, n)
+        if columns is not None:
+            return _Decoded(None, None, columns, n, 0, [])
+        if self.stream.extra == "refuse" or _any_too_deep(text, n):
+            return None
+        columns = self._decode_columns(self._open, text, n)
+        if columns is None:
+            return None
+        undeclared = sum(not row.keys() <= self._declared for row in _raw_dicts.decode_lines(text))
+        return _Decoded(None, None, columns, n, undeclared, [])
+
+    def _decode_columns(self, decoder: msgspec.json.Decoder[Any], text: bytes, n: int) -> dict[str, list[Any]] | None:
+        columns: dict[str, list[Any]] = {name: [] for name, _ in self._columns}
+        count = 0
+        try:
+            for piece in slices(text):
+                rows = decoder.decode_lines(piece)
+                count += len(rows)
+                for name, get in self._columns:
+                    columns[name] += map(get, rows)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        return columns if count == n else None
+
+    def _decode_rows(self, text: bytes) -> _Decoded:
+        lines, indexes, undeclared = [], [], 0
+        refusals: list[Refusal] = []
+        columns: dict[str, list[Any]] = {name: [] for name, _ in self._columns}
+        for index, line in enumerate(text.split(b"\n")):
+            event, extra = self._decode_row(index, line)
+            if isinstance(event, Refusal):
+                refusals.append(event)
+                continue
+            lines.append(line)
+            indexes.append(index)
+            undeclared += extra
+            for name, get in self._columns:
+                columns[name].append(get(event))
+        return _Decoded(lines, indexes, columns, len(lines), undeclared, refusals)
+
+    def _decode_row(self, index: int, line: bytes) -> tuple[Any, bool]:
+        """The row's struct or its refusal, and whether it has undeclared fields."""
+        if len(line) > MAX_ROW_BYTES:
+            return too_large(index, line, MAX_ROW_BYTES), False
+        if not line.isascii() and not_utf8(line):
+            return Refusal(index, None, "not_utf8", "the row is not UTF-8 text", line), False
+        if depth_exceeds(line, MAX_DEPTH):
+            return too_deep(index, line, MAX_DEPTH), False
+        try:
+            return self._closed.decode(line), False
+        except msgspec.MsgspecError as error:
+            if self.stream.extra == "refuse":
+                return explain(index, line, error), False
+        try:
+            return self._open.decode(line), True
+        except msgspec.MsgspecError as error:
+            return explain(index, line, error), False
+
+    def _judge(self, text: bytes, decoded: _Decoded, now_ms: int) -> Checked:
+        """Turn times into milliseconds and take out the rows whose time cannot be."""
+        refused: dict[int, tuple[str, str, str]] = {}  # place among the decoded → field, code, message
+        times = {field.name: self._column_ms(field.name, decoded, refused) for field in self._timestamps}
+        time = self.stream.time.field
+        times_ms = times[time] if time else None
+        newest_ms = self._refuse_by_clock(times_ms, now_ms, refused) if times_ms is not None else None
+        keys = self._keys(decoded, times)
+        if not refused and decoded.lines is None:
+            return Checked(text, decoded.n, decoded.n, times_ms, keys, [], decoded.undeclared, newest_ms)
+        return _without(text, decoded, refused, times_ms, keys, newest_ms, self._declared)
+
+    def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, tuple[str, str, str]]) -> Int64:
+        """Milliseconds of one timestamp field (0 where null, a list, or refused)."""
+        field = self.stream.field(name)
+        assert field is not None
+        values = decoded.columns[name]
+        owners: list[int] | range = range(len(values))
+        if field.type == "list":
+            owners = [place for place, items in enumerate(values) for _ in items or ()]
+            values = [item for items in values for item in items or ()]
+        elif field.nullable and None in values:
+            owners = [place for place, value in enumerate(values) if value is not None]
+            values = [value for value in values if value is not None]
+        try:
+            found = to_ms(values, field.unit, field.zone)
+        except TimestampsError as error:
+            for place, message in error.errors.items():
+                refused.setdefault(owners[place], (name, "bad_time", f"{name}: {message}"))
+            found = error.times_ms
+        if isinstance(owners, range):
+            return found
+        spread = np.zeros(decoded.n, dtype=np.int64)
+        spread[owners] = found
+        return spread
+
+    def _refuse_by_clock(self, times_ms: Int64, now_ms: int, refused: dict[int, tuple[str, str, str]]) -> int | None:
+        if not len(times_ms):
+            return None
+        policy, name = self.stream.time, str(self.stream.time.field)
+        readable = np.ones(len(times_ms), dtype=np.bool_)
+        readable[list(refused)] = False
+        for place in np.flatnonzero((times_ms > now_ms + policy.max_future_ms) & readable).tolist():
+            refused[place] = too_far_ahead(name, int(times_ms[place]) - now_ms, policy.max_future_ms)
+        if policy.max_age_ms is not None:
+            for place in np.flatnonzero((times_ms < now_ms - policy.max_age_ms) & readable).tolist():
+                refused[place] = too_old(name, now_ms - int(times_ms[place]), policy.max_age_ms)
+        return int(times_ms[readable].max()) if readable.any() else None
+
+    def _keys(self, decoded: _Decoded, times: dict[str, Int64]) -> list[Any] | None:
+        name = self.stream.partition_by
+        if name is None:
+            return None
+        return times[name].tolist() if name in times else decoded.columns[name]
+
+
+def _without(
+    text: bytes,
+    decoded: _Decoded,
+    refused: dict[int, tuple[str, str, str]],
+    times_ms: Int64 | None,
+    keys: list[Any] | None,
+    newest_ms: int | None,
+    declared: frozenset[str],
+) -> Checked:
+    """Only the good rows of a body, and all refusals by index."""
+    lines = text.split(b"\n") if decoded.lines is None else decoded.lines
+    indexes = list(range(decoded.n)) if decoded.indexes is None else decoded.indexes
+    refusals = decoded.refusals + [Refusal(indexes[place], *why, lines[place]) for place, why in refused.items()]
+    keep = [place for place in range(decoded.n) if place not in refused]
+    undeclared = decoded.undeclared
+    if undeclared and refused:
+        undeclared -= sum(not _raw_dicts.decode(lines[place]).keys() <= declared for place in refused)
+    return Checked(
+        body=b"\n".join([lines[place] for place in keep]),
+        n_received=decoded.n + len(decoded.refusals),
+        n_good=len(keep),
+        times_ms=None if times_ms is None else times_ms[keep],
+        keys=None if keys is None else [keys[place] for place in keep],
+        refusals=sorted(refusals, key=attrgetter("index")),
+        undeclared=undeclared,
+        newest_ms=newest_ms,
+    )
+
+
+def _as_lines(body: bytes, kind: BodyKind) -> tuple[bytes, int | None]:
+    """The rows of a body, one a line, exact but for newlines between tokens; no blank lines, none at the ends.
+
+    With their number, or None where some line cannot be an event.
+
+    A body that begins with `[` is an array, whatever it was called. Of `json`, an object over several lines is one row,
+    unless the second line begins with `{` too: then the lines are rows.
+    """
+    body = body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n")
+    if body.startswith(b"["):
+        body = b"\n".join([_one_line(bytes(raw)) for raw in _raw_list.decode(body)])
+        return body, _count_lines(body)
+    if kind == "json" and b"\n" in body and not body.partition(b"\n")[2].lstrip(b" \t\r\n").startswith(b"{"):
+        return _one_line(bytes(_raw_value.decode(body))), 1
+    n = _count_lines(body)
+    if n is None:
+        body = b"\n".join([line for line in map(_strip, body.split(b"\n")) if line])
+        n = _count_lines(body)
+    return body, n
+
+
+def _strip(line: bytes) -> bytes:
+    return line.strip(b" \t\r")
+
+
+def _one_line(row: bytes) -> bytes:
+    """JSON strings hold no raw newlines, so every one of them is space between tokens."""
+    return row.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in row or b"\r" in row else row
+
+
+def _any_too_deep(text: bytes, n: int) -> bool:
+    """True where a row may nest too deeply; one with all the brackets beyond one a row is the worst that can be."""
+    if text.count(b"[") + text.count(b"{") - n < MAX_DEPTH:
+        return False
+    return any(depth_exceeds(line, MAX_DEPTH) for line in text.split(b"\n"))
+
+
+def _count_lines(text: bytes) -> int | None:
+    """How many rows there are if every newline stands between `}` and `{`, else None.
+
+    `}` newline `{` is legal JSON only between two values of the top level (inside an array or object a comma would
+    stand there), so if the text decodes to as many values as it has lines, every line is exactly one value.
+    """
+    if not (text.startswith(b"{") and text.endswith(b"}")):
+        return None
+    octets = np.frombuffer(text, dtype=np.uint8)  # five times as fast as text.count(b"}\n{")
+    newlines = np.flatnonzero(octets == ord("\n"))
+    whole = (octets[newlines - 1] == ord("}")).all() and (octets[newlines + 1] == ord("{")).all()
+    return len(newlines) + 1 if whole else None

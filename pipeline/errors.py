@@ -1,0 +1,44 @@
+"""Every error a user or a caller can meet, one class per meaning; the message says what, where, and the way out."""
+
+from __future__ import annotations
+
+
+class StreamgaugeError(Exception):
+    """The root: catch this to catch everything this product raises on purpose."""
+
+
+class ConfigError(StreamgaugeError):
+    """The config file cannot be used; `problems` holds one full message each, with file:line:column."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class BadRequestError(StreamgaugeError):
+    """A request that cannot be answered as it stands; `code` names the rule, `status` is the HTTP status."""
+
+    def __init__(self, message: str, *, code: str = "bad_request", status: int = 400) -> None:
+        self.code = code
+        self.status = status
+        super().__init__(message)
+
+
+class ServerUnfitError(StreamgaugeError):
+    """The Redis server cannot keep the promises; the message says which setting to change."""
+
+
+class BackpressureError(StreamgaugeError):
+    """The backlog or the memory is full; try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+
+class FenceError(StreamgaugeError):
+    """Another worker or a rollback moved on: nothing was written; load the state again."""
+
+
+class TornError(StreamgaugeError):
+    """A commit was cut off in the middle (a server error after its first write): the partition needs a rebuild."""

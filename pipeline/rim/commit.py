@@ -1,0 +1,210 @@
+"""The commit: every write a worker makes, in one fenced script, as absolute values.
+
+1. What changed is put together from plain values (`Commit`), nothing is read here.
+2. The script checks the fence: not torn, the checkpoint is the one this worker started from, and the group's pending
+   entries of this consumer are the n it knows of, the smallest first.
+3. It writes cells, pane marks, due panes, rows (late, dead, published), acknowledgements and the checkpoint, or nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import FenceError, StreamgaugeError, TornError
+from pipeline.rim import keys
+from pipeline.rim.scripts import Scripts
+
+MAX_CELLS = 10_000  # a commit is the one script allowed to be long: about 20 ms (DESIGN 8.2)
+MAX_BYTES = 2_000_000
+_INTEGER_BYTES = 20  # an int64 as text at most
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """When a pane was changed last: (load time of the worker, commit number), compared as a pair."""
+
+    load_ms: int = 0
+    commit: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.load_ms}-{self.commit}"
+
+    @classmethod
+    def parse(cls, text: bytes | None) -> Mark:
+        """The mark as it is stored; a pane that is not there has the mark 0-0."""
+        if text is None:
+            return cls()
+        load_ms, _, commit = text.partition(b"-")
+        return cls(int(load_ms), int(commit))
+
+    @property
+    def order(self) -> tuple[int, int]:
+        return (self.load_ms, self.commit)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """How far a stage is in a partition: the fence, the time state and the ledger, as stored in one hash."""
+
+    cursor: bytes = b""
+    max_seen_ms: int | None = None
+    max_ts_ms: int | None = None
+    floor_ms: int | None = (
+        None  # windows that begin at or before it lost events to a trim: this stage leaves them alone
+    )
+    load_ms: int = 0
+    commit: int = 0
+    position: int = 0  # events the door had stored up to the cursor: what backpressure is measured by
+    arrival_ms: int = 0  # arrival of the last committed entry
+    entries: int = 0
+    ticks: int = 0
+    read: int = 0
+    accepted: int = 0
+    filtered: int = 0
+    late: int = 0
+    dead: int = 0
+    torn: bool = False
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(self.load_ms, self.commit)
+
+    def fields(self) -> dict[str, str]:
+        """As written: integers as text, what is unknown left out."""
+        values = {
+            "cursor": self.cursor.decode(),
+            "max_seen_ms": self.max_seen_ms,
+            "max_ts_ms": self.max_ts_ms,
+            "floor_ms": self.floor_ms,
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+    @classmethod
+    def parse(cls, stored: Mapping[bytes, bytes]) -> Checkpoint:
+        numbers = {name: int(stored.get(name.encode(), b"0")) for name in _COUNTERS}
+        return cls(
+            cursor=stored.get(b"cursor", b""),
+            max_seen_ms=_optional(stored.get(b"max_seen_ms")),
+            max_ts_ms=_optional(stored.get(b"max_ts_ms")),
+            floor_ms=_optional(stored.get(b"floor_ms")),
+            torn=b"torn" in stored,
+            **numbers,
+        )
+
+
+_COUNTERS = (
+    "load_ms",
+    "commit",
+    "position",
+    "arrival_ms",
+    "entries",
+    "ticks",
+    "read",
+    "accepted",
+    "filtered",
+    "late",
+    "dead",
+)
+
+
+def _optional(text: bytes | None) -> int | None:
+    return None if text is None else int(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What must still be so when the commit arrives."""
+
+    group: str
+    consumer: str
+    before: Checkpoint
+    n_pending: int
+    first_pending: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one batch changes: acknowledged ids, the checkpoint after it, absolute cells by pane, rows by stream key."""
+
+    fence: Fence
+    ids: Sequence[bytes]
+    after: Checkpoint
+    panes: Mapping[int, Sequence[tuple[bytes, bytes]]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of cells and rows, the part that can grow."""
+        cells = sum(len(name) + len(value) for pane in self.panes.values() for name, value in pane)
+        values = (value for rows in self.rows.values() for row in rows for value in row.values())
+        return cells + sum(_INTEGER_BYTES if isinstance(value, int) else len(value) for value in values)
+
+
+def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
+    """Write a batch, all or nothing.
+
+    Raises:
+        FenceError: another worker or a rollback moved on; nothing was written.
+        TornError: an earlier commit was cut off; the partition needs a rebuild.
+        StreamgaugeError: a key of ours has been overwritten with another type.
+    """
+    group = what.fence.group
+    streams = list(what.rows)
+    pane_keys = [keys.pane(stream, partition, group, start) for start in what.panes]
+    answer = scripts.run(
+        "commit",
+        keys=[
+            keys.raw(stream, partition),
+            keys.checkpoint(stream, partition, group),
+            keys.panes(stream, partition, group),
+            keys.due(stream, partition, group),
+            keys.suspect(stream, partition, group),
+            *streams,
+            *pane_keys,
+        ],
+        args=list(_arguments(what, streams)),
+    )
+    where = f"{group} on partition {partition} of {stream}"
+    if answer == b"ok":
+        return
+    if answer == b"torn":
+        raise TornError(f"{where}: an earlier commit was cut off in the middle; the partition has to be rebuilt")
+    if answer in (b"checkpoint", b"pending"):
+        raise FenceError(f"{where}: the {answer.decode()} is not the one this worker knows; nothing was written")
+    raise StreamgaugeError(f"{where}: cannot commit: {answer!r}; something else writes to our keys")
+
+
+def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
+    fence, before = what.fence, what.fence.before
+    after = what.after.fields()
+    yield fence.group
+    yield fence.consumer
+    yield before.cursor
+    yield before.commit
+    yield "" if before.max_seen_ms is None else before.max_seen_ms
+    yield fence.n_pending
+    yield fence.first_pending
+    yield len(what.ids)
+    yield len(after)
+    yield len(streams)
+    yield sum(len(rows) for rows in what.rows.values())
+    yield len(what.panes)
+    yield from what.ids
+    for value in after.items():
+        yield from value
+    for number, rows in enumerate(what.rows.values(), start=1):
+        for row in rows:
+            yield number
+            yield len(row)
+            for pair in row.items():
+                yield from pair
+    mark = str(what.after.mark)
+    for start, cells in what.panes.items():
+        yield start
+        yield mark
+        yield len(cells)
+        for cell in cells:
+            yield from cell

@@ -1,0 +1,168 @@
+"""Every key of ours: pattern, type, fields and when it goes. No other module puts a key together.
+
+Invariant: the hash tag comes first, so all keys of one stream partition, or of one metric, share a slot; a value a user
+sends is never part of a key, only of a field.
+
+    s  stream        p  partition number, from 0        g  consumer group, `<stage>@<version>`
+    m  metric (the name of an aggregate stage)          v  version
+
+A partition of a stream. Kept as long as the stream is, unless said.
+
+    {s.p}:raw          stream  rows, chunks, ticks, control entries; trimmed behind the slowest group by `retention`
+    {s.p}:door         hash    last_id max_seen_ms max_ts_ms last_arrival_ms last_tick_ms received stored duplicate
+                               rejected undeclared bytes
+    {s.p}:idem         hash    idempotency key → fingerprint, a space, JSON of the first answer; 24 h or 100,000
+    {s.p}:idem_times   zset    idempotency key by arrival ms; with `idem`
+    {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
+    {s.p}:lease        string  worker that works on the partition; PX 5 s
+    {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
+    {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
+    {s.p}:due:g        hash    pane start → mark; until published
+    {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial; with the results that use it
+    {s.p}:late:g       stream  late rows; trimmed by the scheduler
+    {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
+    {s.p}:suspect:g    hash    the entry whose computing killed workers: id, row ranges and attempts; until a commit
+    {s.p}:cuts         zset    sampled places a trim may cut at, by arrival ms; until passed by a trim
+    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it
+    {s.p}:TRANSFORM    stream  rows of a transform with `publish: true`; trimmed by the scheduler
+    {s}:record         hash    partitions: how many there were when the stream was first set up
+
+A metric. Results go `retention` after they were last published.
+
+    {m}:versions             hash    active, and per version `definition:v` (JSON) and `targets:v`
+    {m}:result:v:START:END   hash    revision marks state groups published_ms, and blocks of rows
+    {m}:windows:v            zset    `START:END` by end
+    {m}:ages:v               zset    `START:END` by published_ms
+    {m}:published:v          hash    partition → greatest published mark
+    {m}:emit:v               list    windows whose rows still go downstream
+    {m}:rows                 stream  downstream rows; trimmed by the scheduler
+    {m}:latest               hash    group JSON → JSON of the newest closed window's finished values
+    {m}:staging:TOKEN        hash    a result being put together by one closer; EX a minute, renamed by the publish
+    {m}:staging_latest:TOKEN hash    likewise, for `latest`
+
+The installation.
+
+    streamgauge:workers      zset    live workers by Redis time of their last beat
+"""
+
+from __future__ import annotations
+
+
+def _of_partition(stream: str, partition: int, rest: str) -> str:
+    return f"{{{stream}.{partition}}}:{rest}"
+
+
+def _of_metric(metric: str, rest: str) -> str:
+    return f"{{{metric}}}:{rest}"
+
+
+def raw(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "raw")
+
+
+def door(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "door")
+
+
+def idem(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "idem")
+
+
+def idem_times(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "idem_times")
+
+
+def quarantine(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "quarantine")
+
+
+def lease(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "lease")
+
+
+def checkpoint(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"cp:{group}")
+
+
+def panes(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"panes:{group}")
+
+
+def due(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"due:{group}")
+
+
+def pane(stream: str, partition: int, group: str, start_ms: int) -> str:
+    return _of_partition(stream, partition, f"pane:{group}:{start_ms}")
+
+
+def late(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"late:{group}")
+
+
+def dead(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"dead:{group}")
+
+
+def suspect(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"suspect:{group}")
+
+
+def cuts(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "cuts")
+
+
+def cut(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "cut")
+
+
+def published_transform(stream: str, partition: int, transform: str) -> str:
+    return _of_partition(stream, partition, transform)
+
+
+def record(stream: str) -> str:
+    return f"{{{stream}}}:record"
+
+
+def versions(metric: str) -> str:
+    return _of_metric(metric, "versions")
+
+
+def result(metric: str, version: str, start_ms: int, end_ms: int) -> str:
+    return _of_metric(metric, f"result:{version}:{start_ms}:{end_ms}")
+
+
+def windows(metric: str, version: str) -> str:
+    return _of_metric(metric, f"windows:{version}")
+
+
+def ages(metric: str, version: str) -> str:
+    return _of_metric(metric, f"ages:{version}")
+
+
+def published(metric: str, version: str) -> str:
+    return _of_metric(metric, f"published:{version}")
+
+
+def emit(metric: str, version: str) -> str:
+    return _of_metric(metric, f"emit:{version}")
+
+
+def rows(metric: str) -> str:
+    return _of_metric(metric, "rows")
+
+
+def latest(metric: str) -> str:
+    return _of_metric(metric, "latest")
+
+
+def staging(metric: str, token: str) -> str:
+    return _of_metric(metric, f"staging:{token}")
+
+
+def staging_latest(metric: str, token: str) -> str:
+    return _of_metric(metric, f"staging_latest:{token}")
+
+
+def workers() -> str:
+    return "streamgauge:workers"

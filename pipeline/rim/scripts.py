@@ -1,0 +1,67 @@
+"""Runs the Lua scripts of `scripts/*.lua` by their SHA1, and gives the server the source when it does not know them.
+
+Invariant: a script is sent a second time only after NOSCRIPT, the one error that proves it did not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+import redis
+
+Argument = str | bytes | int  # never a float: Lua keeps 14 digits of one (FACTS 3)
+
+SCRIPTS_PACKAGE = "pipeline.rim"
+SCRIPTS_FOLDER = "scripts"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script file: `name` is the file's without `.lua`."""
+
+    name: str
+    source: bytes
+    sha1: str
+
+
+@cache
+def all_scripts() -> Mapping[str, Script]:
+    """Return every script file by name, read once in a process."""
+    folder = resources.files(SCRIPTS_PACKAGE) / SCRIPTS_FOLDER
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".lua")), key=lambda f: f.name)
+    found = [script(f.name.removesuffix(".lua"), f.read_bytes()) for f in files]
+    return MappingProxyType({each.name: each for each in found})
+
+
+def script(name: str, source: bytes) -> Script:
+    """Make a script of its source; Redis names scripts by the SHA1 of their bytes."""
+    return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
+
+
+class Scripts:
+    """The scripts, on one client; as thread-safe as the client."""
+
+    def __init__(self, client: redis.Redis, scripts: Mapping[str, Script] | None = None) -> None:
+        self._client = client
+        self._scripts = all_scripts() if scripts is None else scripts
+
+    def run(self, name: str, *, keys: Sequence[str | bytes], args: Sequence[Argument] = ()) -> Any:
+        """Run script `name` and return its raw reply. Large bodies are best given as `bytes`: they are not copied here.
+
+        Raises:
+            redis.exceptions.RedisError: whatever the server or the connection said; after a lost reply the script may
+                have run.
+        """
+        wanted = self._scripts[name]
+        operands = (len(keys), *keys, *args)
+        try:
+            return self._client.execute_command("EVALSHA", wanted.sha1, *operands)
+        except redis.exceptions.NoScriptError:
+            # EVAL, not SCRIPT LOAD and EVALSHA again: one round trip, and a flush in between cannot part the two.
+            return self._client.execute_command("EVAL", wanted.source, *operands)

@@ -1,0 +1,89 @@
+#!lua flags=allow-oom
+-- The fenced commit of one stage and partition: absolute values, all or nothing (DESIGN section 8).
+-- Parse every argument, then read and check, then write; after the first write nothing can fail.
+--
+-- KEYS[1] raw stream            KEYS[2] checkpoint hash     KEYS[3] hash of pane marks   KEYS[4] hash of due panes
+-- KEYS[5] suspect hash          KEYS[6 .. 5+S] streams appended to (late, dead, published rows)
+-- KEYS[6+S .. ] one pane hash for each pane
+-- ARGV[1] consumer group        ARGV[2] consumer            ARGV[3] cursor this worker started from ('' = none)
+-- ARGV[4] commit number it started from                     ARGV[5] max_seen_ms it started from ('' = none)
+-- ARGV[6] entries pending for this consumer                 ARGV[7] id of the first of them
+-- ARGV[8] a: entries to acknowledge  ARGV[9] c: checkpoint values  ARGV[10] S: streams  ARGV[11] r: rows to append  ARGV[12] P: panes
+-- then a ids; c field/value pairs; r x (stream 1..S, n, n x field/value pairs); P x (start, mark, n, n x cell field/value pairs)
+-- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending' or 'type <key>'.
+
+local at = 12
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+local function count(text)
+  local n = tonumber(text)
+  if not n or n < 0 or n ~= math.floor(n) then error('commit.lua: not a count: ' .. tostring(text)) end
+  return n
+end
+
+-- parse
+local n_ack, n_values, n_streams, n_rows, n_panes = count(ARGV[8]), count(ARGV[9]), count(ARGV[10]), count(ARGV[11]), count(ARGV[12])
+if #KEYS ~= 5 + n_streams + n_panes then error('commit.lua: keys do not match their counts') end
+local ids = {}
+for i = 1, n_ack do
+  ids[i] = take()
+  if not string.match(ids[i], '^%d+%-%d+$') then error('commit.lua: not an entry id: ' .. tostring(ids[i])) end
+end
+local values_from = at + 1
+at = at + 2 * n_values
+local rows = {}
+for i = 1, n_rows do
+  local stream, n = count(take()), count(take())
+  if stream < 1 or stream > n_streams or n < 1 then error('commit.lua: bad row') end
+  rows[i] = {KEYS[5 + stream], at + 1, at + 2 * n}
+  at = at + 2 * n
+end
+local panes = {}
+for i = 1, n_panes do
+  local start, mark, n = take(), take(), count(take())
+  panes[i] = {KEYS[5 + n_streams + i], start, mark, at + 1, at + 2 * n}
+  at = at + 2 * n
+end
+if at ~= #ARGV then error('commit.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
+
+-- check
+local kinds = {'stream', 'hash', 'hash', 'hash', 'hash'}
+for i = 1, #KEYS do
+  local wanted = kinds[i] or (i <= 5 + n_streams and 'stream' or 'hash')
+  local kind = redis.call('TYPE', KEYS[i]).ok
+  if kind ~= 'none' and kind ~= wanted then return 'type ' .. KEYS[i] end
+end
+local checkpoint = redis.call('HMGET', KEYS[2], 'torn', 'cursor', 'commit', 'max_seen_ms')
+if checkpoint[1] then return 'torn' end
+if (checkpoint[2] or '') ~= ARGV[3] or (checkpoint[3] or '0') ~= ARGV[4] or (checkpoint[4] or '') ~= ARGV[5] then
+  return 'checkpoint'
+end
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
+local mine = 0
+for _, consumer in ipairs(pending[4] or {}) do
+  if consumer[1] == ARGV[2] then mine = tonumber(consumer[2]) end
+end
+if mine ~= tonumber(ARGV[6]) or pending[2] ~= ARGV[7] then return 'pending' end
+
+-- write
+local function in_steps(from, to, call)
+  for first = from, to, 4000 do
+    call(first, math.min(first + 3999, to))
+  end
+end
+redis.call('HSET', KEYS[2], 'torn', '1')
+for _, pane in ipairs(panes) do
+  in_steps(pane[4], pane[5], function(first, last) redis.call('HSET', pane[1], unpack(ARGV, first, last)) end)
+  redis.call('HSET', KEYS[3], pane[2], pane[3])
+  redis.call('HSET', KEYS[4], pane[2], pane[3])
+end
+for _, row in ipairs(rows) do
+  redis.call('XADD', row[1], '*', unpack(ARGV, row[2], row[3]))
+end
+in_steps(1, n_ack, function(first, last) redis.call('XACK', KEYS[1], ARGV[1], unpack(ids, first, last)) end)
+redis.call('DEL', KEYS[5])
+redis.call('HSET', KEYS[2], unpack(ARGV, values_from, values_from + 2 * n_values - 1))
+redis.call('HDEL', KEYS[2], 'torn')
+return 'ok'

@@ -1,0 +1,11 @@
+#!lua flags=allow-oom
+-- Delete one pane whose window's result has expired, unless it is still to be published.
+--
+-- KEYS[1] hash of pane marks   KEYS[2] hash of due panes   KEYS[3] pane hash
+-- ARGV[1] pane start ms
+-- Returns 1 when the pane is gone, 0 when it is due.
+
+if redis.call('HEXISTS', KEYS[2], ARGV[1]) == 1 then return 0 end
+redis.call('UNLINK', KEYS[3])
+redis.call('HDEL', KEYS[1], ARGV[1])
+return 1

@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Create a stage's consumer group on one partition, with the state it starts from, where there is none.
+-- After a trim a new group starts at the cut: with its watermark, and leaving alone the windows that lost events to it.
+--
+-- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut
+-- ARGV[1] consumer group
+-- Returns 1 when the group was made now, 0 when it was there.
+
+local known = redis.call('EXISTS', KEYS[1]) == 1
+if known then
+  for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+    for i = 1, #group, 2 do
+      if group[i] == 'name' and group[i + 1] == ARGV[1] then return 0 end
+    end
+  end
+end
+local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
+if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('SETUP the checkpoint is there and its group is not') end
+
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+if cut[2] then
+  redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3])
+end
+return 1

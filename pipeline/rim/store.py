@@ -1,0 +1,151 @@
+"""Reads of the state: checkpoints, panes and published results, as plain values; nothing here writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import redis
+
+from pipeline.core.cells import unpack_block
+from pipeline.rim.commit import Checkpoint, Mark
+from pipeline.rim import keys, replies
+
+SCAN_COUNT = 2_000  # fields a step when a pane is too large for one HGETALL
+LARGE_PANE = 5_000  # cells; a larger HGETALL would hold the server for more than 2 ms
+
+
+def redis_time_ms(client: redis.Redis) -> int:
+    """Redis's clock: the only clock that decides anything."""
+    seconds, microseconds = client.execute_command("TIME")
+    return int(seconds) * 1_000 + int(microseconds) // 1_000
+
+
+def load_checkpoint(client: redis.Redis, stream: str, partition: int, group: str) -> Checkpoint:
+    return Checkpoint.parse(
+        replies.parse_hash(client.execute_command("HGETALL", keys.checkpoint(stream, partition, group)))
+    )
+
+
+def load_checkpoints(client: redis.Redis, stream: str, partitions: int, group: str) -> list[Checkpoint]:
+    """The checkpoints of all partitions, in one round trip."""
+    pipe = client.pipeline(transaction=False)
+    for partition in range(partitions):
+        pipe.execute_command("HGETALL", keys.checkpoint(stream, partition, group))
+    return [Checkpoint.parse(replies.parse_hash(reply)) for reply in pipe.execute()]
+
+
+def pane_marks(client: redis.Redis, stream: str, partition: int, group: str) -> dict[int, Mark]:
+    """Every pane of a partition and the mark of the last commit that changed it."""
+    stored = replies.parse_hash(client.execute_command("HGETALL", keys.panes(stream, partition, group)))
+    return {int(start): Mark.parse(mark) for start, mark in stored.items()}
+
+
+def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, Mark]]:
+    """For each partition the panes that changed since their window was last published."""
+    pipe = client.pipeline(transaction=False)
+    for partition in range(partitions):
+        pipe.execute_command("HGETALL", keys.due(stream, partition, group))
+    return [{int(s): Mark.parse(m) for s, m in replies.parse_hash(reply).items()} for reply in pipe.execute()]
+
+
+def load_pane(client: redis.Redis, stream: str, partition: int, group: str, start: int) -> dict[bytes, bytes]:
+    """The packed cells of one pane, in the order of their fields, read in steps when it is large.
+
+    A large pane may change between two steps: a reader that needs one moment compares the pane's mark before and after.
+    """
+    key = keys.pane(stream, partition, group, start)
+    if int(client.execute_command("HLEN", key)) <= LARGE_PANE:
+        return replies.parse_hash(client.execute_command("HGETALL", key))
+    cells: dict[bytes, bytes] = {}
+    cursor = b"0"
+    while True:
+        cursor, page = client.execute_command("HSCAN", key, cursor, "COUNT", SCAN_COUNT)
+        cells |= replies.parse_hash(page)
+        if int(cursor) == 0:
+            return cells
+
+
+def load_panes(
+    client: redis.Redis, stream: str, partition: int, group: str, starts: Sequence[int]
+) -> dict[int, dict[bytes, bytes]]:
+    """The packed cells of several panes, in one round trip where they are small."""
+    pipe = client.pipeline(transaction=False)
+    for start in starts:
+        pipe.execute_command("HLEN", keys.pane(stream, partition, group, start))
+    sizes = pipe.execute() if starts else []
+    small = [start for start, size in zip(starts, sizes, strict=True) if int(size) <= LARGE_PANE]
+    for start in small:
+        pipe.execute_command("HGETALL", keys.pane(stream, partition, group, start))
+    found = dict(zip(small, map(replies.parse_hash, pipe.execute() if small else []), strict=True))
+    for start in starts:
+        if start not in found:
+            found[start] = load_pane(client, stream, partition, group, start)
+    return found
+
+
+def read_marked_pane(
+    client: redis.Redis, stream: str, partition: int, group: str, start: int
+) -> tuple[Mark, dict[bytes, bytes]] | None:
+    """One pane with its mark, of one moment; None when it was changed while it was read."""
+    marks = keys.panes(stream, partition, group)
+    before = client.execute_command("HGET", marks, start)
+    cells = load_pane(client, stream, partition, group, start) if before is not None else {}
+    after = client.execute_command("HGET", marks, start)
+    return (Mark.parse(before), cells) if before == after else None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One published window: how often it was revised, and its groups with their packed cells."""
+
+    start_ms: int
+    end_ms: int
+    revision: int
+    state: str
+    published_ms: int
+    groups: list[bytes]
+    cells: list[bytes]
+
+
+def published_windows(
+    client: redis.Redis, metric: str, version: str, from_ms: int, to_ms: int, *, limit: int | None = None
+) -> list[tuple[int, int]]:
+    """(start, end) of the published windows with from_ms < end <= to_ms, oldest first; the newest `limit` of them."""
+    key = keys.windows(metric, version)
+    if limit is None:
+        members = client.execute_command("ZRANGEBYSCORE", key, f"({from_ms}", to_ms)
+    else:
+        members = client.execute_command("ZREVRANGEBYSCORE", key, to_ms, f"({from_ms}", "LIMIT", 0, limit)[::-1]
+    pairs = (member.partition(b":") for member in members)
+    return [(int(start), int(end)) for start, _, end in pairs]
+
+
+def load_results(client: redis.Redis, metric: str, version: str, windows: Sequence[tuple[int, int]]) -> list[Result]:
+    """The results of windows, in one round trip; windows that expired meanwhile are left out."""
+    pipe = client.pipeline(transaction=False)
+    for start, end in windows:
+        pipe.execute_command("HGETALL", keys.result(metric, version, start, end))
+    answers = pipe.execute() if windows else []
+    stored = [(window, replies.parse_hash(reply)) for window, reply in zip(windows, answers, strict=True)]
+    return [_result(start, end, fields) for (start, end), fields in stored if fields]
+
+
+def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result:
+    groups: list[bytes] = []
+    cells: list[bytes] = []
+    number = 0
+    while (block := fields.get(b"b%d" % number)) is not None:
+        block_groups, block_cells = unpack_block(block)
+        groups += block_groups
+        cells += block_cells
+        number += 1
+    return Result(
+        start_ms,
+        end_ms,
+        int(fields[b"revision"]),
+        fields[b"state"].decode(),
+        int(fields[b"published_ms"]),
+        groups,
+        cells,
+    )

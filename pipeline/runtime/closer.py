@@ -1,0 +1,174 @@
+"""Closing: when time has passed a window's end in every partition, its panes are merged and the result is published.
+
+When a window closes is decided by the minimum of the watermarks; what is in it was decided by the log (DESIGN section 6).
+Publishing needs no owner: any worker may run a pass, and two that run at once publish the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import redis
+
+from pipeline.core.cells import ALWAYS, CellTable, split_field
+from pipeline.core.programs import Program
+from pipeline.core.windows import is_final
+from pipeline.rim import publish, store
+from pipeline.rim.commit import Checkpoint, Mark
+from pipeline.rim.publish import Closed, Outgoing
+from pipeline.rim.scripts import Scripts
+
+NEVER_DONE = 100  # windows a pass publishes at most, so that a worker gets back to its events
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did: the windows it published, and whether more are waiting."""
+
+    published: int
+    more: bool
+
+
+def minimum_watermark(checkpoints: Sequence[Checkpoint], disorder_ms: int) -> int | None:
+    """The watermark of a stage: the smallest over its partitions; None while one has seen nothing."""
+    seen = [checkpoint.max_seen_ms for checkpoint in checkpoints]
+    known = [ms for ms in seen if ms is not None]
+    return min(known) - disorder_ms if len(known) == len(seen) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Closer:
+    """Publishes the closed windows of one metric."""
+
+    program: Program
+    client: redis.Redis
+    scripts: Scripts
+
+    def close_once(self) -> Pass:
+        """Publish the windows that are due and whose end the minimum watermark has passed, oldest first."""
+        program = self.program
+        partitions = program.stream.partitions
+        due = store.due_panes(self.client, program.stream.name, partitions, program.group)
+        starts = sorted({start for panes in due for start in panes})
+        published = 0
+        if starts:
+            checkpoints = store.load_checkpoints(self.client, program.stream.name, partitions, program.group)
+            watermark_ms = minimum_watermark(checkpoints, program.stream.time.disorder_ms)
+            closed = [] if watermark_ms is None else [s for s in starts if is_final(program.window, s, watermark_ms)]
+            for start in closed[:NEVER_DONE]:
+                published += self._close(start)
+            if len(closed) > NEVER_DONE:
+                return Pass(published, more=True)
+        self._emit_rest()
+        return Pass(published, more=False)
+
+    def _close(self, start_ms: int) -> bool:
+        """Merge and publish one window; False when a pane changed under our hands (it stays due)."""
+        program = self.program
+        merged = self._merge(start_ms)
+        if merged is None:
+            return False
+        table, marks = merged
+        groups = sorted(table.panes.get(start_ms, {}))
+        slots = table.slots((start_ms, group) for group in groups)
+        rows = finished_rows(program, table.columns, slots)
+        window = Closed(
+            metric=program.name,
+            version=program.version,
+            start_ms=start_ms,
+            end_ms=start_ms + program.window.size_ms,
+            state="final",  # without allowed lateness a window that closes cannot change any more
+            marks=marks,
+            groups=groups,
+            cells=table.packed(slots),
+            finished=[msgspec.json.encode(_latest(start_ms, start_ms + program.window.size_ms, row)) for row in rows],
+        )
+        publish.publish(self.client, self.scripts, window)
+        # not ahead means somebody else published these marks: then the panes are done as well
+        self._emit_rest()
+        for partition, mark in enumerate(marks):
+            if mark != Mark():
+                publish.settle(self.scripts, program.stream.name, partition, program.group, {start_ms: mark})
+        return True
+
+    def _merge(self, start_ms: int) -> tuple[CellTable, list[Mark]] | None:
+        """Merge a window's cells by from_end, then partition: the fixed order of float sums."""
+        program = self.program
+        table = CellTable(program.layout)
+        marks: list[Mark] = []
+        parts: list[tuple[bytes, int, bytes, bytes]] = []
+        for partition in range(program.stream.partitions):
+            found = store.read_marked_pane(self.client, program.stream.name, partition, program.group, start_ms)
+            if found is None:
+                return None
+            mark, cells = found
+            marks.append(mark)
+            for field, cell in cells.items():
+                from_end, group = split_field(field)
+                parts.append((from_end, partition, group, cell))
+        parts.sort(key=lambda part: (from_end_order(part[0]), part[1]))
+        partials = program.layout.unpack([cell for _, _, _, cell in parts])
+        table.merge([(start_ms, group) for _, _, group, _ in parts], partials)
+        return table, marks
+
+    def _emit_rest(self) -> None:
+        """Send downstream what is published and not out yet, ours or of a publisher that died."""
+        program = self.program
+        while (head := publish.outgoing(self.client, program.name, program.version)) is not None:
+            if not publish.emit(self.scripts, program.name, program.version, head, self._outgoing_rows(head)):
+                return  # somebody else is sending
+
+    def _outgoing_rows(self, head: Outgoing) -> list[Mapping[str, bytes | str | int]]:
+        program = self.program
+        found = store.load_results(self.client, program.name, program.version, [(head.start_ms, head.end_ms)])
+        if not found or found[0].revision != head.revision:
+            return []  # expired, or a newer revision took its place and is in the list behind it
+        result = found[0]
+        partials = program.layout.unpack(result.cells)
+        table = CellTable(program.layout)
+        table.merge([(head.start_ms, group) for group in result.groups], partials)
+        slots = table.slots((head.start_ms, group) for group in result.groups)
+        rows = finished_rows(program, table.columns, slots)
+        about: dict[str, bytes | str | int] = {
+            "window_start": head.start_ms,
+            "window_end": head.end_ms,
+            "state": result.state,
+            "revision": head.revision,
+            "version": program.version,
+        }
+        return [
+            about
+            | _group_texts(program, group)
+            | {name: _text(value) for name, value in row.items() if value is not None}
+            for group, row in zip(result.groups, rows, strict=True)
+        ]
+
+
+def from_end_order(from_end: bytes) -> int:
+    """Order cells by the end of the first window they count in; `-` is before all."""
+    return -(2**63) if from_end == ALWAYS else int(from_end)
+
+
+def finished_rows(program: Program, columns: Mapping[str, Any], slots: Any) -> list[dict[str, Any]]:
+    """The finished values of cells, one mapping a cell."""
+    values = [finisher.finish(columns, slots) for finisher in program.finishers]
+    names = [finisher.spec.name for finisher in program.finishers]
+    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def _latest(start_ms: int, end_ms: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"window_start": start_ms, "window_end": end_ms, **row}
+
+
+def _group_texts(program: Program, group: bytes) -> dict[str, bytes | str | int]:
+    values = msgspec.json.decode(group)
+    pairs = zip(program.stage.group_by, values, strict=True)
+    return {name: _text(value) for name, value in pairs if value is not None}
+
+
+def _text(value: Any) -> str:
+    """A value as text in a row: strings as they are, everything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,156 @@
+"""config.yaml and the environment, read to a checked `Config`.
+
+Every problem of the file is found in one go, each at file:line:column; what is designed and not built yet is refused by
+name. A `Config` that comes out of here compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.definitions import Config, Stream, Transform
+from pipeline.core.expressions import Expression, compile_expression
+from pipeline.core.programs import stream_columns
+from pipeline.core.spelling import did_you_mean
+from pipeline.errors import ConfigError
+from pipeline.runtime.config_report import Report
+from pipeline.runtime.config_shapes import TopShape, redis_url
+from pipeline.runtime.config_stages import build_stages
+from pipeline.runtime.config_streams import build_streams
+from pipeline.runtime.config_yaml import MAX_BYTES, read_document
+
+ENV_PREFIX = "STREAMGAUGE_"
+ENV_TEST_PREFIX = "STREAMGAUGE_TEST_"
+ENV_REDIS_URL = "STREAMGAUGE_REDIS__URL"
+ENV_REDIS_URL_FILE = "STREAMGAUGE_REDIS__URL_FILE"
+ENV_NAMES = (ENV_REDIS_URL, ENV_REDIS_URL_FILE)
+ENV_LIKENESS = 0.8  # of an unknown name to one of ours, above which it is a typo and not another program's
+
+
+def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
+    """Read and check a config file; `STREAMGAUGE_REDIS__URL` (or `…_FILE`) stands above its `redis.url`.
+
+    Raises:
+        ConfigError: with every problem of the file and the environment.
+    """
+    env_problems, env_url = _read_environment(environ)
+    try:
+        config = _read_file(str(path))
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *env_problems]) from error
+    if env_problems:
+        raise ConfigError(env_problems)
+    return Config(
+        streams=config.streams,
+        stages=config.stages,
+        default_stream=config.default_stream,
+        redis_url=env_url or config.redis_url,
+        path=str(path),
+    )
+
+
+def _read_file(path: str) -> Config:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}. Give the path with --config."]) from error
+    document = read_document(data, path)
+    report = Report(document)
+    top = report.fit(TopShape, (), document.root, {})
+    streams, config = _build(report, document.root, top)
+    report.raise_if_any()
+    assert top is not None, "a misfit is a problem"
+    return Config(streams=streams, stages=config, default_stream=top.default_stream, redis_url=top.redis.url)
+
+
+def _build(report: Report, root: object, top: TopShape | None) -> tuple[dict[str, Stream], dict[str, Any]]:
+    """Check the sections as far as they are mappings, also when the top of the file has a problem of its own."""
+    raw_streams, raw_stages = _section(root, "streams"), _section(root, "stages")
+    streams = build_streams(report, raw_streams) if _has(root, "streams") else {}
+    stages = build_stages(report, raw_stages, streams, frozenset(raw_streams))
+    default = top.default_stream if top is not None else None
+    if default is not None and default not in raw_streams:
+        report.add(("default_stream",), f"unknown stream '{default}'.{did_you_mean(default, raw_streams)}")
+    return streams, stages
+
+
+def _has(root: object, name: str) -> bool:
+    return isinstance(root, dict) and isinstance(root.get(name), dict)
+
+
+def _section(root: object, name: str) -> dict[str, Any]:
+    return root[name] if isinstance(root, dict) and _has(root, name) else {}
+
+
+def _read_environment(environ: Mapping[str, str]) -> tuple[list[str], str | None]:
+    problems = [
+        f"environment: {name}: unknown setting.{did_you_mean(name, ENV_NAMES)}"
+        for name in sorted(environ)
+        if name.startswith(ENV_PREFIX) and not name.startswith(ENV_TEST_PREFIX) and _is_typo(name)
+    ]
+    if ENV_REDIS_URL in environ and ENV_REDIS_URL_FILE in environ:
+        problems.append(f"environment: {ENV_REDIS_URL} and {ENV_REDIS_URL_FILE} are both set. Unset one.")
+        return problems, None
+    try:
+        return problems, _env_redis_url(environ)
+    except ValueError as error:
+        return [*problems, f"environment: {error}"], None
+
+
+def _is_typo(name: str) -> bool:
+    """`__` stands for a section of the file, so such a name can only be meant for us."""
+    near = get_close_matches(name, ENV_NAMES, n=1, cutoff=ENV_LIKENESS)
+    return name not in ENV_NAMES and ("__" in name or bool(near))
+
+
+def _env_redis_url(environ: Mapping[str, str]) -> str | None:
+    if ENV_REDIS_URL in environ:
+        name, value = ENV_REDIS_URL, environ[ENV_REDIS_URL]
+    elif ENV_REDIS_URL_FILE in environ:
+        name = ENV_REDIS_URL_FILE
+        try:
+            value = Path(environ[name]).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{name}: the file {environ[name]} cannot be read: {error}.") from error
+    else:
+        return None
+    try:
+        return redis_url(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def config_warnings(config: Config) -> list[str]:
+    """Return what is allowed and probably not meant: filters that a null makes null, since null is not true."""
+    found: list[str] = []
+    for stage in config.stages.values():
+        if not isinstance(stage, Transform) or stage.filter is None:
+            continue
+        columns, nullable = _columns_before(config, stage)
+        expression = compile_expression(stage.filter, columns)
+        found.extend(
+            f"stages.{stage.name}.filter: events without '{name}' are filtered out, since null is not true. "
+            f"Write COALESCE({name}, …) or {name} IS NULL OR … if they should stay."
+            for name in expression.null_from(columns, nullable)
+        )
+    return found
+
+
+def _columns_before(config: Config, stage: Transform) -> tuple[dict[str, Any], set[str]]:
+    """Return the columns that reach a transform and those of them that may be null."""
+    stream = config.stream_of(stage)
+    columns = stream_columns(stream)
+    nullable = {each.name for each in stream.fields if each.nullable}
+    for above in config.transforms_of(stage):
+        derived = {name: compile_expression(text, columns) for name, text in above.derive.items()}
+        nullable |= {name for name, each in derived.items() if _may_be_null(each, columns, nullable)}
+        columns = columns | {name: each.dtype for name, each in derived.items()}
+    return columns, nullable
+
+
+def _may_be_null(expression: Expression, columns: Mapping[str, Any], nullable: set[str]) -> bool:
+    return bool(expression.null_from(columns, nullable))

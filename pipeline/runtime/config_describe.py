@@ -1,0 +1,103 @@
+"""What `streamgauge check` prints: the graph of a config as a tree, stream by stream, with the keys it will use.
+
+Read from the checked `Config`, so it shows what was understood and not what was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stage, Stream, Transform
+from pipeline.core.times import format_duration
+
+_PASSWORD = re.compile(r"(://)[^@/]*@")
+_BYTE_UNITS = (("GB", 10**9), ("MB", 10**6), ("KB", 10**3))
+
+
+def describe(config: Config) -> str:
+    """Return the graph as lines of text, without a newline at the end and without the password of the Redis URL."""
+    url = _PASSWORD.sub(r"\1***@", config.redis_url)
+    lines = [f"redis {url}"]
+    for stream in config.streams.values():
+        lines.extend(("", *_stream_lines(config, stream)))
+    return "\n".join(lines)
+
+
+def _stream_lines(config: Config, stream: Stream) -> Iterator[str]:
+    default = " (POST /publish writes here)" if stream.name == config.default_stream else ""
+    yield f"{stream.name}{default}"
+    yield f"  fields      {', '.join(_field_text(each) for each in stream.fields)}"
+    yield f"  time        {_time_text(stream)}"
+    yield f"  partitions  {stream.partitions}, {_spread(stream)}: {key_range(stream)}:raw"
+    yield f"  kept        {format_duration(stream.retention_ms)} or {_bytes_text(stream.retention_bytes)}"
+    yield from _tree(config, stream.name, "  ")
+
+
+def key_range(stream: Stream) -> str:
+    """`{pageviews.0..3}`, the common part of the keys of all partitions."""
+    numbers = "0" if stream.partitions == 1 else f"0..{stream.partitions - 1}"
+    return f"{{{stream.name}.{numbers}}}"
+
+
+def _tree(config: Config, source: str, indent: str) -> Iterator[str]:
+    readers = [stage for stage in config.stages.values() if stage.source == source]
+    for stage in readers:
+        is_last = stage is readers[-1]
+        yield f"{indent}{'└─' if is_last else '├─'} {stage.name}"
+        below = f"{indent}{'   ' if is_last else '│  '}"
+        is_read = any(each.source == stage.name for each in config.stages.values())
+        yield from (f"{below}{'│' if is_read else ' '} {line}" for line in _stage_lines(config, stage))
+        yield from _tree(config, stage.name, below)
+
+
+def _stage_lines(config: Config, stage: Stage) -> Iterator[str]:
+    if isinstance(stage, Aggregate):
+        yield f"window    {_window_text(stage)}"
+        if stage.group_by:
+            yield f"group by  {', '.join(stage.group_by)}"
+        yield f"values    {', '.join(_aggregate_text(each) for each in stage.aggregates)}"
+        yield f"kept      {format_duration(stage.retention_ms)}: {{{stage.name}}}:rows, {{{stage.name}}}:latest"
+        return
+    yield from _transform_lines(config, stage)
+
+
+def _transform_lines(config: Config, stage: Transform) -> Iterator[str]:
+    if stage.filter is not None:
+        yield f"filter    {stage.filter}"
+    for name, text in stage.derive.items():
+        yield f"derive    {name} = {text}"
+    if stage.publish:
+        yield f"publish   {key_range(config.stream_of(stage))}:{stage.name}"
+
+
+def _field_text(field: Field) -> str:
+    kind = f"list[{field.item}]" if field.item else field.type
+    measure = f" {field.measure}" if field.measure else ""
+    return f"{field.name} {kind}{'?' if field.nullable else ''}{measure}"
+
+
+def _time_text(stream: Stream) -> str:
+    time = stream.time
+    source = f"of {time.field}" if time.field else "of arrival"
+    age = f", at most {format_duration(time.max_age_ms)} old" if time.max_age_ms is not None else ""
+    idle = f"idle after {format_duration(time.idle_after_ms)}" if time.idle_after_ms else "silence never moves it"
+    ahead = f"at most {format_duration(time.max_future_ms)} ahead"
+    return f"{source}, disorder {format_duration(time.disorder_ms)}, {ahead}{age}, {idle}"
+
+
+def _spread(stream: Stream) -> str:
+    return f"by {stream.partition_by}" if stream.partition_by else "spread evenly"
+
+
+def _window_text(stage: Aggregate) -> str:
+    offset = f", offset {format_duration(stage.window.offset_ms)}" if stage.window.offset_ms else ""
+    return f"tumbling {format_duration(stage.window.size_ms)}{offset}"
+
+
+def _aggregate_text(spec: AggregateSpec) -> str:
+    return f"{spec.name} = {spec.function}({spec.field})" if spec.field else f"{spec.name} = {spec.function}"
+
+
+def _bytes_text(count: int) -> str:
+    return next((f"{count // size}{unit}" for unit, size in _BYTE_UNITS if count % size == 0), f"{count} bytes")

@@ -1,0 +1,200 @@
+"""The shape of config.yaml: which settings there are, of which type, within which bounds; one pydantic model a section.
+
+Values come out in our own units (milliseconds, bytes). What needs to look at another part of the file (names, types of
+fields, expressions) is checked in `config_streams` and `config_stages`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from pipeline.core.definitions import DAY_MS, MINUTE_MS, SECOND_MS, ExtraPolicy, TimeUnit
+from pipeline.core.times import parse_duration_ms
+
+MAX_PARTITIONS = 256  # each costs a lease, a checkpoint and a reader per stage
+DEFAULT_PARTITIONS = 4
+DEFAULT_RETENTION_BYTES = 1_000_000_000
+
+_BYTE_UNITS = {"B": 1} | {
+    name: base**power
+    for power, letter in enumerate("KMGT", start=1)
+    for name, base in ((f"{letter}B", 1_000), (f"{letter}IB", 1_024))
+}
+_BYTES = re.compile(r"(\d{1,15})\s*([KMGT]?I?B)", re.IGNORECASE)
+
+
+def not_built(what: str) -> str:
+    """The one sentence for what the design has and this version has not."""
+    return f"`{what}` is not built yet in this version."
+
+
+def duration_ms(value: object) -> int:
+    """Read a duration of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, str):
+        raise ValueError(f"must be a duration with a unit, such as 10s or 5m, not {seen(value)}.")
+    return parse_duration_ms(value)
+
+
+def positive_duration_ms(value: object) -> int:
+    """Read a duration above 0."""
+    duration = duration_ms(value)
+    if duration == 0:
+        raise ValueError(f"must be longer than 0, not {value}.")
+    return duration
+
+
+def duration_or_none_ms(value: object) -> int | None:
+    """Read a duration above 0, or `none` (or YAML's null)."""
+    return None if value is None or value == "none" else positive_duration_ms(value)
+
+
+def offset_ms(value: object) -> int:
+    """Read a duration that may have a minus sign."""
+    if isinstance(value, str) and value.startswith("-"):
+        return -duration_ms(value[1:])
+    return duration_ms(value)
+
+
+def byte_count(value: object) -> int:
+    """Read a positive number of bytes, plain or with a unit: 1GB is 10^9, 1GiB 2^30."""
+    match = _BYTES.fullmatch(value) if isinstance(value, str) else None
+    count = int(match[1]) * _BYTE_UNITS[match[2].upper()] if match else value
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 < count < 2**60:
+        raise ValueError(f"must be a number of bytes such as 500MB, 1GB or 1GiB, not {seen(value)}.")
+    return count
+
+
+def partition_count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PARTITIONS:
+        raise ValueError(f"must be a whole number from 1 to {MAX_PARTITIONS}, not {seen(value)}.")
+    return value
+
+
+def redis_url(value: object) -> str:
+    """Read a Redis URL; a message names its scheme only, since a URL may hold a password."""
+    if not isinstance(value, str):
+        raise ValueError(f"must be a URL or `embedded`, not {seen(value)}.")
+    scheme, separator, rest = value.partition("://")
+    if scheme in ("redis+cluster", "redis+sentinel"):
+        raise ValueError(not_built(f"{scheme}://"))
+    if value == "embedded" or (separator and rest and scheme in ("redis", "rediss", "unix")):
+        return value
+    raise ValueError("is not a Redis URL. Write embedded, redis://host:6379/0, rediss://… or unix:///path/to.sock.")
+
+
+def extra_policy(value: object) -> object:
+    if value == "keep":
+        raise ValueError(f"{not_built('extra: keep')} Write drop or refuse.")
+    if value not in ("drop", "refuse"):
+        raise ValueError(f"must be drop or refuse, not {seen(value)}.")
+    return value
+
+
+def emit_policy(value: object) -> object:
+    if value == "on_update":
+        raise ValueError(f"{not_built('emit: on_update')} Write on_close.")
+    if value != "on_close":
+        raise ValueError(f"must be on_close, not {seen(value)}.")
+    return value
+
+
+def no_lateness(value: object) -> int:
+    if duration_ms(value):
+        raise ValueError(f"{not_built('allowed_lateness')} Remove it, or write 0s.")
+    return 0
+
+
+def field_mapping(value: object) -> object:
+    """`float?` is short for `{type: float?}`."""
+    return {"type": value} if isinstance(value, str) else value
+
+
+def seen(value: object) -> str:
+    """Quote a value in a message, without its whole length."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _value(reader: Callable[[Any], object]) -> BeforeValidator:
+    return BeforeValidator(reader)
+
+
+class Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class RedisShape(Shape):
+    url: Annotated[str, _value(redis_url)] = "embedded"
+
+
+class TopShape(Shape):
+    redis: RedisShape = RedisShape()
+    default_stream: str | None = None
+    streams: dict[str, Any]
+    stages: dict[str, Any] | None = None
+
+
+class FieldShape(Shape):
+    type: str
+    unit: str | None = None
+    zone: str | None = None
+    description: str | None = None
+
+
+class TimeShape(Shape):
+    field: str | None = None
+    disorder: Annotated[int, _value(duration_ms)] = 5 * SECOND_MS
+    max_future: Annotated[int, _value(duration_ms)] = 5 * MINUTE_MS
+    max_age: Annotated[int | None, _value(duration_or_none_ms)] = None
+    idle_after: Annotated[int | None, _value(duration_or_none_ms)] = 10 * SECOND_MS
+
+
+class StreamRetentionShape(Shape):
+    time: Annotated[int, _value(positive_duration_ms)] = DAY_MS
+    bytes: Annotated[int, _value(byte_count)] = DEFAULT_RETENTION_BYTES
+
+
+class StreamShape(Shape):
+    fields: dict[str, Annotated[FieldShape, _value(field_mapping)]] = Field(alias="schema")
+    time: TimeShape = TimeShape()
+    partition_by: str | None = None
+    partitions: Annotated[int, _value(partition_count)] = DEFAULT_PARTITIONS
+    retention: StreamRetentionShape = StreamRetentionShape()
+    extra: Annotated[ExtraPolicy, _value(extra_policy)] = "drop"
+
+
+class TransformShape(Shape):
+    source: str = Field(alias="from")
+    filter: str | None = None
+    derive: dict[str, str] = {}
+    publish: bool = False
+
+
+class WindowShape(Shape):
+    tumbling: Annotated[int, _value(positive_duration_ms)]
+    offset: Annotated[int, _value(offset_ms)] = 0
+
+
+class AggregateShape(Shape):
+    source: str = Field(alias="from")
+    window: WindowShape
+    group_by: list[str] = []
+    aggregates: dict[str, Any]
+    allowed_lateness: Annotated[int, _value(no_lateness)] = 0
+    emit: Annotated[Literal["on_close"], _value(emit_policy)] = "on_close"
+    retention: Annotated[int, _value(positive_duration_ms)] = DAY_MS
+
+
+TIME_UNITS: tuple[TimeUnit, ...] = ("auto", "s", "ms", "us", "ns")

@@ -1,0 +1,72 @@
+"""What is wrong, and what to do about it: config, Redis, API, lag.
+
+Invariant: a check that could not run is a check that failed; `doctor` never passes by not looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError, StreamgaugeError
+
+LAG_WARN_S = 30  # a worker at work is within a second; half a minute behind, it does not keep up or does not run
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing looked at: what was seen, and what to do where it is not ok."""
+
+    name: str
+    ok: bool
+    seen: str
+    fix: str = ""
+
+
+def check_config(path: Path, environ: Mapping[str, str]) -> Check:
+    from pipeline.runtime.config import load_config
+
+    try:
+        config = load_config(path, environ)
+    except ConfigError as error:
+        return Check("config", False, error.problems[0].splitlines()[0], f"streamgauge check --config {path}")
+    return Check("config", True, f"{path}: {len(config.streams)} streams, {len(config.stages)} stages")
+
+
+def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check]:
+    """Check that Redis answers and can keep the promises."""
+    import redis
+
+    from pipeline.rim.checks import check_server
+    from pipeline.rim.connection import reader
+
+    try:
+        client = reader(find_url())
+        findings = check_server(client, allow_volatile)
+    except (StreamgaugeError, redis.RedisError) as error:
+        return [Check("redis", False, str(error), "start it, or correct redis.url or --redis-url")]
+    return [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.advice) for f in findings]
+
+
+def check_ready(get: Callable[[str], Any]) -> Check:
+    """Check that the API answers and says it is ready."""
+    try:
+        get("/readyz")
+    except StreamgaugeError as error:
+        return Check("api", False, str(error), "streamgauge up, or --url with the address of a running one")
+    return Check("api", True, "ready")
+
+
+def check_lag(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
+    """Check that every stage keeps up with its stream."""
+    return [_stage_check(stage) for stage in stages]
+
+
+def _stage_check(stage: Mapping[str, Any]) -> Check:
+    lag = stage.get("lag") or {}
+    seconds, entries = lag.get("seconds") or 0, lag.get("entries") or 0
+    seen = f"{entries} entries, {seconds:.1f} s behind"
+    ok = seconds < LAG_WARN_S
+    return Check(f"lag {stage['stage']}", ok, seen, "" if ok else "start another worker: streamgauge worker")

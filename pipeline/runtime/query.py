@@ -1,0 +1,289 @@
+"""A metric over a range of time: published windows from their results, open ones from their panes, merged and finished.
+
+Every answer says up to where it is complete. Partials are merged in the fixed order (window start, from_end, partition),
+so a wider step gives the same bits whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import redis
+
+from pipeline.core.cells import CellTable, split_field
+from pipeline.core.definitions import Config
+from pipeline.core.programs import Program, compile_programs, program_of_definition
+from pipeline.core.times import format_duration
+from pipeline.core.windows import pane_start
+from pipeline.errors import BadRequestError
+from pipeline.rim import keys, store
+from pipeline.runtime.closer import finished_rows, from_end_order, minimum_watermark
+
+NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
+MAX_ROWS = 100_000
+State = str  # open | final
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricQuery:
+    """What was asked, checked and in milliseconds; `where` maps group fields to the values that are kept."""
+
+    metric: str
+    start_ms: int | None = None
+    end_ms: int | None = None
+    step_ms: int | None = None
+    where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    order: str = "window"  # `window` or a value's name, `-` before it for descending
+    limit: int = 10_000
+    closed_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published."""
+
+    watermark_ms: int | None
+    complete_to_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Flat rows, one per window and group, and what the answer covers."""
+
+    rows: list[Row]
+    start_ms: int | None
+    end_ms: int | None
+    step_ms: int
+    completeness: Completeness
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Partial:
+    """Cells of one window in merge order: who they belong to and how final they are."""
+
+    start_ms: int
+    group: bytes
+    cell: bytes
+    state: State
+    revision: int
+
+
+class Metrics:
+    """The reading side of all metrics of a config."""
+
+    def __init__(self, config: Config, client: redis.Redis) -> None:
+        self._client = client
+        self.programs = compile_programs(config)
+        self._older: dict[tuple[str, str], Program] = {}
+
+    def program(self, metric: str) -> Program:
+        """The program of the version that answers now: an older one while a changed stage rebuilds.
+
+        Raises:
+            BadRequestError: 404, there is no such metric.
+        """
+        current = self.programs.get(metric)
+        if current is None:
+            known = ", ".join(sorted(self.programs)) or "none"
+            raise BadRequestError(
+                f"there is no metric '{metric}'; there are: {known}", code="unknown_metric", status=404
+            )
+        active = self._client.execute_command("HGET", keys.versions(metric), "active")
+        if active is None or active.decode() == current.version:
+            return current
+        return self._older_program(metric, active.decode())
+
+    def _older_program(self, metric: str, version: str) -> Program:
+        if (metric, version) not in self._older:
+            text = self._client.execute_command("HGET", keys.versions(metric), f"definition:{version}")
+            assert text is not None, f"{metric}@{version} answers and has no definition"
+            self._older[metric, version] = program_of_definition(text)
+        return self._older[metric, version]
+
+    def completeness(self, program: Program) -> Completeness:
+        """How far a metric is, from its checkpoints and what is still due."""
+        name, partitions = program.stream.name, program.stream.partitions
+        due = store.due_panes(self._client, name, partitions, program.group)
+        return self._completeness(program, due)
+
+    def _completeness(self, program: Program, due: Sequence[Mapping[int, Any]]) -> Completeness:
+        stream = program.stream
+        checkpoints = store.load_checkpoints(self._client, stream.name, stream.partitions, program.group)
+        watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
+        if watermark_ms is None:
+            return Completeness(None, None)
+        waiting = min((start for panes in due for start in panes), default=watermark_ms)
+        return Completeness(watermark_ms, min(pane_start(program.window, watermark_ms), waiting))
+
+    def query(self, query: MetricQuery) -> Answer:
+        """Answer a query over windows that overlap [start, end).
+
+        Raises:
+            BadRequestError: the step does not fit the window (422), or the answer would be too large (400).
+        """
+        program = self.program(query.metric)
+        step_ms = checked_step(program, query.step_ms)
+        start_ms = None if query.start_ms is None else _aligned(program, query.start_ms, step_ms)
+        end_ms = None if query.end_ms is None else _aligned_up(program, query.end_ms, step_ms)
+        # panes first: a window published in between is then found twice, never not at all
+        due = store.due_panes(self._client, program.stream.name, program.stream.partitions, program.group)
+        completeness = self._completeness(program, due)
+        published = self._published(program, start_ms, end_ms)
+        partials = published
+        if not query.closed_only:
+            have = {partial.start_ms for partial in published}
+            wanted = [
+                [start for start in panes if start not in have and _overlaps(program, start, start_ms, end_ms)]
+                for panes in due
+            ]
+            partials = sorted([*published, *self._open(program, wanted)], key=lambda partial: partial.start_ms)
+        partials = [partial for partial in partials if _matches(program, partial.group, query.where)]
+        rows = _rows(program, partials, step_ms, completeness)
+        if query.closed_only:
+            rows = [row for row in rows if row["state"] != "open"]
+        rows = _ordered(program, rows, query.order)
+        return Answer(rows[: query.limit], start_ms, end_ms, step_ms, completeness, truncated=len(rows) > query.limit)
+
+    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> list[_Partial]:
+        windows = store.published_windows(
+            self._client,
+            program.name,
+            program.version,
+            -(2**62) if start_ms is None else start_ms,
+            2**62 if end_ms is None else end_ms,
+            limit=NEWEST_WINDOWS if start_ms is None else None,
+        )
+        return [
+            _Partial(result.start_ms, group, cell, result.state, result.revision)
+            for result in store.load_results(self._client, program.name, program.version, windows)
+            for group, cell in zip(result.groups, result.cells, strict=True)
+        ]
+
+    def _open(self, program: Program, wanted: Sequence[Sequence[int]]) -> list[_Partial]:
+        """The cells of windows that are not published, by window start, from_end, then partition."""
+        found: list[tuple[int, int, int, _Partial]] = []
+        for partition, starts in enumerate(wanted):
+            panes = store.load_panes(self._client, program.stream.name, partition, program.group, starts)
+            for start, cells in panes.items():
+                for name, cell in cells.items():
+                    from_end, group = split_field(name)
+                    partial = _Partial(start, group, cell, "open", 0)
+                    found.append((start, from_end_order(from_end), partition, partial))
+        return [partial for *_, partial in sorted(found, key=lambda item: item[:3])]
+
+    def latest(self, metric: str) -> Answer:
+        """The newest closed window."""
+        program = self.program(metric)
+        completeness = self.completeness(program)
+        windows = store.published_windows(self._client, program.name, program.version, -(2**62), 2**62, limit=1)
+        results = store.load_results(self._client, program.name, program.version, windows)
+        partials = [
+            _Partial(result.start_ms, group, cell, result.state, result.revision)
+            for result in results
+            for group, cell in zip(result.groups, result.cells, strict=True)
+        ]
+        size_ms = program.window.size_ms
+        rows = _ordered(program, _rows(program, partials, size_ms, completeness), "window")
+        start_ms, end_ms = windows[0] if windows else (None, None)
+        return Answer(rows, start_ms, end_ms, size_ms, completeness, truncated=False)
+
+
+def checked_step(program: Program, step_ms: int | None) -> int:
+    """The step of an answer: the window itself, or a multiple of it whose buckets begin where windows begin."""
+    size_ms = program.window.size_ms
+    if step_ms is None or step_ms == size_ms:
+        return size_ms
+    if step_ms <= 0 or step_ms % size_ms:
+        nearest = max(size_ms, round(step_ms / size_ms) * size_ms)
+        raise BadRequestError(
+            f"step {format_duration(step_ms) if step_ms > 0 else step_ms} is not a multiple of {program.name}'s window of "
+            f"{format_duration(size_ms)}; the nearest that answers exactly is {format_duration(nearest)}",
+            code="step_not_exact",
+            status=422,
+        )
+    return step_ms
+
+
+def _aligned(program: Program, time_ms: int, step_ms: int) -> int:
+    return time_ms - (time_ms - program.window.offset_ms) % step_ms
+
+
+def _aligned_up(program: Program, time_ms: int, step_ms: int) -> int:
+    """The first boundary at or after `time_ms`."""
+    return time_ms + (program.window.offset_ms - time_ms) % step_ms
+
+
+def _overlaps(program: Program, start: int, start_ms: int | None, end_ms: int | None) -> bool:
+    after = start_ms is None or start + program.window.size_ms > start_ms
+    return after and (end_ms is None or start < end_ms)
+
+
+def _matches(program: Program, group: bytes, where: Mapping[str, Sequence[Any]]) -> bool:
+    if not where:
+        return True
+    values = dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
+    return all(values[name] in wanted for name, wanted in where.items())
+
+
+def _rows(program: Program, partials: Sequence[_Partial], step_ms: int, completeness: Completeness) -> list[Row]:
+    """Merge partials by step and group, and finish them; in order of first appearance."""
+    table = CellTable(program.layout)
+    buckets = [_aligned(program, partial.start_ms, step_ms) for partial in partials]
+    cells = list(zip(buckets, (partial.group for partial in partials), strict=True))
+    table.merge(cells, program.layout.unpack([partial.cell for partial in partials]))
+    about: dict[tuple[int, bytes], tuple[State, int]] = {}
+    for cell, partial in zip(cells, partials, strict=True):
+        state, revision = about.get(cell, (partial.state, 0))
+        about[cell] = ("open" if partial.state == "open" else state, max(revision, partial.revision))
+    values = finished_rows(program, table.columns, table.slots(about))
+
+    def state_of(bucket_ms: int, state: State) -> State:
+        return state if step_ms == program.window.size_ms else _state(bucket_ms + step_ms, state, completeness)
+
+    return [
+        _row(program, bucket, step_ms, group, state_of(bucket, state), revision, row)
+        for ((bucket, group), (state, revision)), row in zip(about.items(), values, strict=True)
+    ]
+
+
+def _state(end_ms: int, state: State, completeness: Completeness) -> State:
+    """A step is open while one of its windows is, or while it reaches beyond what is complete."""
+    complete = completeness.complete_to_ms
+    return state if complete is not None and end_ms <= complete else "open"
+
+
+def _row(program: Program, start_ms: int, step_ms: int, group: bytes, state: State, revision: int, values: Row) -> Row:
+    names = zip(program.stage.group_by, msgspec.json.decode(group), strict=True)
+    return {
+        "window_start": start_ms,
+        "window_end": start_ms + step_ms,
+        "state": state,
+        "revision": revision,
+        **dict(names),
+        **values,
+    }
+
+
+def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
+    """Rows by window then group; or by a value first, nulls last either way."""
+    by_window = sorted(
+        rows, key=lambda row: (row["window_start"], *_sortable(row[name] for name in program.stage.group_by))
+    )
+    name = order.removeprefix("-")
+    descending = order.startswith("-")
+    if name == "window":
+        return sorted(by_window, key=lambda row: row["window_start"], reverse=True) if descending else by_window
+    known = [row for row in by_window if row[name] is not None]
+    unknown = [row for row in by_window if row[name] is None]
+    return [*sorted(known, key=lambda row: row[name], reverse=descending), *unknown]
+
+
+def _sortable(values: Iterator[Any]) -> Iterator[tuple[bool, Any]]:
+    """Nulls after everything; a column has one type, so the rest compares."""
+    return ((value is None, "" if value is None else value) for value in values)

@@ -1,0 +1,212 @@
+"""Files as rows to send: NDJSON, CSV and Parquet, the first two also gzipped.
+
+Invariant: the same file and the same schema give the same bytes for every row, in file order, so a batch sent again
+after a crash meets its own idempotency record. A row that cannot be converted is still there, for the door to refuse.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import msgspec
+
+from pipeline.core.ndjson import encode_rows
+from pipeline.core.times import epoch_to_ms, parse_time_ms
+from pipeline.errors import StreamgaugeError
+
+GZIP_MAGIC = b"\x1f\x8b"
+PARQUET_MAGIC = b"PAR1"
+PARQUET_SLICE_ROWS = 50_000  # read at once: tens of MB, whatever the size of the file
+EPOCH_MS_RANGE = range(10**11, 10**14)  # integers that `epoch_to_ms` reads as milliseconds
+
+FileFormat = Literal["ndjson", "csv", "parquet"]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """One row: its line (of a Parquet file: its row) counted from 1, and its JSON."""
+
+    line: int
+    body: bytes
+
+
+def read_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
+    """Yield the rows of a file; `fields` (name → type) types the text of a CSV.
+
+    Raises:
+        StreamgaugeError: the file is of no known format, or is not what its format says.
+    """
+    match file_format(path):
+        case "parquet":
+            return _parquet_rows(path)
+        case "csv":
+            return _csv_rows(path, fields)
+        case "ndjson":
+            return _ndjson_rows(path)
+
+
+def file_format(path: Path) -> FileFormat:
+    """Return the format, by content where it tells (Parquet, a JSON object) and by name for CSV."""
+    with _open(path) as file:
+        head = file.read(4096)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if head.startswith(PARQUET_MAGIC):
+        return "parquet"
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        return "csv"
+    if start == b"{" or not head:
+        return "ndjson"
+    if start == b"[":
+        raise StreamgaugeError(f"{path}: a JSON array is not read; make it one object a line: jq -c '.[]' {path.name}")
+    raise StreamgaugeError(f"{path}: neither NDJSON, nor Parquet, nor a name that ends in .csv or .csv.gz")
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == GZIP_MAGIC
+        return cast(BinaryIO, gzip.open(path, "rb")) if zipped else path.open("rb")
+    except OSError as error:
+        raise StreamgaugeError(f"{path}: {error.strerror}") from error
+
+
+def _ndjson_rows(path: Path) -> Iterator[FileRow]:
+    with _open(path) as file:
+        for line, text in enumerate(_lines(path, file), start=1):
+            if body := text.strip():
+                yield FileRow(line, body.removeprefix(b"\xef\xbb\xbf"))
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise StreamgaugeError(f"{path}: the gzip file is damaged or cut off: {error}") from error
+
+
+def _csv_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
+    with _open(path) as file:
+        text = io.TextIOWrapper(cast(io.BufferedReader, file), encoding="utf-8-sig", newline="")
+        reader = csv.reader(text, strict=True)
+        try:
+            header = _header(path, reader, fields)
+            readers = [_cell_reader(fields.get(name, "string")) for name in header]
+            for cells in reader:
+                if cells:
+                    yield FileRow(reader.line_num, _csv_body(header, readers, cells))
+        except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
+            raise StreamgaugeError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}") from error
+
+
+def _header(path: Path, reader: Iterator[list[str]], fields: Mapping[str, str]) -> list[str]:
+    header = [name.strip() for name in next(reader, [])]
+    if len(set(header)) != len(header):
+        raise StreamgaugeError(f"{path}:1: the header names a column twice: {', '.join(header)}")
+    if fields and not set(header) & set(fields):
+        raise StreamgaugeError(
+            f"{path}:1: no column is a field of the stream. Columns: {', '.join(header)}. Fields: {', '.join(fields)}."
+        )
+    return header
+
+
+def _csv_body(header: list[str], readers: list[Callable[[str], Any]], cells: list[str]) -> bytes:
+    if len(cells) > len(header):  # an unquoted comma: which cell is which is not known, so the door refuses the row
+        return msgspec.json.encode(",".join(cells))
+    row = {name: read(cell) if cell else None for name, read, cell in zip(header, readers, cells, strict=False)}
+    return encode_rows([row]).rstrip()
+
+
+def _cell_reader(kind: str) -> Callable[[str], Any]:
+    return CELL_READERS.get(kind.partition("[")[0], str)
+
+
+def typed_cell(kind: str, text: str) -> Any:
+    """Return text as a value of a field type, or as it is where it cannot be one; empty text is null."""
+    return _cell_reader(kind)(text) if text else None
+
+
+def _int_cell(cell: str) -> Any:
+    return int(cell) if re.fullmatch(r"\s*[+-]?\d{1,30}\s*", cell, re.ASCII) else cell
+
+
+def _float_cell(cell: str) -> Any:
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return number if math.isfinite(number) else cell
+
+
+def _bool_cell(cell: str) -> Any:
+    return {"true": True, "1": True, "false": False, "0": False}.get(cell.strip().lower(), cell)
+
+
+def _timestamp_cell(cell: str) -> Any:
+    whole = _int_cell(cell)
+    return whole if isinstance(whole, int) else _float_cell(cell)
+
+
+def _list_cell(cell: str) -> Any:
+    try:
+        return msgspec.json.decode(cell)
+    except msgspec.DecodeError:
+        return cell
+
+
+CELL_READERS: Mapping[str, Callable[[str], Any]] = {
+    "int": _int_cell,
+    "float": _float_cell,
+    "bool": _bool_cell,
+    "timestamp": _timestamp_cell,
+    "list": _list_cell,
+}
+
+
+def _parquet_rows(path: Path) -> Iterator[FileRow]:
+    import polars as pl
+
+    try:
+        source = pl.scan_parquet(path)
+        for first in range(0, source.select(pl.len()).collect().item(), PARQUET_SLICE_ROWS):
+            rows = source.slice(first, PARQUET_SLICE_ROWS).collect().iter_rows(named=True)
+            for line, row in enumerate(rows, start=first + 1):
+                yield FileRow(line, encode_rows([row]).rstrip())
+    except pl.exceptions.PolarsError as error:
+        raise StreamgaugeError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+class EventTimes:
+    """Reads the event time of a row without decoding the rest of it."""
+
+    def __init__(self, field: str) -> None:
+        shape = msgspec.defstruct("EventTime", [("at", int | float | str | None, None)], rename={"at": field})
+        self._decode = msgspec.json.Decoder(shape).decode
+
+    def of(self, row: FileRow) -> int | None:
+        """Return epoch milliseconds, or None where the door will find no time either."""
+        try:
+            at = cast(Any, self._decode(row.body)).at
+            if type(at) is int and at in EPOCH_MS_RANGE:
+                return at
+            return _time_ms(at)
+        except (msgspec.DecodeError, ValueError):
+            return None
+
+
+def _time_ms(at: Any) -> int | None:
+    match at:
+        case str():
+            return parse_time_ms(at, 0)
+        case float():
+            return epoch_to_ms(format(at, "f"))
+        case int():
+            return epoch_to_ms(str(at))
+    return None

@@ -1,0 +1,155 @@
+"""One consumer group on one partition: load, take, compute, commit; on any doubt forget everything and load again.
+
+The state in memory is only ever the state after the last commit that succeeded. The fence decides whether it still is
+the state in Redis; this module never tries to find out by itself (DESIGN 8.3, 8.4).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import redis
+import structlog
+
+from pipeline.core.batches import Batch
+from pipeline.core.definitions import Stream
+from pipeline.core.entries import Chunk, Entry, Row, Tick, parse_entry
+from pipeline.core.process import TimeState
+from pipeline.rim import groups, store
+from pipeline.rim.commit import MAX_BYTES, MAX_CELLS, Checkpoint, Commit, Fence, commit
+from pipeline.rim.replies import Entry as RawEntry
+from pipeline.rim.scripts import Scripts
+from pipeline.runtime.computations import Changes, Computation
+
+TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
+MAX_ENTRIES = 1_000  # entries a read takes at most, whatever they hold
+
+log = structlog.get_logger(__name__)
+Decode = Callable[[Sequence[Entry]], Batch]
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The state a runner works on: what the last successful commit (or the load) left."""
+
+    consumer: str
+    checkpoint: Checkpoint
+    pending: list[Entry]  # ours and not yet committed, in order
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs one computation on one partition; the caller holds the lease."""
+
+    stream: Stream
+    partition: int
+    computation: Computation
+    client: redis.Redis
+    scripts: Scripts
+    worker: str
+    state: Loaded | None = None
+    _events_per_entry: float = field(default=1.0)
+
+    @property
+    def group(self) -> str:
+        return self.computation.group
+
+    @property
+    def read_count(self) -> int:
+        """How many entries to take next, so that they bring about TARGET_EVENTS."""
+        return max(1, min(MAX_ENTRIES, int(TARGET_EVENTS / self._events_per_entry)))
+
+    def load(self) -> Loaded:
+        """Claim every pending entry under a new name, then read the checkpoint and the open panes.
+
+        In this order: after the claim no other worker's commit can pass the fence, so what is read next stands still.
+        """
+        consumer = f"{self.worker}-{secrets.token_hex(4)}"
+        load_ms = store.redis_time_ms(self.client)
+        claimed = groups.claim_all(self.client, self.stream.name, self.partition, self.group, consumer)
+        checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, self.group)
+        if claimed.lost:
+            log.error("pending entries are gone from the log", group=self.group, ids=[i.decode() for i in claimed.lost])
+        self.computation.load(self.client, time_state(checkpoint))
+        groups.retire_consumers(self.scripts, self.stream.name, self.partition, self.group)
+        checkpoint = replace(checkpoint, load_ms=max(checkpoint.load_ms, load_ms))
+        self.state = Loaded(consumer, checkpoint, parse_entries(claimed.entries))
+        return self.state
+
+    def take(self, entries: Sequence[RawEntry]) -> None:
+        """Add entries that XREADGROUP gave this consumer."""
+        assert self.state is not None, "entries were read without a loaded state"
+        self.state.pending += parse_entries(entries)
+
+    def process(self, decode: Decode) -> int:
+        """Compute and commit everything pending; return the number of events.
+
+        Raises:
+            FenceError: nothing was written and the state is forgotten; the next poll loads again.
+        """
+        assert self.state is not None
+        events = 0
+        while self.state.pending:
+            try:
+                events += self._process(decode, self.state.pending)
+            except BaseException:
+                self.state = None  # the table may hold what was not committed
+                raise
+        return events
+
+    def _process(self, decode: Decode, entries: Sequence[Entry]) -> int:
+        """Commit the oldest of `entries` that fit in one commit."""
+        state = self.state
+        assert state is not None
+        batch = decode(entries)
+        computed = self.computation.compute(batch, time_state(state.checkpoint))
+        if self.computation.size(computed) > MAX_CELLS and len(entries) > 1:
+            return self._process(decode, entries[: len(entries) // 2])
+        changes = self.computation.apply(batch, computed)
+        after = self._after(state.checkpoint, entries, changes)
+        fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), state.pending[0].id)
+        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows)
+        if what.size > MAX_BYTES:
+            log.info("long commit", group=self.group, partition=self.partition, bytes=what.size)
+        commit(self.scripts, self.stream.name, self.partition, what)
+        state.checkpoint = after
+        state.pending = state.pending[len(entries) :]
+        self.computation.forget(time_state(after))
+        self._events_per_entry = max(1.0, batch.n_events / len(entries))
+        return batch.n_events
+
+    def _after(self, before: Checkpoint, entries: Sequence[Entry], changes: Changes) -> Checkpoint:
+        ledger = changes.ledger
+        assert ledger.balances, f"{self.group}: the ledger of a batch does not add up: {ledger}"
+        position, arrival_ms = before.position, before.arrival_ms
+        for entry in entries:
+            if isinstance(entry, Chunk) and entry.n:
+                position, arrival_ms = entry.position, entry.arrival_ms
+            elif isinstance(entry, Row):
+                position, arrival_ms = position + 1, entry.arrival_ms
+        return replace(
+            before,
+            cursor=entries[-1].id,
+            max_seen_ms=changes.time.max_seen_ms,
+            max_ts_ms=changes.time.max_ts_ms,
+            commit=before.commit + 1,
+            position=position,
+            arrival_ms=arrival_ms,
+            entries=before.entries + len(entries),
+            ticks=before.ticks + sum(isinstance(entry, Tick) for entry in entries),
+            read=before.read + ledger.read,
+            accepted=before.accepted + ledger.accepted,
+            filtered=before.filtered + ledger.filtered,
+            late=before.late + ledger.late,
+            dead=before.dead + ledger.dead,
+        )
+
+
+def time_state(checkpoint: Checkpoint) -> TimeState:
+    return TimeState(checkpoint.max_seen_ms, checkpoint.max_ts_ms, checkpoint.floor_ms)
+
+
+def parse_entries(entries: Sequence[RawEntry]) -> list[Entry]:
+    return [parse_entry(entry.id, entry.fields) for entry in entries if entry.fields is not None]

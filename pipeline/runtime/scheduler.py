@@ -1,0 +1,180 @@
+"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, and checks of the server.
+
+Safe to run several: every effect is decided inside a script (a tick by the last entry, a trim by the checkpoints, an
+expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by the
+wall clock: ticks go through the log.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import redis
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from pipeline.core.definitions import MINUTE_MS, Aggregate, Config, Stream, Transform
+from pipeline.core.events import Reader
+from pipeline.core.programs import version_of
+from pipeline.rim import connection, expiry, keys, replies, trim
+from pipeline.rim.checks import check_server
+from pipeline.rim.expiry import Expired
+from pipeline.rim.scripts import Scripts
+from pipeline.rim.store import redis_time_ms
+from pipeline.rim.ticks import TimeKeeper
+from pipeline.rim.trim import Trimmed
+from pipeline.runtime.config import load_config
+from pipeline.runtime.setup import groups_of
+
+TICK_EVERY_MS = 500  # a silent stream closes its windows at most this much after it is due
+TRIM_EVERY_MS = 5_000  # at 150 MB/s a log of 1 GB fills in seven seconds: once a minute would let it grow to nine
+EXPIRE_EVERY_MS = MINUTE_MS
+CHECK_EVERY_MS = MINUTE_MS
+JOBS_AT_ONCE = 4  # one thread a job: a long trim must not hold up the ticks
+
+log = structlog.get_logger(__name__)
+
+
+def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
+    """One writer of ticks for each stream: what the scheduler and `POST …/time` move time with."""
+    scripts = Scripts(client)
+    return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
+
+
+def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
+    windows = {stage.window for stage in config.aggregates() if config.stream_of(stage).name == stream.name}
+    return TimeKeeper(
+        client=client,
+        scripts=scripts,
+        stream=stream,
+        windows=sorted(windows, key=lambda window: (window.size_ms, window.offset_ms)),
+        groups=groups_of(config, stream.name),
+        reader=Reader(stream, ()),
+    )
+
+
+@dataclass(slots=True)
+class Housekeeping:
+    """The jobs, each callable by itself; `now_ms` is Redis's clock unless a test says another."""
+
+    config: Config
+    client: redis.Redis
+
+    def __post_init__(self) -> None:
+        self._scripts = Scripts(self.client)
+        self._time_keepers = time_keepers(self.client, self.config)
+
+    def tick_once(self, now_ms: int | None = None) -> list[str]:
+        """Write the ticks that are due in any stream; return their entry ids."""
+        now_ms = redis_time_ms(self.client) if now_ms is None else now_ms
+        return [entry_id for keeper in self._time_keepers.values() for entry_id in keeper.tick_idle(now_ms)]
+
+    def trim_once(self, now_ms: int | None = None) -> Trimmed:
+        """Sample checkpoints and trim every stream that is past its retention."""
+        now_ms = redis_time_ms(self.client) if now_ms is None else now_ms
+        trimmed = Trimmed()
+        for stream in self.config.streams.values():
+            groups = groups_of(self.config, stream.name)
+            trimmed += trim.trim_stream(self.client, self._scripts, stream, groups, now_ms)
+        return trimmed
+
+    def expire_once(self, now_ms: int | None = None) -> Expired:
+        """Delete results past their retention with their panes, and old rows of side streams."""
+        now_ms = redis_time_ms(self.client) if now_ms is None else now_ms
+        expired = Expired()
+        for stage in self.config.stages.values():
+            stream = self.config.stream_of(stage)
+            if isinstance(stage, Aggregate):
+                for version in self._versions(stage):
+                    expired += expiry.expire_results(self.client, self._scripts, stream, stage, version, now_ms)
+                expired += expiry.expire_downstream(self.client, stage, now_ms)
+            elif isinstance(stage, Transform) and stage.publish:
+                expired += expiry.expire_transform(self.client, stream, stage, now_ms)
+        for stream in self.config.streams.values():
+            groups = groups_of(self.config, stream.name)
+            expired += expiry.expire_side_streams(self.client, stream, groups, now_ms)
+        return expired
+
+    def check_once(self) -> None:
+        """Say in the log what has become wrong with the server's settings since the start."""
+        for finding in check_server(self.client, True):
+            if not finding.ok:
+                log.error("server is unfit", check=finding.name, seen=str(finding.seen), advice=finding.advice)
+
+    def _versions(self, stage: Aggregate) -> list[str]:
+        """Every version of a metric that may have results: the running one, and all its record names."""
+        stored = replies.fields(self.client.execute_command("HGETALL", keys.versions(stage.name)))
+        active = stored.pop(b"active", b"").decode()
+        named = {name.decode().partition(":")[2] for name in stored}
+        return sorted(({version_of(self.config, stage.name), active} | named) - {""})
+
+
+def guarded(name: str, job: Callable[[], object]) -> None:
+    """Run a job at the top of its thread: whatever fails is logged, and the next run tries again."""
+    try:
+        done = job()
+    except redis.RedisError as error:
+        away = connection.is_away(error)
+        log.warning("redis is away" if away else "redis refused", job=name, error=str(error), next="the next run")
+    except Exception:
+        log.exception("job failed", job=name, next="the next run")
+    else:
+        log.debug("job ran", job=name, done=done)
+
+
+def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
+    """Put the jobs on an APScheduler, not started.
+
+    `coalesce` and no misfire grace: after a pause (SIGSTOP, a suspended machine) each job runs once, at once, and looks
+    at what is now; the runs that were missed have nothing left to do. One instance: the next look begins when this one
+    has ended.
+    """
+    scheduler = BackgroundScheduler(
+        executors={"default": ThreadPoolExecutor(JOBS_AT_ONCE)},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        timezone=UTC,
+    )
+    jobs: list[tuple[str, Callable[[], object], int]] = [
+        ("ticks", housekeeping.tick_once, TICK_EVERY_MS),
+        ("trim", housekeeping.trim_once, TRIM_EVERY_MS),
+        ("expiry", housekeeping.expire_once, EXPIRE_EVERY_MS),
+        ("checks", housekeeping.check_once, CHECK_EVERY_MS),
+    ]
+    for name, job, every_ms in jobs:
+        scheduler.add_job(
+            partial(guarded, name, job),
+            "interval",
+            seconds=every_ms / 1_000,
+            id=name,
+            name=name,
+            next_run_time=datetime.now(UTC),
+        )
+    return scheduler
+
+
+def run_scheduler(config_path: Path, redis_url: str) -> None:
+    """Run until SIGTERM or SIGINT, then let the jobs that are running end.
+
+    Raises:
+        ConfigError: the config file cannot be used.
+    """
+    config = load_config(config_path, os.environ)
+    client = connection.writer(redis_url)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    scheduler = schedule(Housekeeping(config, client))
+    scheduler.start()
+    log.info("scheduler started", streams=len(config.streams), stages=len(config.stages))
+    stopping.wait()
+    scheduler.shutdown(wait=True)
+    client.close()
+    log.info("scheduler stopped")

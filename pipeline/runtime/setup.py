@@ -1,0 +1,113 @@
+"""What must exist before a worker starts: each stream's record, the consumer groups, and each metric's versions.
+
+Groups are created here and nowhere else (FACTS 6). A version that is new starts at the head of the retained log; the
+old version answers until the new one has caught up with where the log was when it was set up.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import redis
+
+from pipeline.core.definitions import Aggregate, Config, Stage, Stream, Transform
+from pipeline.core.programs import encode_definition, version_of
+from pipeline.errors import ConfigError
+from pipeline.rim import groups, keys, replies
+from pipeline.rim.scripts import Scripts
+from pipeline.rim.store import load_checkpoints
+
+
+def stage_groups(config: Config) -> dict[str, str]:
+    """Consumer group of every stage that reads the log itself: all aggregates, and transforms with `publish: true`."""
+    return {
+        stage.name: f"{stage.name}@{version_of(config, stage.name)}"
+        for stage in config.stages.values()
+        if not isinstance(stage, Transform) or stage.publish
+    }
+
+
+def groups_of(config: Config, stream: str) -> tuple[str, ...]:
+    """The consumer groups that read a stream's log."""
+    return tuple(group for name, group in stage_groups(config).items() if _reads(config, config.stages[name], stream))
+
+
+def _reads(config: Config, stage: Stage, stream: str) -> bool:
+    return config.stream_of(stage).name == stream
+
+
+def set_up(client: redis.Redis, config: Config) -> None:
+    """Create what is missing; safe to run by every process at its start.
+
+    Raises:
+        ConfigError: the number of partitions of a stream with data was changed.
+    """
+    scripts = Scripts(client)
+    for stream in config.streams.values():
+        _keep_partitions(client, config, stream)
+    for name, group in stage_groups(config).items():
+        stream = config.stream_of(config.stages[name])
+        for partition in range(stream.partitions):
+            scripts.run(
+                "setup",
+                keys=[
+                    keys.raw(stream.name, partition),
+                    keys.checkpoint(stream.name, partition, group),
+                    keys.cut(stream.name, partition),
+                ],
+                args=[group],
+            )
+    for aggregate in config.aggregates():
+        _announce(client, config, aggregate.name)
+
+
+def _keep_partitions(client: redis.Redis, config: Config, stream: Stream) -> None:
+    key = keys.record(stream.name)
+    client.execute_command("HSETNX", key, "partitions", stream.partitions)
+    stored = int(client.execute_command("HGET", key, "partitions"))
+    if stored != stream.partitions:
+        raise ConfigError(
+            [
+                f"{config.path or 'config.yaml'}: streams.{stream.name}.partitions: this data has {stored} partitions, "
+                f"the file says {stream.partitions}. Events are already spread over {stored}; "
+                f"set it back to {stored}, or give the stream another name."
+            ]
+        )
+
+
+def _announce(client: redis.Redis, config: Config, metric: str) -> None:
+    """Record a metric's version; a first one is active at once, a later one when it has caught up."""
+    version = version_of(config, metric)
+    key = keys.versions(metric)
+    stage = config.stages[metric]
+    assert isinstance(stage, Aggregate)
+    client.execute_command("HSET", key, f"definition:{version}", encode_definition(config, stage))
+    if client.execute_command("HSETNX", key, "active", version):
+        return
+    if client.execute_command("HGET", key, "active").decode() == version:
+        return
+    stream = config.stream_of(config.stages[metric])
+    targets = [_last_id(client, stream.name, partition) for partition in range(stream.partitions)]
+    client.execute_command("HSETNX", key, f"targets:{version}", msgspec.json.encode(targets))
+
+
+def _last_id(client: redis.Redis, stream: str, partition: int) -> str:
+    info = client.execute_command("XINFO", "STREAM", keys.raw(stream, partition))
+    return replies.parse_stream_info(info).last_id.decode()
+
+
+def activate_when_caught_up(client: redis.Redis, config: Config, metric: str, group: str) -> bool:
+    """Make a rebuilt version answer once every partition has reached where the log was at its set-up."""
+    version = group.partition("@")[2]
+    stored = replies.parse_hash(client.execute_command("HGETALL", keys.versions(metric)))
+    if stored.get(b"active") == version.encode():
+        return True
+    targets = stored.get(f"targets:{version}".encode())
+    if targets is None:
+        return False
+    stream = config.stream_of(config.stages[metric])
+    checkpoints = load_checkpoints(client, stream.name, stream.partitions, group)
+    reached = zip(checkpoints, msgspec.json.decode(targets, type=list[str]), strict=True)
+    if any(groups.id_order(checkpoint.cursor) < groups.id_order(target.encode()) for checkpoint, target in reached):
+        return False
+    client.execute_command("HSET", keys.versions(metric), "active", version)
+    return True

@@ -1,0 +1,100 @@
+#!/bin/sh
+# Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
+#
+#   scripts/setup.sh          what `make run` needs
+#   scripts/setup.sh test     and a redis-server, which some tests want besides the embedded one
+#
+# PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
+set -eu
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+VENV=${VENV:-.venv}
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+die() { say "$@"; exit 1; }
+is_root() { [ "$(id -u)" -eq 0 ]; }
+has() { command -v "$1" >/dev/null 2>&1; }
+quietly() { "$@" >"$LOG" 2>&1 </dev/null; }
+apt_install() { quietly apt-get install -y "$@" || { quietly apt-get update && quietly apt-get install -y "$@"; }; }
+
+LOG=$(mktemp)
+trap 'rm -f "$LOG"' EXIT
+export DEBIAN_FRONTEND=noninteractive PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# What an environment depends on: the interpreter, and the folder, whose path is in its scripts.
+place() {
+    "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
+    pwd
+}
+# What an installation in it depends on: the lock, and the entry points.
+contents() { cat requirements.lock pyproject.toml | cksum; }
+recorded() { cat "$VENV/streamgauge-$1" 2>/dev/null || true; }
+record() { printf '%s\n' "$2" >"$VENV/streamgauge-$1"; }
+
+require_python() {
+    has "$PYTHON" || die "no '$PYTHON' here: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$("$PYTHON" --version) is too old: Streamgauge needs 3.11 or newer; name one: make PYTHON=/path/to/python3.11"
+}
+
+# Debian ships Python without ensurepip: `python3 -m venv` then fails and leaves half a folder behind.
+make_venv() {
+    # VENV is the user's to choose: what is not an environment is not ours to remove.
+    if [ -e "$VENV" ] && [ ! -f "$VENV/pyvenv.cfg" ]; then
+        die "$VENV exists and is not a virtual environment: remove it, or name another folder: make VENV=other"
+    fi
+    rm -rf "$VENV"
+    quietly "$PYTHON" -m venv "$VENV" && return
+    rm -rf "$VENV"
+    if is_root && has apt-get; then
+        say "installing python3-venv with apt"
+        apt_install python3-venv && quietly "$PYTHON" -m venv "$VENV" && return
+        rm -rf "$VENV"
+    fi
+    if has virtualenv && quietly virtualenv --python "$PYTHON" "$VENV"; then return; fi
+    rm -rf "$VENV"
+    # The system's pip may install into another environment even where Debian forbids it to touch its own.
+    if quietly "$PYTHON" -m venv --without-pip "$VENV" &&
+        quietly "$PYTHON" -m pip --python "$VENV/bin/python" install pip; then return; fi
+    rm -rf "$VENV"
+    die "$("$PYTHON" --version) here cannot make virtual environments; root can install what is missing: apt-get install python3-venv"
+}
+
+venv_works() { "$VENV/bin/python" -m pip --version >/dev/null 2>&1; }
+
+install_packages() {
+    say "installing the locked packages into $VENV (the first time takes a minute or two)"
+    "$VENV/bin/python" -m pip install -qq --require-hashes --requirement requirements.lock ||
+        die "pip could not install requirements.lock (its message is above)"
+    "$VENV/bin/python" -m pip install -qq --no-deps --no-build-isolation --editable . ||
+        die "pip could not install this folder (its message is above)"
+}
+
+# Tests that want Debian's server skip themselves at home and fail in CI, so a failure here is only said.
+want_redis_server() {
+    if has redis-server; then return; fi
+    if is_root && has apt-get; then
+        say "installing redis-server with apt, for the tests"
+        if apt_install redis-server; then
+            # The package starts a server on 6379 for good; the tests start their own.
+            if [ -d /run/systemd/system ]; then quietly systemctl disable --now redis-server || true; fi
+            return
+        fi
+        say "apt could not install redis-server: $(tail -n 1 "$LOG")"
+    fi
+    say "no redis-server on PATH, so the tests on it are skipped; root can install it: apt-get install redis-server"
+}
+
+require_python
+PLACE=$(place)
+CONTENTS=$(contents)
+# An environment that somebody made by hand has no record, and is kept if it works.
+if ! venv_works || { [ -n "$(recorded place)" ] && [ "$(recorded place)" != "$PLACE" ]; }; then
+    make_venv
+    record place "$PLACE"
+fi
+if [ "$(recorded contents)" != "$CONTENTS" ]; then
+    install_packages
+    record contents "$CONTENTS"
+fi
+if [ "${1:-}" = test ]; then want_redis_server; fi
