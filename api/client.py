@@ -56,6 +56,8 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 PATIENCE_S = 60.0  # a Redis restart with a large AOF takes tens of seconds; the door answers 503 meanwhile
 BATCH_ROWS = 5_000  # a chunk holds at most 10,000; above a few thousand the door gains nothing more (FACTS 22)
 
+PAGE_ROWS = 50_000  # of one answer, some 10 MB; the API gives at most 100,000
+
 Time = str | int | date | datetime
 Rows = Iterable[Mapping[str, Any]]
 
@@ -74,8 +76,12 @@ class Client:
         self.url = url
         self._http = Transport(url, patience_s=patience_s, sleep=sleep, clock=clock)
 
-    def send(self, stream: str, rows: Rows | pd.DataFrame, *, batch: int = BATCH_ROWS) -> SendResult:
+    def send(
+        self, stream: str, rows: Rows | pd.DataFrame, *, batch: int = BATCH_ROWS, wait: bool = False
+    ) -> SendResult:
         """Send rows to a stream, in order, and return what became of them.
+
+        With `wait`, each batch is answered when every metric has counted it, or after 5 s (then `applied` is False).
 
         Missing values (None, NaN, NaT, NA) become null; datetimes (read as UTC without a zone) epoch milliseconds.
 
@@ -85,17 +91,28 @@ class Client:
             UnavailableError: no answer for `patience_s`; what was sent before is stored.
         """
         total = SendResult()
-        for part in _batches(_as_rows(rows), batch):
-            total = total.then(self.post_rows(stream, encode_rows(part), len(part), uuid.uuid4().hex))
+        for part in _batches(self._as_rows(stream, rows), batch):
+            total = total.then(self.post_rows(stream, encode_rows(part), len(part), uuid.uuid4().hex, wait=wait))
         if total.rejected and total.rejected == total.rows:
             raise RejectedError(stream, total)
         return total
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str) -> SendResult:
+    def _as_rows(self, stream: str, rows: Rows | pd.DataFrame) -> Iterator[Mapping[str, Any]]:
+        if hasattr(rows, "iloc"):
+            from api.frames import frame_rows
+
+            fields = self.stream(stream).fields
+            return frame_rows(cast("pd.DataFrame", rows), {name for name, kind in fields.items() if kind == "int"})
+        if isinstance(rows, (str, bytes, Mapping)):
+            raise TypeError(f"send takes a list of dicts or a DataFrame, not a {type(rows).__name__}; one row is [row]")
+        return iter(rows)
+
+    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, wait: bool = False) -> SendResult:
         """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent."""
         answer = self._http.request(
             "POST",
             f"/v1/streams/{quote(stream, safe='')}/events",
+            query={"wait": "applied"} if wait else None,
             body=body,
             headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": key},
             expect=frozenset({422}),
@@ -115,17 +132,20 @@ class Client:
         """Return a metric over a range, one row per window and group, indexed by `window_start` (UTC).
 
         Times are what the API takes (`-1h`, RFC 3339, epoch numbers) or datetimes; `step` is a duration such as `1m`.
-        `df.attrs["watermark"]` and `df.attrs["complete_to"]` say how complete it is. Without `limit`, every row.
+        `df.attrs["watermark"]` and `df.attrs["complete_to"]` say how complete it is. `order` is `window` or a value's
+        name, with a `-` before it for descending. Without `start` it is the newest 1,000 windows; without `limit`,
+        every row, in as many requests as that takes.
         """
         from api.frames import metric_frame
 
-        query = _metric_query(start, end, step, where or {}, order, limit)
+        query = _metric_query(start, end, step, where or {}, order, PAGE_ROWS if limit is None else limit)
         path = f"/v1/metrics/{quote(name, safe='')}"
         page = self.get(path, query)
         rows, meta = list(page["data"]), page["meta"]
-        while limit is None and page.get("next") is not None:
-            page = self.get(path, {**query, "cursor": str(page["next"])})
-            rows += page["data"]
+        while limit is None and len(page["data"]) >= PAGE_ROWS:
+            whole = _whole_windows(rows, name, order)
+            page = self.get(path, {**query, "start": str(rows[-1]["window_start"])})
+            rows = whole + page["data"]
         return metric_frame(rows, self.describe_metric(name), meta)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -188,21 +208,22 @@ class Client:
         self.close()
 
 
-def _as_rows(rows: Rows | pd.DataFrame) -> Iterator[Mapping[str, Any]]:
-    if hasattr(rows, "iloc"):
-        from api.frames import frame_rows
-
-        return frame_rows(cast("pd.DataFrame", rows))
-    if isinstance(rows, (str, bytes, Mapping)):
-        raise TypeError(f"send takes a list of dicts or a DataFrame, not a {type(rows).__name__}; one row is [row]")
-    return iter(rows)
-
-
 def _batches(rows: Iterator[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
     if size < 1:
         raise ValueError(f"batch is the rows of one request, at least 1, got {size}")
     while part := list(islice(rows, size)):
         yield part
+
+
+def _whole_windows(rows: list[dict[str, Any]], name: str, order: str | None) -> list[dict[str, Any]]:
+    """Return the rows before the last window, which the next page begins with: a page may end inside a window."""
+    if order not in (None, "window"):
+        raise ValueError(f"{name}: more than {PAGE_ROWS} rows come in pages by window: leave order out, or give a limit")
+    last = rows[-1]["window_start"]
+    whole = [row for row in rows if row["window_start"] < last]
+    if len(rows) - len(whole) >= PAGE_ROWS:
+        raise ValueError(f"{name}: one window has more than {PAGE_ROWS} groups: choose some with where, or give a limit")
+    return whole
 
 
 def _send_result(said: dict[str, Any], status: int, count: int) -> SendResult:
@@ -213,7 +234,9 @@ def _send_result(said: dict[str, Any], status: int, count: int) -> SendResult:
     )
     if status == 422:
         return SendResult(rejected=said.get("rejected", count), errors=errors)
-    return SendResult(said["accepted"], said["rejected"], said["duplicates"], errors, said.get("skew_ms"))
+    return SendResult(
+        said["accepted"], said["rejected"], said["duplicates"], errors, said.get("skew_ms"), said.get("applied")
+    )
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> NotFoundError:

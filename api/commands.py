@@ -10,9 +10,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -39,6 +40,7 @@ DOCTOR_PATIENCE_S = 2.0
 TAIL_POLL_S = 1.0
 TAIL_POLL_EVENTS = 1_000  # asked for at each poll: a stream that is faster is shown with gaps, which are said
 
+Identity = tuple[int, int, int, int]
 Url = Annotated[str, typer.Option(help="The API.")]
 
 
@@ -122,7 +124,7 @@ def tail(
     from api.client import Client
 
     with Client(url) as client:
-        seen = _show_new(client, stream, count, frozenset())
+        seen = _show_new(client, stream, count, frozenset[Identity]())
         while follow:
             time.sleep(TAIL_POLL_S)
             fresh = _show_new(client, stream, TAIL_POLL_EVENTS, seen)
@@ -131,12 +133,18 @@ def tail(
             seen = fresh or seen
 
 
-def _show_new(client: Client, stream: str, count: int, seen: frozenset[str]) -> frozenset[str]:
-    events = sorted(client.events(stream, count), key=lambda event: (event["time"], event["id"]))
-    for event in events:
-        if event["id"] not in seen:
-            typer.echo(json.dumps(event, ensure_ascii=False))
-    return frozenset(event["id"] for event in events)
+def _show_new(client: Client, stream: str, count: int, seen: frozenset[Identity]) -> frozenset[Identity]:
+    events = {_identity(event): event for event in client.events(stream, count)}
+    for identity in sorted(events):
+        if identity not in seen:
+            typer.echo(json.dumps(events[identity], ensure_ascii=False))
+    return frozenset(events)
+
+
+def _identity(event: Mapping[str, Any]) -> Identity:
+    """Return what orders events by arrival and tells them apart: those of one batch share their entry's id."""
+    arrival_ms, _, number = event["id"].partition("-")
+    return int(arrival_ms), int(number), event["partition"], event["row"] or 0
 
 
 def query(
@@ -145,7 +153,7 @@ def query(
     end: Annotated[str | None, typer.Option(help="Likewise; not included.")] = None,
     step: Annotated[str | None, typer.Option(help="Merge windows to this size, such as 5m.")] = None,
     where: Annotated[list[str] | None, typer.Option(help="field=value, any number of times.")] = None,
-    order: Annotated[str | None, typer.Option(help="asc or desc by window.")] = None,
+    order: Annotated[str | None, typer.Option(help="window or a value; a - before it: descending.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
     format: Annotated[Format, typer.Option("--format", "-o", help="How to print it.")] = Format.table,
     url: Url = DEFAULT_URL,

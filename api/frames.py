@@ -6,7 +6,7 @@ of a full one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,8 +41,10 @@ def _series(values: list[Any], dtype: str) -> pd.Series:
     return pd.Series(values, dtype=dtype)
 
 
-def frame_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def frame_rows(frame: pd.DataFrame, int_fields: Collection[str]) -> Iterator[dict[str, Any]]:
     """Yield a DataFrame's rows as dicts of Python values; a named index (a time, usually) is a column like the others.
+
+    pandas turns an integer column with a gap into floats: in `int_fields`, whole floats are integers again.
 
     Raises:
         TypeError: two columns have the same name, or a name is not text.
@@ -51,6 +53,13 @@ def frame_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
     names = list(named.columns)
     if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
         raise TypeError(f"the columns of a DataFrame to send need distinct names that are text, got {names}")
-    columns = [named.iloc[:, at].tolist() for at in range(len(names))]
+    columns = [
+        _whole(named.iloc[:, at].tolist()) if name in int_fields else named.iloc[:, at].tolist()
+        for at, name in enumerate(names)
+    ]
     for values in zip(*columns, strict=True):
         yield dict(zip(names, values, strict=True))
+
+
+def _whole(values: list[Any]) -> list[Any]:
+    return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]

@@ -10,6 +10,8 @@ import sys
 from api import commands, replay_command
 from pipeline.runtime.cli import app, run
 
+__all__ = ["app", "main"]
+
 commands.add_to(app)
 replay_command.add_to(app)
 

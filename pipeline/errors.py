@@ -14,6 +14,9 @@ class ConfigError(StreamgaugeError):
         self.problems = problems
         super().__init__("\n".join(problems))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[list[str]]]:
+        return ConfigError, (self.problems,)
+
 
 class BadRequestError(StreamgaugeError):
     """A request that cannot be answered as it stands; `code` names the rule, `status` is the HTTP status."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +27,7 @@ class FakeApi:
     streams: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → body of a GET
+    computed: dict[str, Callable[[dict[str, list[str]]], dict[str, Any]]] = field(default_factory=dict)  # of the query
     rows: dict[str, list[Any]] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)  # sizes, as stored
     ticks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -35,7 +36,9 @@ class FakeApi:
     posts: int = 0
     failures: deque[Failure | None] = field(default_factory=deque)  # one per POST of events
 
-    def stream(self, name: str, schema: dict[str, str], *, time: str | None = "ts", watermark: int | None = None) -> None:
+    def stream(
+        self, name: str, schema: dict[str, str], *, time: str | None = "ts", watermark: int | None = None
+    ) -> None:
         self.streams.append(
             {
                 "stream": name,
@@ -91,7 +94,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             api.queries.append((parts.path, parse_qs(parts.query)))
             known = {"/v1/streams": {"streams": api.streams}, "/v1/metrics": {"metrics": api.metrics}, **api.answers}
-            if parts.path in known:
+            if parts.path in api.computed:
+                self._answer(200, api.computed[parts.path](parse_qs(parts.query)))
+            elif parts.path in known:
                 self._answer(200, known[parts.path])
             else:
                 self._answer(404, {"title": "Not found", "detail": f"there is no {parts.path}", "errors": []})
@@ -106,7 +111,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             api.posts += 1
             failure = api.failures.popleft() if api.failures else None
             if failure in ("busy", "away"):
-                self._answer(429 if failure == "busy" else 503, {"title": failure, "detail": "later"}, {"Retry-After": "2"})
+                self._answer(
+                    429 if failure == "busy" else 503, {"title": failure, "detail": "later"}, {"Retry-After": "2"}
+                )
                 return
             if failure == "refused":
                 self._answer(400, {"title": "Bad request", "detail": "the body is no good", "errors": []})

@@ -21,8 +21,9 @@ MAX_REASON_LENGTH = 200  # of polars's words: its parser repeats the whole expre
 
 _DATETIME = pl.Datetime("ms")
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
-_CLOCK = re.compile(r"\b(?:now\s*\(|(?:current_(?:timestamp|date|time)|localtimestamp|localtime)\b)", re.IGNORECASE)
-_SELECT = re.compile(r"\b(?:select|exists)\b", re.IGNORECASE)
+_CLOCK_WORDS = r"current_timestamp|current_date|current_time|localtimestamp|localtime"
+_CLOCK = re.compile(rf"(?<![\"`])\b({_CLOCK_WORDS})\b|\b(now|{_CLOCK_WORDS})[\"`]?\s*\(", re.IGNORECASE)
+_SELECT = re.compile(r"(?<![\"`])\b(?:select|exists)\b", re.IGNORECASE)
 
 # What polars says when one *value* does not convert: a property of the data, not of the expression.
 _VALUE_ERRORS = ("conversion from `", "could not find an appropriate format", "JSON")
@@ -48,6 +49,7 @@ class Expression:
     expr: pl.Expr
     dtype: pl.DataType
     names: frozenset[str]
+    may_fail: bool  # on a value that does not convert, such as CAST('a' AS BIGINT): that event becomes a dead letter
 
     def null_from(self, columns: Mapping[str, pl.DataType], nullable: Iterable[str]) -> tuple[str, ...]:
         """Return those of the `nullable` columns whose null alone makes the answer null."""
@@ -69,12 +71,12 @@ def compile_expression(text: str, columns: Mapping[str, pl.DataType]) -> Express
     frame = plausible_frame(columns)
     try:
         raw = to_expr(widen(tree, frame.clear()))
-        dtype = _dtype_of(raw, frame)
+        dtype, may_fail = _try_out(raw, frame)
     except TreeError as error:
         raise ExpressionError(str(error)) from error
     expr, canonical = _canonical(raw, dtype)
     _check_row_wise(expr, frame)
-    return Expression(text, expr, canonical, names)
+    return Expression(text, expr, canonical, names, may_fail)
 
 
 def compile_filter(text: str, columns: Mapping[str, pl.DataType]) -> Expression:
@@ -123,34 +125,42 @@ def plausible_frame(columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
 def _parse(text: str) -> object:
     if len(text) > MAX_TEXT_LENGTH:
         raise ExpressionError(f"the expression is {len(text)} characters long; at most {MAX_TEXT_LENGTH} are allowed.")
-    bare = _QUOTED.sub(" '' ", text)
+    bare = _QUOTED.sub(_hide, text)
     if _SELECT.search(bare):
         raise ExpressionError("subqueries are not possible in an expression: it sees one event and nothing else.")
     if (clock := _CLOCK.search(bare)) is not None:
-        word = clock[0].rstrip("( \t\n")
-        raise ExpressionError(
-            f"{word} is not possible in an expression: a replay of the same events must give the same answer."
-        )
+        raise ExpressionError(f"{clock[1] or clock[2]} {_NOT_REPEATABLE}")
     try:
-        return parse_tree(pl.sql_expr(text))
+        tree = parse_tree(pl.sql_expr(text))
+        # The clock is read while parsing, in microseconds: what slipped through the words above differs now.
+        if tree != parse_tree(pl.sql_expr(text)):
+            raise ExpressionError(f"the clock {_NOT_REPEATABLE}")
+        return tree
     except TreeError as error:
         raise ExpressionError(str(error)) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ExpressionError(f"this is not a SQL expression that works here: {_reason(error)}.") from error
 
 
-def _dtype_of(expr: pl.Expr, frame: pl.DataFrame) -> pl.DataType:
-    """Run on no rows, on nulls, then on everyday values; a value that does not convert is the data's business."""
+def _hide(quoted: re.Match[str]) -> str:
+    """Blank what is no code: comments and string literals. A quoted identifier stays, since it may be called."""
+    return {"'": "''", "-": " ", "/": " "}.get(quoted[0][0], quoted[0])
+
+
+def _try_out(expr: pl.Expr, frame: pl.DataFrame) -> tuple[pl.DataType, bool]:
+    """Run on no rows, on nulls, then on everyday values; return the type, and whether one of those did not convert."""
     nulls = pl.DataFrame({name: pl.Series([None], dtype=dtype) for name, dtype in frame.schema.items()})
     dtype = _run(expr, frame.clear()).dtype
     _run(expr, nulls)
+    may_fail = False
     for row in frame.iter_slices(1):
         try:
             _run(expr, row)
         except ExpressionError as error:
             if not _is_value_error(error):
                 raise
-    return dtype
+            may_fail = True
+    return dtype, may_fail
 
 
 def _run(expr: pl.Expr, frame: pl.DataFrame) -> pl.Series:
@@ -244,6 +254,7 @@ def _check_row_wise(expr: pl.Expr, frame: pl.DataFrame) -> None:
         raise ExpressionError(_NOT_ROW_WISE)
 
 
+_NOT_REPEATABLE = "is not possible in an expression: a replay of the same events must give the same answer."
 _NOT_ROW_WISE = (
     "an expression sees one event at a time, and this one depends on several. Aggregate in a stage with a window."
 )

@@ -18,13 +18,14 @@ MAX_DURATION_MS = 100 * 366 * DAY_MS  # a century: longer is a typo, and int64 a
 # before March 1973, and so on by thousands.
 _EPOCH_LIMITS = ((10**11, SECOND_MS, 1), (10**14, 1, 1), (10**17, 1, 1_000), (10**20, 1, 1_000_000))
 
-_DURATION = re.compile(r"(\d{1,15})(ms|[wdhms])")
+_DURATION = re.compile(r"([0-9]{1,15})(ms|[wdhms])")
 _RELATIVE = re.compile(r"(?:now)?([+-])(.+)")
-_EPOCH = re.compile(r"-?\d{1,20}(\.\d{1,9})?")
+_EPOCH = re.compile(r"-?\d{1,20}(\.\d{1,9})?", re.ASCII)
 _RFC3339 = re.compile(
     r"(?P<day>\d{4}-\d\d-\d\d)"
     r"(?:[Tt ](?P<clock>\d\d:\d\d(?::\d\d)?)(?:\.(?P<fraction>\d{1,9}))?)?"
-    r"(?P<offset>[Zz]|[+-]\d\d:\d\d)?"
+    r"(?P<offset>[Zz]|[+-]\d\d:\d\d)?",
+    re.ASCII,
 )
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -247,25 +247,45 @@ def _without(
     )
 
 
+def refuse_nested(checked: Checked) -> Checked:
+    """Refuse one event that holds an object: flat fields, as a row entry has them, cannot."""
+    if checked.refusals or not any(bytes(raw)[:1] == b"{" for raw in _raw_dicts.decode(checked.body).values()):
+        return checked
+    message = "a field holds an object; POST /publish takes one flat object of numbers, strings, booleans and lists"
+    refusal = Refusal(0, None, "nested", message, checked.body)
+    return Checked(b"", 1, 0, None, None, [refusal], 0, checked.newest_ms)
+
+
 def _as_lines(body: bytes, kind: BodyKind) -> tuple[bytes, int | None]:
     """The rows of a body, one a line, exact but for newlines between tokens; no blank lines, none at the ends.
 
     With their number, or None where some line cannot be an event.
 
-    A body that begins with `[` is an array, whatever it was called. Of `json`, an object over several lines is one row,
-    unless the second line begins with `{` too: then the lines are rows.
+    A body that begins with `[` is an array, whatever it was called; of `json`, one object may go over several lines.
     """
     body = body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n")
     if body.startswith(b"["):
         body = b"\n".join([_one_line(bytes(raw)) for raw in _raw_list.decode(body)])
         return body, _count_lines(body)
-    if kind == "json" and b"\n" in body and not body.partition(b"\n")[2].lstrip(b" \t\r\n").startswith(b"{"):
+    if kind == "json" and _is_one_object(body):
         return _one_line(bytes(_raw_value.decode(body))), 1
     n = _count_lines(body)
     if n is None:
         body = b"\n".join([line for line in map(_strip, body.split(b"\n")) if line])
         n = _count_lines(body)
     return body, n
+
+
+def _is_one_object(body: bytes) -> bool:
+    """True for an object over several lines, a broken one too: then its first line has no end, its second no beginning."""
+    if not body.startswith(b"{") or b"\n" not in body:
+        return False
+    try:
+        _raw_value.decode(body)
+    except msgspec.DecodeError:
+        first, _, rest = body.partition(b"\n")
+        return not (_strip(first).endswith(b"}") or rest.lstrip(b" \t\r\n").startswith(b"{"))
+    return True
 
 
 def _strip(line: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """What time it is in the partitions of a stream: the door's account, corrected by what went past the door.
 
-The door (`{s.p}:door`) is kept by the append script. Rows by plain `XADD` do not pass it, so what follows `last_id` in the
-log is read here and added; entries after `last_id` are never ticks, because the tick script keeps the door itself.
+The door (`{s.p}:door`) is kept by the append script. Rows by plain `XADD` do not pass it, so what follows `last_id` in
+the log is read here and added; entries after `last_id` are never ticks, because the tick script keeps the door itself.
 A clock decides only when a tick is written: the watermark is computed by the worker from the log, never from here.
 """
 
@@ -57,7 +57,7 @@ def look(
     clocks = []
     complete = True
     for partition in range(stream.partitions):
-        door = replies.fields(next(answers))
+        door = replies.parse_hash(next(answers))
         checkpoints = [next(answers) for _ in groups]
         clock, whole = _corrected(client, scripts, stream, _clock(partition, door), checkpoints, reader, steps)
         clocks.append(clock)
@@ -95,7 +95,7 @@ def _corrected(
     whole = False
     count = 1
     for _ in range(steps):
-        entries = replies.entries(client.execute_command("XRANGE", key, f"({clock.last_id}", "+", "COUNT", count))
+        entries = replies.parse_entries(client.execute_command("XRANGE", key, f"({clock.last_id}", "+", "COUNT", count))
         clock = _after(clock, entries, stream, reader)
         if len(entries) < count:
             whole = True

@@ -16,9 +16,7 @@ from pipeline.errors import FenceError, StreamgaugeError, TornError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
 
-MAX_CELLS = 10_000  # a commit is the one script allowed to be long: about 20 ms (DESIGN 8.2)
-MAX_BYTES = 2_000_000
-_INTEGER_BYTES = 20  # an int64 as text at most
+MAX_CELLS = 10_000  # cells and rows of a commit, the one script allowed to be long: about 20 ms (DESIGN 8.2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +132,6 @@ class Commit:
     after: Checkpoint
     panes: Mapping[int, Sequence[tuple[bytes, bytes]]] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """Bytes of cells and rows, the part that can grow."""
-        cells = sum(len(name) + len(value) for pane in self.panes.values() for name, value in pane)
-        values = (value for rows in self.rows.values() for row in rows for value in row.values())
-        return cells + sum(_INTEGER_BYTES if isinstance(value, int) else len(value) for value in values)
 
 
 def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:

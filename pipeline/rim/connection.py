@@ -103,12 +103,12 @@ def _url_options(url: str) -> dict[str, Any]:
         return dict(parse_url(url))
     except ValueError as error:
         raise RedisUrlError(
-            f"redis.url: cannot use {_without_password(url)!r} ({error}). "
+            f"redis.url: cannot use {without_password(url)!r} ({error}). "
             "Use redis://HOST:PORT/DB, rediss://… for TLS, unix:///path/to/socket, or 'embedded'."
         ) from error
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """Hide what stands before the @: a URL in a message ends up in a log."""
     scheme, slashes, rest = url.partition("://")
     credentials, at, place = rest.rpartition("@")

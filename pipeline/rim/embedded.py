@@ -112,15 +112,14 @@ class EmbeddedServer:
             return False
         self._process, self._adopted_pid = None, None
         if not self._acquire_within(ADOPT_TIMEOUT_S):
-            raise EmbeddedServerError(f"{self.folder}: the embedded server died, but a child of it still has its files.")
+            raise EmbeddedServerError(f"{self.folder}: the embedded server died; a child of it still has its files.")
         self._spawn()
         return True
 
-    def stop(self) -> None:
-        """End the server: SIGTERM, so that it writes its AOF out; SIGKILL when that takes longer than 10 s."""
-        for each in (signal.SIGTERM, signal.SIGKILL):
-            if self._end(each):
-                break
+    def stop(self, *, at_once: bool = False) -> None:
+        """End the server: SIGTERM, so that it syncs its AOF; SIGKILL when that takes longer than 10 s, or `at_once`."""
+        if at_once or not self._end(signal.SIGTERM):
+            self._end(signal.SIGKILL)
         self._process, self._adopted_pid = None, None
         self._running.let_go()
         self._owner.let_go()

@@ -37,8 +37,8 @@ def expire_results(
 ) -> Expired:
     """Delete the results of one version of a metric that were published more than its retention ago, with their panes.
 
-    A window of which a partition has changes still to be published stays. Every step may be repeated, or done by another
-    run at the same time.
+    A window of which a partition has changes still to be published stays. Every step may be repeated, or done by
+    another run at the same time.
     """
     before_ms = now_ms - stage.retention_ms
     removed = 0

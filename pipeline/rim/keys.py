@@ -11,7 +11,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:raw          stream  rows, chunks, ticks, control entries; trimmed behind the slowest group by `retention`
     {s.p}:door         hash    last_id max_seen_ms max_ts_ms last_arrival_ms last_tick_ms received stored duplicate
                                rejected undeclared bytes
-    {s.p}:idem         hash    idempotency key → fingerprint, a space, JSON of the first answer; 24 h or 100,000
+    {s.p}:idem         hash    idempotency key → `FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID` of the first; 24 h or 100,000
     {s.p}:idem_times   zset    idempotency key by arrival ms; with `idem`
     {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
     {s.p}:lease        string  worker that works on the partition; PX 5 s

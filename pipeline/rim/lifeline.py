@@ -25,12 +25,20 @@ def die_with_parent(death_signal: signal.Signals = signal.SIGKILL) -> Callable[[
     number = int(death_signal)
 
     def tie() -> None:
-        if _libc is None:
-            return
-        if _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-        # The parent may have died between fork and prctl: then no signal will ever come.
-        if os.getppid() != parent_pid:
-            os._exit(_GONE_EXIT_CODE)
+        tie_to_parent(parent_pid, number)
 
     return tie
+
+
+def tie_to_parent(parent_pid: int, death_signal: int = signal.SIGKILL) -> None:
+    """Tie this process to the parent it should have: for processes that a library forks, such as Granian's workers.
+
+    The tie is not inherited: each generation makes its own.
+    """
+    if _libc is None:
+        return
+    if _libc.prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    # The parent may have died between fork and prctl: then no signal will ever come.
+    if os.getppid() != parent_pid:
+        os._exit(_GONE_EXIT_CODE)

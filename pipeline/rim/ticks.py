@@ -15,7 +15,7 @@ import redis
 from pipeline.core.definitions import Stream, Tumbling
 from pipeline.core.events import Reader
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, end_tick_time, idle_ticks
-from pipeline.errors import BadRequestError, BackpressureError
+from pipeline.errors import BackpressureError, BadRequestError
 from pipeline.rim import keys
 from pipeline.rim.clocks import Look, look
 from pipeline.rim.scripts import Scripts
@@ -48,7 +48,7 @@ class TimeKeeper:
     _looks: deque[tuple[int, tuple[PartitionClock, ...]]] = field(default_factory=deque)
 
     def tick_idle(self, now_ms: int) -> list[str]:
-        """Look at the stream and write the ticks that are due; return their ids. For one thread, a few times a second."""
+        """Look at the stream and write the ticks that are due; return their ids. Called a few times a second."""
         seen = self._look()
         clocks = self._settled(now_ms, seen.clocks)
         if not seen.complete:

@@ -1,7 +1,7 @@
 """Safe trim: entries go when they are past retention and every group of the running config has committed them.
 
-A cut is made only where a checkpoint was sampled, so the time state at the start of the remaining log is known: whoever
-reads the log from its start (a new version, `rebuild`, `verify`) begins with the watermark the removed entries had made.
+A cut is made only where a checkpoint was sampled, so the time state at the start of the remaining log is known: who
+reads the log from its start (a new version, `rebuild`, `verify`) begins with the watermark the removed entries made.
 
     removed | gone soon      | kept: younger than retention | kept: not committed by all
     --------+----------------+------------------------------+---------------------------

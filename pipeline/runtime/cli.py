@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import ConfigError, StreamgaugeError
+from pipeline.runtime import logs
 
 EXIT_FAILED = 1
 EXIT_STOPPED_BEFORE_SENDING = 3
@@ -63,7 +64,7 @@ def up(
     """Start everything: embedded Redis, API, workers, scheduler. Ctrl-C drains and ends it."""
     from pipeline.runtime.supervisor import run_up
 
-    run_up(
+    code = run_up(
         config_path=config,
         host=host,
         port=port,
@@ -73,6 +74,7 @@ def up(
         demo=demo,
         allow_volatile=allow_volatile,
     )
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -122,6 +124,7 @@ def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
 def run(commands: typer.Typer, arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     debug = "--debug" in arguments
+    logs.configure(debug=debug)
     try:
         commands(args=[a for a in arguments if a != "--debug"], prog_name="streamgauge")
     except SystemExit as end:

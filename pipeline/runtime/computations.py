@@ -47,6 +47,7 @@ class Computation(Protocol):
     def size(self, computed: Any) -> int: ...
     def apply(self, batch: Batch, computed: Any) -> Changes: ...
     def forget(self, time: TimeState) -> None: ...
+    def fresh(self) -> Computation: ...
 
 
 @dataclass(slots=True)
@@ -100,6 +101,10 @@ class AggregateComputation:
     def forget(self, time: TimeState) -> None:
         for start in [start for start in self.table.panes if self._is_final(start, time)]:
             self.table.drop_pane(start)
+
+    def fresh(self) -> AggregateComputation:
+        """The same work without any state: for trying what may kill."""
+        return AggregateComputation(self.program, self.partition)
 
     def _is_final(self, start_ms: int, time: TimeState) -> bool:
         if time.max_seen_ms is None:
@@ -191,6 +196,9 @@ class PublishComputation:
 
     def forget(self, time: TimeState) -> None:
         """Nothing to forget."""
+
+    def fresh(self) -> PublishComputation:
+        return self
 
 
 def flat_rows(frame: pl.DataFrame) -> list[RowFields]:

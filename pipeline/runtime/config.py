@@ -6,7 +6,7 @@ name. A `Config` that comes out of here compiles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -125,19 +125,27 @@ def _env_redis_url(environ: Mapping[str, str]) -> str | None:
 
 
 def config_warnings(config: Config) -> list[str]:
-    """Return what is allowed and probably not meant: filters that a null makes null, since null is not true."""
-    found: list[str] = []
-    for stage in config.stages.values():
-        if not isinstance(stage, Transform) or stage.filter is None:
-            continue
-        columns, nullable = _columns_before(config, stage)
-        expression = compile_expression(stage.filter, columns)
-        found.extend(
-            f"stages.{stage.name}.filter: events without '{name}' are filtered out, since null is not true. "
-            f"Write COALESCE({name}, …) or {name} IS NULL OR … if they should stay."
-            for name in expression.null_from(columns, nullable)
-        )
-    return found
+    """Return what is allowed and probably not meant: filters that a null makes null, and casts that stop on a value."""
+    transforms = [stage for stage in config.stages.values() if isinstance(stage, Transform)]
+    return [warning for stage in transforms for warning in _transform_warnings(config, stage)]
+
+
+def _transform_warnings(config: Config, stage: Transform) -> Iterator[str]:
+    columns, nullable = _columns_before(config, stage)
+    texts = {f"derive.{name}": text for name, text in stage.derive.items()}
+    if stage.filter is not None:
+        texts["filter"] = stage.filter
+        for name in compile_expression(stage.filter, columns).null_from(columns, nullable):
+            yield (
+                f"stages.{stage.name}.filter: events without '{name}' are filtered out, since null is not true. "
+                f"Write COALESCE({name}, …) or {name} IS NULL OR … if they should stay."
+            )
+    for setting, text in texts.items():
+        if compile_expression(text, columns).may_fail:
+            yield (
+                f"stages.{stage.name}.{setting}: fails on values that do not convert, and such an event becomes a "
+                "dead letter. TRY_CAST gives null instead."
+            )
 
 
 def _columns_before(config: Config, stage: Transform) -> tuple[dict[str, Any], set[str]]:

@@ -87,9 +87,7 @@ def _without(value: object, places: Collection[Path], above: Path = ()) -> objec
     """Return `value` without its entries at `places`."""
     if not isinstance(value, dict):
         return value
-    return {
-        key: _without(inner, places, (*above, key)) for key, inner in value.items() if (*above, key) not in places
-    }
+    return {key: _without(inner, places, (*above, key)) for key, inner in value.items() if (*above, key) not in places}
 
 
 def settings_at(shape: type[BaseModel], loc: Path) -> list[str]:

@@ -24,7 +24,7 @@ _BYTE_UNITS = {"B": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for name, base in ((f"{letter}B", 1_000), (f"{letter}IB", 1_024))
 }
-_BYTES = re.compile(r"(\d{1,15})\s*([KMGT]?I?B)", re.IGNORECASE)
+_BYTES = re.compile(r"([0-9]{1,15})\s*([KMGT]?I?B)", re.IGNORECASE)
 
 
 def not_built(what: str) -> str:
@@ -110,6 +110,8 @@ def no_lateness(value: object) -> int:
 
 def field_mapping(value: object) -> object:
     """`float?` is short for `{type: float?}`."""
+    if not isinstance(value, str | dict):
+        raise ValueError(f"must be a type such as float?, or a mapping with a `type`, not {seen(value)}.")
     return {"type": value} if isinstance(value, str) else value
 
 

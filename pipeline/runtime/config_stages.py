@@ -25,8 +25,7 @@ from pipeline.runtime.config_yaml import Path
 Columns = Mapping[str, pl.DataType]
 
 _UNBUILT = {
-    name: not_built(name)
-    for name in ("lookup", "python", "explode", "select", "rollups", "max_groups", "output")
+    name: not_built(name) for name in ("lookup", "python", "explode", "select", "rollups", "max_groups", "output")
 }
 _UNBUILT_WINDOWS = ("hopping", "session", "cumulating", "calendar")
 _OF_TRANSFORMS = "belongs to a transform: a stage of its own, without a window, that this one reads with `from`."

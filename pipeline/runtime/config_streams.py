@@ -59,7 +59,7 @@ def _stream(report: Report, name: str, value: object) -> Stream | None:
         return None
     checked = {each: _field(report, (*path, "schema", each), each, form) for each, form in shape.fields.items()}
     fields = {each: field for each, field in checked.items() if field is not None}
-    if not checked:
+    if isinstance(value, dict) and value.get("schema") == {}:
         report.add((*path, "schema"), "needs at least one field.", at_key=True)
     if len(fields) < len(checked) or not fields:
         return None

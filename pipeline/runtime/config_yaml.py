@@ -13,12 +13,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from pipeline.errors import ConfigError
 
 MAX_BYTES = 1_000_000
+MAX_VALUES = 20_000  # names and values; the parser takes 3 s for so many, and 40 s for those that fit into a megabyte
 MAX_DEPTH = 20  # ours needs 6; the parser recurses
 MAX_EXCERPT_LENGTH = 110  # a terminal's line, with the gutter
 MAX_NUMBER_LENGTH = 30  # beyond it a number is text: Python refuses to read integers of thousands of digits
@@ -104,20 +105,26 @@ def read_document(data: bytes, label: str) -> Document:
 
 
 def _compose(text: str, document: Document) -> Node | None:
-    _refuse_aliases_and_depth(YAML(typ="rt", pure=True).parse(text), document)
+    _refuse_what_grows(YAML(typ="rt", pure=True).parse(text), document)
     node: Node | None = YAML(typ="rt", pure=True).compose(text)
     return node
 
 
-def _refuse_aliases_and_depth(events: Iterable[Any], document: Document) -> None:
-    depth = 0
+def _refuse_what_grows(events: Iterable[Any], document: Document) -> None:
+    """Read the events one by one and stop at the first that is out of bounds, before anything is built of them."""
+    depth = count = 0
     for event in events:
+        count += isinstance(event, ScalarEvent)
         position = (event.start_mark.line + 1, event.start_mark.column + 1)
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if isinstance(event, AliasEvent):
             raise ConfigError([document.message(position, "aliases (*name) are not allowed. Write the value out.")])
         if depth > MAX_DEPTH:
             raise ConfigError([document.message(position, f"the file is nested more than {MAX_DEPTH} deep.")])
+        if count > MAX_VALUES:
+            raise ConfigError(
+                [document.message(position, f"the file holds more than {MAX_VALUES:,} names and values.")]
+            )
 
 
 def _syntax_message(document: Document, error: YAMLError) -> str:
@@ -179,4 +186,7 @@ def _scalar(node: ScalarNode) -> str | int | float | bool | None:
     digits = text.replace("_", "")
     if kind == "float":
         return float(digits.lower().replace(".inf", "inf").replace(".nan", "nan"))
-    return int(digits, 0) if re.match(r"[-+]?0[xob]", digits) else int(digits)
+    try:
+        return int(digits, 0) if re.match(r"[-+]?0[xob]", digits) else int(digits)
+    except ValueError:
+        return text  # `0x_`: the resolver takes it for a number, and it is none

@@ -47,7 +47,7 @@ def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check
         findings = check_server(client, allow_volatile)
     except (StreamgaugeError, redis.RedisError) as error:
         return [Check("redis", False, str(error), "start it, or correct redis.url or --redis-url")]
-    return [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.advice) for f in findings]
+    return [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.sentence) for f in findings]
 
 
 def check_ready(get: Callable[[str], Any]) -> Check:

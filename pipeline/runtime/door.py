@@ -33,6 +33,7 @@ class SendResult:
     duplicates: int = 0
     errors: tuple[RowError, ...] = ()  # the first ERRORS_KEPT
     skew_ms: int | None = None
+    applied: bool | None = None  # whether every metric had counted them at the answer; None: not asked
 
     @property
     def rows(self) -> int:
@@ -47,6 +48,7 @@ class SendResult:
             self.duplicates + later.duplicates,
             (*self.errors, *moved)[:ERRORS_KEPT],
             self.skew_ms if later.skew_ms is None else later.skew_ms,
+            later.applied if self.applied is None else self.applied and later.applied is not False,
         )
 
 

@@ -1,14 +1,15 @@
 """A metric over a range of time: published windows from their results, open ones from their panes, merged and finished.
 
-Every answer says up to where it is complete. Partials are merged in the fixed order (window start, from_end, partition),
-so a wider step gives the same bits whoever asks.
+Every answer says up to where it is complete. Partials are merged in the fixed order (window start, from_end,
+partition), so a wider step gives the same bits whoever asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
 import msgspec
 import redis
@@ -16,15 +17,20 @@ import redis
 from pipeline.core.cells import CellTable, split_field
 from pipeline.core.definitions import Config
 from pipeline.core.programs import Program, compile_programs, program_of_definition
+from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import format_duration
 from pipeline.core.windows import pane_start
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
+from pipeline.rim.commit import Checkpoint
 from pipeline.runtime.closer import finished_rows, from_end_order, minimum_watermark
 
 NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
-MAX_ROWS = 100_000
+MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
+MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
+BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
 State = str  # open | final
+CompleteBy = Literal["events", "silence"]
 
 Row = dict[str, Any]
 
@@ -45,16 +51,21 @@ class MetricQuery:
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published."""
+    """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
+
+    `complete_by`: `events` when the events alone have brought every partition's time there, `silence` when a tick did.
+    """
 
     watermark_ms: int | None
     complete_to_ms: int | None
+    complete_by: CompleteBy | None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Flat rows, one per window and group, and what the answer covers."""
+    """Flat rows, one per window and group, what the answer covers, and the program that made it."""
 
+    program: Program
     rows: list[Row]
     start_ms: int | None
     end_ms: int | None
@@ -90,10 +101,8 @@ class Metrics:
         """
         current = self.programs.get(metric)
         if current is None:
-            known = ", ".join(sorted(self.programs)) or "none"
-            raise BadRequestError(
-                f"there is no metric '{metric}'; there are: {known}", code="unknown_metric", status=404
-            )
+            known = did_you_mean(metric, sorted(self.programs))
+            raise BadRequestError(f"there is no metric '{metric:.60}'.{known}", code="unknown_metric", status=404)
         active = self._client.execute_command("HGET", keys.versions(metric), "active")
         if active is None or active.decode() == current.version:
             return current
@@ -108,49 +117,60 @@ class Metrics:
 
     def completeness(self, program: Program) -> Completeness:
         """How far a metric is, from its checkpoints and what is still due."""
-        name, partitions = program.stream.name, program.stream.partitions
-        due = store.due_panes(self._client, name, partitions, program.group)
-        return self._completeness(program, due)
+        return self._account(program)[0]
 
-    def _completeness(self, program: Program, due: Sequence[Mapping[int, Any]]) -> Completeness:
-        stream = program.stream
-        checkpoints = store.load_checkpoints(self._client, stream.name, stream.partitions, program.group)
+    def _account(self, program: Program) -> tuple[Completeness, list[set[int]]]:
+        """How far a metric is, and the starts of each partition's due panes.
+
+        The checkpoints are read before what is due: whatever had changed when the watermark was read is then either
+        still due or published. The other way round, a window could be called complete and be in neither.
+        """
+        stream, partitions = program.stream, program.stream.partitions
+        checkpoints = store.load_checkpoints(self._client, stream.name, partitions, program.group)
+        due = [set(panes) for panes in store.due_panes(self._client, stream.name, partitions, program.group)]
         watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
         if watermark_ms is None:
-            return Completeness(None, None)
+            return Completeness(None, None, None), due
         waiting = min((start for panes in due for start in panes), default=watermark_ms)
-        return Completeness(watermark_ms, min(pane_start(program.window, watermark_ms), waiting))
+        complete_to_ms = min(pane_start(program.window, watermark_ms), waiting)
+        by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
+        return Completeness(watermark_ms, complete_to_ms, by), due
 
-    def query(self, query: MetricQuery) -> Answer:
+    def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
         """Answer a query over windows that overlap [start, end).
 
+        `checked_against`: the program whose fields the query's names were checked with; a rebuilt version may become
+        the active one in between.
+
         Raises:
-            BadRequestError: the step does not fit the window (422), or the answer would be too large (400).
+            BadRequestError: the step does not fit the window (422), or the range holds too many windows (400).
         """
-        program = self.program(query.metric)
+        program = checked_against or self.program(query.metric)
         step_ms = checked_step(program, query.step_ms)
         start_ms = None if query.start_ms is None else _aligned(program, query.start_ms, step_ms)
         end_ms = None if query.end_ms is None else _aligned_up(program, query.end_ms, step_ms)
-        # panes first: a window published in between is then found twice, never not at all
-        due = store.due_panes(self._client, program.stream.name, program.stream.partitions, program.group)
-        completeness = self._completeness(program, due)
-        published = self._published(program, start_ms, end_ms)
-        partials = published
-        if not query.closed_only:
-            have = {partial.start_ms for partial in published}
-            wanted = [
-                [start for start in panes if start not in have and _overlaps(program, start, start_ms, end_ms)]
-                for panes in due
-            ]
-            partials = sorted([*published, *self._open(program, wanted)], key=lambda partial: partial.start_ms)
-        partials = [partial for partial in partials if _matches(program, partial.group, query.where)]
-        rows = _rows(program, partials, step_ms, completeness)
-        if query.closed_only:
-            rows = [row for row in rows if row["state"] != "open"]
-        rows = _ordered(program, rows, query.order)
-        return Answer(rows[: query.limit], start_ms, end_ms, step_ms, completeness, truncated=len(rows) > query.limit)
+        # what is due first: a window published in between is then found twice, never not at all
+        completeness, due = self._account(program)
+        published = dict(self._published(program, start_ms, end_ms))
+        if start_ms is None and len(published) == NEWEST_WINDOWS:
+            start_ms = _aligned_up(program, min(published), step_ms)  # a step that was cut would be given as whole
+        wanted = published.keys() if query.closed_only else published.keys() | set[int]().union(*due)
+        starts = [start for start in sorted(wanted) if _overlaps(program, start, start_ms, end_ms)]
+        matches = _matching(program, query.where)
+        rows: list[Row] = []
+        for batch in _batches(program, starts, step_ms, descending=query.order == "-window"):
+            partials = self._partials(program, batch, published, due, matches)
+            found = _rows(program, partials, step_ms, completeness)
+            rows += [row for row in found if row["state"] != "open"] if query.closed_only else found
+            rows = _ordered(program, rows, query.order)
+            if len(rows) > query.limit and query.order.removeprefix("-") == "window":
+                break
+            del rows[query.limit + 1 :]  # one more than asked for tells that there are more
+        truncated = len(rows) > query.limit
+        return Answer(program, rows[: query.limit], start_ms, end_ms, step_ms, completeness, truncated)
 
-    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> list[_Partial]:
+    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> list[tuple[int, int]]:
+        """(start, end) of the published windows of a range; of the newest ones when it has no start."""
         windows = store.published_windows(
             self._client,
             program.name,
@@ -159,11 +179,28 @@ class Metrics:
             2**62 if end_ms is None else end_ms,
             limit=NEWEST_WINDOWS if start_ms is None else None,
         )
-        return [
-            _Partial(result.start_ms, group, cell, result.state, result.revision)
-            for result in store.load_results(self._client, program.name, program.version, windows)
-            for group, cell in zip(result.groups, result.cells, strict=True)
-        ]
+        if len(windows) > MAX_WINDOWS:
+            raise BadRequestError(
+                f"the range holds {len(windows)} windows of {program.name}; an answer looks at no more than "
+                f"{MAX_WINDOWS}. Ask for a shorter range",
+                code="range_too_long",
+            )
+        return windows
+
+    def _partials(
+        self,
+        program: Program,
+        starts: Sequence[int],
+        published: Mapping[int, int],
+        due: Sequence[set[int]],
+        matches: Callable[[bytes], bool],
+    ) -> list[_Partial]:
+        """The cells of the windows that begin at `starts`, in the fixed order of merges."""
+        windows = [(start, published[start]) for start in starts if start in published]
+        results = store.load_results(self._client, program.name, program.version, windows)
+        wanted = [[start for start in starts if start in panes and start not in published] for panes in due]
+        found = [*_of_results(results), *self._open(program, wanted)]
+        return sorted((p for p in found if matches(p.group)), key=lambda partial: partial.start_ms)
 
     def _open(self, program: Program, wanted: Sequence[Sequence[int]]) -> list[_Partial]:
         """The cells of windows that are not published, by window start, from_end, then partition."""
@@ -183,15 +220,41 @@ class Metrics:
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, -(2**62), 2**62, limit=1)
         results = store.load_results(self._client, program.name, program.version, windows)
-        partials = [
-            _Partial(result.start_ms, group, cell, result.state, result.revision)
-            for result in results
-            for group, cell in zip(result.groups, result.cells, strict=True)
-        ]
         size_ms = program.window.size_ms
-        rows = _ordered(program, _rows(program, partials, size_ms, completeness), "window")
+        rows = _ordered(program, _rows(program, _of_results(results), size_ms, completeness), "window")
         start_ms, end_ms = windows[0] if windows else (None, None)
-        return Answer(rows, start_ms, end_ms, size_ms, completeness, truncated=False)
+        return Answer(program, rows, start_ms, end_ms, size_ms, completeness, truncated=False)
+
+
+def _of_results(results: Iterable[store.Result]) -> list[_Partial]:
+    return [
+        _Partial(result.start_ms, group, cell, result.state, result.revision)
+        for result in results
+        for group, cell in zip(result.groups, result.cells, strict=True)
+    ]
+
+
+def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
+    """A tick lifts `max_seen_ms` and is no event, so it never lifts `max_ts_ms`."""
+
+    def by_events(checkpoint: Checkpoint) -> bool:
+        newest_ms = checkpoint.max_ts_ms
+        return newest_ms is not None and newest_ms - disorder_ms >= complete_to_ms
+
+    return "events" if all(map(by_events, checkpoints)) else "silence"
+
+
+def _batches(program: Program, starts: Sequence[int], step_ms: int, *, descending: bool) -> Iterator[list[int]]:
+    """Window starts in batches of about BATCH_WINDOWS; the windows of one step stay together."""
+    steps = [list(windows) for _, windows in groupby(starts, key=lambda start: _aligned(program, start, step_ms))]
+    batch: list[int] = []
+    for windows in reversed(steps) if descending else steps:
+        batch += windows
+        if len(batch) >= BATCH_WINDOWS:
+            yield sorted(batch)
+            batch = []
+    if batch:
+        yield sorted(batch)
 
 
 def checked_step(program: Program, step_ms: int | None) -> int:
@@ -202,7 +265,7 @@ def checked_step(program: Program, step_ms: int | None) -> int:
     if step_ms <= 0 or step_ms % size_ms:
         nearest = max(size_ms, round(step_ms / size_ms) * size_ms)
         raise BadRequestError(
-            f"step {format_duration(step_ms) if step_ms > 0 else step_ms} is not a multiple of {program.name}'s window of "
+            f"step {format_duration(step_ms)} is not a multiple of {program.name}'s window of "
             f"{format_duration(size_ms)}; the nearest that answers exactly is {format_duration(nearest)}",
             code="step_not_exact",
             status=422,
@@ -224,11 +287,17 @@ def _overlaps(program: Program, start: int, start_ms: int | None, end_ms: int | 
     return after and (end_ms is None or start < end_ms)
 
 
-def _matches(program: Program, group: bytes, where: Mapping[str, Sequence[Any]]) -> bool:
-    if not where:
-        return True
-    values = dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
-    return all(values[name] in wanted for name, wanted in where.items())
+def _matching(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
+    """A test of groups; each is looked at once, however many windows it is in."""
+    known: dict[bytes, bool] = {}
+
+    def matches(group: bytes) -> bool:
+        if group not in known:
+            values = dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
+            known[group] = all(values[name] in wanted for name, wanted in where.items())
+        return known[group]
+
+    return matches
 
 
 def _rows(program: Program, partials: Sequence[_Partial], step_ms: int, completeness: Completeness) -> list[Row]:

@@ -52,7 +52,10 @@ class Batch:
 
     @property
     def body(self) -> bytes:
-        return b"\n".join(row.body for row in self.rows) + b"\n"
+        # A body that begins with [ is read as one array: as text, such a row is refused alone and not with its batch.
+        first = self.rows[0].body
+        safe = msgspec.json.encode(first.decode(errors="replace")) if first.startswith(b"[") else first
+        return b"\n".join((safe, *(row.body for row in self.rows[1:]))) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,8 @@ class Replay:
             raise StreamgaugeError(f"{order.file}: no such file")
         self._state = ReplayState.of(order.file, order.stream, order.url, state_folder)
         before = self._state.load()
-        self._unfinished_rows = before.rows_done if before and not before.finished else 0
+        self._resumed = order.resume and before is not None
+        self._unfinished = before if before and not before.finished else None
         self._order, self._progress = _start(order, before)
 
     def survey(self) -> Survey:
@@ -104,7 +108,7 @@ class Replay:
         sent = self._progress.rows_done
         survey = survey_rows(self._rows(), self._time_of, sent)
         reasons = () if self._order.send_anyway else (time_falls_back(survey),)
-        if not sent:
+        if not self._resumed:
             reasons = (self._begins_behind(survey, self._view), *reasons)
         for reason in filter(None, reasons):
             raise ReplayStoppedError(reason)
@@ -112,8 +116,9 @@ class Replay:
 
     def _begins_behind(self, survey: Survey, view: StreamView) -> str | None:
         reason = begins_behind(survey, view)
-        if reason and self._unfinished_rows:
-            return f"{reason} A replay of this file stopped after {self._unfinished_rows} rows: --resume goes on there."
+        if reason and self._unfinished:
+            rows = self._unfinished.rows_done
+            return f"{reason} A replay of this file stopped after {rows} rows: --resume goes on there."
         return reason
 
     def send(self, on_batch: Callable[[int], None] = lambda rows_done: None) -> ReplayReport:
@@ -121,7 +126,9 @@ class Replay:
         began, resumed_at = self._clock(), self._progress.rows_done
         result = SendResult()
         refused: list[tuple[int, RowError]] = []
+        self._state.save(self._progress)  # now: killed in its first batch, it must be known that one is in doubt
         pace = Pace(self._order.speed, self._sleep, self._clock)
+        on_batch(resumed_at)
         for batch in self._batches():
             pace.wait_for(batch.newest_ms)
             said = self._door.post_rows(self._order.stream, batch.body, len(batch.rows), self._key(batch))

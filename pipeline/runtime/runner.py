@@ -7,27 +7,27 @@ the state in Redis; this module never tries to find out by itself (DESIGN 8.3, 8
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import redis
 import structlog
 
-from pipeline.core.batches import Batch
 from pipeline.core.definitions import Stream
 from pipeline.core.entries import Chunk, Entry, Row, Tick, parse_entry
 from pipeline.core.process import TimeState
-from pipeline.rim import groups, store
-from pipeline.rim.commit import MAX_BYTES, MAX_CELLS, Checkpoint, Commit, Fence, commit
+from pipeline.rim import groups, keys, store
+from pipeline.rim.commit import MAX_CELLS, Checkpoint, Commit, Fence, commit
 from pipeline.rim.replies import Entry as RawEntry
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.computations import Changes, Computation
+from pipeline.runtime.poison import Decode, Journal, Trial, set_apart, suspects_of
 
 TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
 MAX_ENTRIES = 1_000  # entries a read takes at most, whatever they hold
+FIRST_GUESS = 5_000.0  # events an entry, before the first read: a backlog of large chunks must not fill the memory
 
 log = structlog.get_logger(__name__)
-Decode = Callable[[Sequence[Entry]], Batch]
 
 
 @dataclass(slots=True)
@@ -37,6 +37,7 @@ class Loaded:
     consumer: str
     checkpoint: Checkpoint
     pending: list[Entry]  # ours and not yet committed, in order
+    suspects: frozenset[bytes] = frozenset()  # pending entries that may be what killed the workers before us
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Runner:
     scripts: Scripts
     worker: str
     state: Loaded | None = None
-    _events_per_entry: float = field(default=1.0)
+    _events_per_entry: float = field(default=FIRST_GUESS)
 
     @property
     def group(self) -> str:
@@ -75,7 +76,8 @@ class Runner:
         self.computation.load(self.client, time_state(checkpoint))
         groups.retire_consumers(self.scripts, self.stream.name, self.partition, self.group)
         checkpoint = replace(checkpoint, load_ms=max(checkpoint.load_ms, load_ms))
-        self.state = Loaded(consumer, checkpoint, parse_entries(claimed.entries))
+        suspects = suspects_of(claimed.deliveries)
+        self.state = Loaded(consumer, checkpoint, parse_entries(claimed.entries), suspects)
         return self.state
 
     def take(self, entries: Sequence[RawEntry]) -> None:
@@ -103,22 +105,32 @@ class Runner:
         """Commit the oldest of `entries` that fit in one commit."""
         state = self.state
         assert state is not None
-        batch = decode(entries)
-        computed = self.computation.compute(batch, time_state(state.checkpoint))
-        if self.computation.size(computed) > MAX_CELLS and len(entries) > 1:
-            return self._process(decode, entries[: len(entries) // 2])
-        changes = self.computation.apply(batch, computed)
+        entries = set_apart(entries, state.suspects)
+        if entries[0].id in state.suspects:
+            changes = self._compute_suspect(decode, entries[0])
+        else:
+            batch = decode(entries)
+            computed = self.computation.compute(batch, time_state(state.checkpoint))
+            if self.computation.size(computed) > MAX_CELLS and len(entries) > 1:
+                return self._process(decode, entries[: len(entries) // 2])
+            changes = self.computation.apply(batch, computed)
         after = self._after(state.checkpoint, entries, changes)
         fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), state.pending[0].id)
         what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows)
-        if what.size > MAX_BYTES:
-            log.info("long commit", group=self.group, partition=self.partition, bytes=what.size)
         commit(self.scripts, self.stream.name, self.partition, what)
         state.checkpoint = after
         state.pending = state.pending[len(entries) :]
         self.computation.forget(time_state(after))
-        self._events_per_entry = max(1.0, batch.n_events / len(entries))
-        return batch.n_events
+        self._events_per_entry = max(1.0, changes.ledger.read / len(entries))
+        return changes.ledger.read
+
+    def _compute_suspect(self, decode: Decode, entry: Entry) -> Changes:
+        """Compute one entry that may kill us, with every attempt on record before it is made (DESIGN 8.6)."""
+        assert self.state is not None
+        key = keys.suspect(self.stream.name, self.partition, self.group)
+        trial = Trial(self.computation, Journal(self.client, key, entry.id))
+        batch = trial.decode(decode, entry)
+        return trial.apply(trial.compute(batch, time_state(self.state.checkpoint)))
 
     def _after(self, before: Checkpoint, entries: Sequence[Entry], changes: Changes) -> Checkpoint:
         ledger = changes.ledger

@@ -1,8 +1,8 @@
 """Housekeeping in a process of its own: ticks where events are missing, trim, expiry, and checks of the server.
 
 Safe to run several: every effect is decided inside a script (a tick by the last entry, a trim by the checkpoints, an
-expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by the
-wall clock: ticks go through the log.
+expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by
+the wall clock: ticks go through the log.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -21,18 +20,17 @@ import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from pipeline.core.definitions import MINUTE_MS, Aggregate, Config, Stream, Transform
-from pipeline.core.events import Reader
+from pipeline.core.definitions import MINUTE_MS, Aggregate, Config
 from pipeline.core.programs import version_of
 from pipeline.rim import connection, expiry, keys, replies, trim
 from pipeline.rim.checks import check_server
 from pipeline.rim.expiry import Expired
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
-from pipeline.rim.ticks import TimeKeeper
 from pipeline.rim.trim import Trimmed
 from pipeline.runtime.config import load_config
 from pipeline.runtime.setup import groups_of
+from pipeline.runtime.time_keepers import time_keepers
 
 TICK_EVERY_MS = 500  # a silent stream closes its windows at most this much after it is due
 TRIM_EVERY_MS = 5_000  # at 150 MB/s a log of 1 GB fills in seven seconds: once a minute would let it grow to nine
@@ -43,34 +41,15 @@ JOBS_AT_ONCE = 4  # one thread a job: a long trim must not hold up the ticks
 log = structlog.get_logger(__name__)
 
 
-def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
-    """One writer of ticks for each stream: what the scheduler and `POST …/time` move time with."""
-    scripts = Scripts(client)
-    return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
-
-
-def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
-    windows = {stage.window for stage in config.aggregates() if config.stream_of(stage).name == stream.name}
-    return TimeKeeper(
-        client=client,
-        scripts=scripts,
-        stream=stream,
-        windows=sorted(windows, key=lambda window: (window.size_ms, window.offset_ms)),
-        groups=groups_of(config, stream.name),
-        reader=Reader(stream, ()),
-    )
-
-
-@dataclass(slots=True)
 class Housekeeping:
     """The jobs, each callable by itself; `now_ms` is Redis's clock unless a test says another."""
 
-    config: Config
-    client: redis.Redis
-
-    def __post_init__(self) -> None:
-        self._scripts = Scripts(self.client)
-        self._time_keepers = time_keepers(self.client, self.config)
+    def __init__(self, config: Config, client: redis.Redis) -> None:
+        self.config = config
+        self.client = client
+        self._scripts = Scripts(client)
+        self._time_keepers = time_keepers(client, config)
+        self._unfit: frozenset[str] = frozenset()
 
     def tick_once(self, now_ms: int | None = None) -> list[str]:
         """Write the ticks that are due in any stream; return their entry ids."""
@@ -96,7 +75,7 @@ class Housekeeping:
                 for version in self._versions(stage):
                     expired += expiry.expire_results(self.client, self._scripts, stream, stage, version, now_ms)
                 expired += expiry.expire_downstream(self.client, stage, now_ms)
-            elif isinstance(stage, Transform) and stage.publish:
+            elif stage.publish:
                 expired += expiry.expire_transform(self.client, stream, stage, now_ms)
         for stream in self.config.streams.values():
             groups = groups_of(self.config, stream.name)
@@ -104,14 +83,17 @@ class Housekeeping:
         return expired
 
     def check_once(self) -> None:
-        """Say in the log what has become wrong with the server's settings since the start."""
-        for finding in check_server(self.client, True):
-            if not finding.ok:
-                log.error("server is unfit", check=finding.name, seen=str(finding.seen), advice=finding.advice)
+        """Say in the log what is wrong with the server's settings, once each time that it changes."""
+        unfit = {finding.name: finding for finding in check_server(self.client, False) if not finding.ok}
+        for name in unfit.keys() - self._unfit:
+            log.error("server is unfit", check=name, seen=unfit[name].seen, why=unfit[name].sentence)
+        for name in self._unfit - unfit.keys():
+            log.info("server is fit again", check=name)
+        self._unfit = frozenset(unfit)
 
     def _versions(self, stage: Aggregate) -> list[str]:
         """Every version of a metric that may have results: the running one, and all its record names."""
-        stored = replies.fields(self.client.execute_command("HGETALL", keys.versions(stage.name)))
+        stored = replies.parse_hash(self.client.execute_command("HGETALL", keys.versions(stage.name)))
         active = stored.pop(b"active", b"").decode()
         named = {name.decode().partition(":")[2] for name in stored}
         return sorted(({version_of(self.config, stage.name), active} | named) - {""})

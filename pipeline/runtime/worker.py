@@ -22,6 +22,7 @@ from pipeline.core.events import Reader
 from pipeline.core.programs import Program, compile_programs, compile_steps, version_of
 from pipeline.errors import FenceError, TornError
 from pipeline.rim import connection, groups, keys
+from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.closer import Closer
 from pipeline.runtime.computations import AggregateComputation, Computation, PublishComputation
@@ -60,7 +61,6 @@ class PartitionWork:
     reader: Reader
     cursor: bytes = b"0-0"  # the last id seen by any group
     again: bool = False  # a group lost its state and has to load before anything new comes
-    quarantined: set[str] = field(default_factory=set)  # groups that cannot go on until their partition is rebuilt
     _decoded: tuple[tuple[bytes, ...], Batch] | None = None
 
     @property
@@ -78,16 +78,15 @@ class PartitionWork:
     def poll(self, client: redis.Redis) -> int:
         """Load what has no state, read for every group, compute and commit; return the events of the busiest group."""
         self.again = False
-        active = [runner for runner in self.runners if runner.group not in self.quarantined]
-        loaded = {runner.group: runner.state or runner.load() for runner in active}
+        loaded = {runner.group: runner.state or runner.load() for runner in self.runners}
         wanted = {
             runner.group: (loaded[runner.group].consumer, runner.read_count)
-            for runner in active
+            for runner in self.runners
             if not loaded[runner.group].pending
         }
         found = groups.read_new(client, self.stream.name, self.partition, wanted) if wanted else {}
         events = 0
-        for runner in active:
+        for runner in self.runners:
             runner.take(found.get(runner.group, []))
             events = max(events, self._process(runner, loaded[runner.group]))
         self._decoded = None
@@ -104,8 +103,9 @@ class PartitionWork:
             self.again = True
             return 0
         except TornError as error:
-            log.error("partition quarantined", group=runner.group, partition=self.partition, why=str(error))
-            self.quarantined.add(runner.group)
+            log.error("rebuilding a torn partition", group=runner.group, partition=self.partition, why=str(error))
+            rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
+            self.again = True
             return 0
         self.cursor = max(self.cursor, last, key=groups.id_order)
         return max(events, 1)  # a tick alone is work done as well

@@ -24,7 +24,14 @@ VIEWS = {
     "group": [{"name": "section", "type": "string"}],
     "values": [{"name": "views", "type": "int"}, {"name": "load", "type": "float"}],
 }
-META = {"start": 0, "end": 120_000, "step": 60_000, "watermark": 119_000, "complete_to": 60_000, "complete_by": "events"}
+META = {
+    "start": 0,
+    "end": 120_000,
+    "step": 60_000,
+    "watermark": 119_000,
+    "complete_to": 60_000,
+    "complete_by": "events",
+}
 
 
 def row(window_start: int, section: str | None, views: int, load: float | None) -> dict[str, object]:
@@ -43,6 +50,7 @@ def row(window_start: int, section: str | None, views: int, load: float | None) 
 def api() -> Iterator[FakeApi]:
     with fake_api() as fake:
         fake.metrics.append(VIEWS)
+        fake.stream("s", {"value": "float", "count": "int?"})
         yield fake
 
 
@@ -81,7 +89,7 @@ def test_a_dataframe_is_sent_with_its_named_index_and_nulls(api: FakeApi, client
     index = pd.DatetimeIndex(["2020-01-01", "2020-01-02"], tz="Europe/Paris", name="ts")
     frame = pd.DataFrame({"value": [1.5, float("nan")], "user": pd.array([None, "ada"], dtype="str")}, index=index)
     frame["count"] = pd.array([1, None], dtype="Int64")
-    frame["seen"] = pd.to_datetime(["2020-01-01", None])
+    frame["seen"] = pd.to_datetime(["2020-01-01", "NaT"])
 
     with pytest.raises(RejectedError):  # the fake door takes no null value
         client.send("s", frame.iloc[1:])
@@ -90,6 +98,13 @@ def test_a_dataframe_is_sent_with_its_named_index_and_nulls(api: FakeApi, client
     assert api.rows["s"] == [
         {"ts": 1_577_833_200_000, "value": 1.5, "user": None, "count": 1, "seen": 1_577_836_800_000}
     ]
+
+
+def test_integers_that_pandas_made_floats_are_integers_again(api: FakeApi, client: Client) -> None:
+    frame = pd.DataFrame({"value": [1.0, 2.0, 3.0], "count": [1, None, 2.5]})
+    client.send("s", frame)
+    assert [repr(row["count"]) for row in api.rows["s"]] == ["1", "None", "2.5"]
+    assert [repr(row["value"]) for row in api.rows["s"]] == ["1.0", "2.0", "3.0"]
 
 
 @pytest.mark.parametrize("failure", ["busy", "away", "lost"])
@@ -191,6 +206,30 @@ def test_an_empty_answer_has_the_dtypes_of_a_full_one(api: FakeApi, client: Clie
     }
 
 
+def test_more_rows_than_a_page_come_in_pages_and_each_once(
+    api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(start * 60_000, section, 1, None) for start in range(5) for section in "abc"]
+    monkeypatch.setattr("api.client.PAGE_ROWS", 4)
+
+    def page(query: dict[str, list[str]]) -> dict[str, object]:
+        first = int(query.get("start", ["0"])[0])
+        later = [r for r in rows if int(str(r["window_start"])) >= first]
+        return {"data": later[: int(query["limit"][0])], "meta": META, "next": None}
+
+    api.computed["/v1/metrics/views"] = page
+    frame = client.metric("views")
+    assert frame.reset_index()[["window_start", "section"]].duplicated().sum() == 0
+    assert len(frame) == 15
+    assert len(client.metric("views", limit=4)) == 4
+
+    with pytest.raises(ValueError, match="pages by window"):
+        client.metric("views", order="-views")
+    monkeypatch.setattr("api.client.PAGE_ROWS", 3)
+    with pytest.raises(ValueError, match="one window has more than 3 groups"):
+        client.metric("views")
+
+
 def test_a_range_is_asked_for_in_the_words_of_the_api(api: FakeApi, client: Client) -> None:
     api.answers["/v1/metrics/views"] = {"data": [], "meta": META, "next": None}
     client.metric(
@@ -226,9 +265,9 @@ def test_time_is_moved_without_data(api: FakeApi, client: Client) -> None:
 
 def test_a_string_is_not_taken_for_rows(client: Client) -> None:
     with pytest.raises(TypeError, match="list of dicts or a DataFrame"):
-        client.send("s", {"value": 1})  # type: ignore[arg-type]
+        client.send("s", {"value": 1})  # type: ignore[dict-item]
 
 
 def test_an_address_without_a_scheme_is_refused_with_an_example() -> None:
-    with pytest.raises(StreamgaugeError, match="looks like http://127.0.0.1:8080"):
+    with pytest.raises(StreamgaugeError, match="it looks like http://"):
         Client("localhost:8080")

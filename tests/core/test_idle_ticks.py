@@ -44,6 +44,7 @@ class World:
     def look(self) -> list[Tick]:
         """One run of the scheduler; its ticks are applied as tick.lua does."""
         self.looks.append((self.now_ms, [clock.max_seen_ms for clock in self.clocks]))
+        self.looks = self.looks[-20:]
         old = [seen for at, seen in self.looks if at <= self.now_ms - SETTLE_MS]
         settled = old[-1] if old else [None] * self.partitions
         seen = [replace(clock, settled_ms=ms) for clock, ms in zip(self.clocks, settled, strict=True)]
@@ -155,16 +156,13 @@ def test_a_silent_partition_is_ticked_at_most_once_a_second() -> None:
 
 def test_a_silent_partition_follows_to_where_the_others_were_a_moment_ago() -> None:
     """The parts of one batch come one after the other: a tick between them must not make the second part late."""
-    world = World()
-    world.event(1)
-    world.run(30 * SECOND, flowing=(0,))
-    world.now_ms += SECOND
-    before_ms = world.clocks[0].max_seen_ms
-    world.now_ms += 200
-    world.event(0)
-    for tick in world.look():
-        assert before_ms is not None
-        assert tick.time_ms <= before_ms
+    flowing = PartitionClock(0, "2-0", NOW, NOW, NOW, settled_ms=NOW - 20 * SECOND)
+    idle = PartitionClock(1, "1-0", NOW - MINUTE_MS, NOW - MINUTE_MS, NOW - MINUTE_MS, settled_ms=NOW - MINUTE_MS)
+    unused = PartitionClock(2)
+    ticks = idle_ticks(NOW, POLICY, [flowing, idle, unused], [TEN_SECONDS])
+    assert ticks == [Tick(1, "1-0", NOW - 20 * SECOND), Tick(2, "0-0", NOW - MINUTE_MS)]
+    unsettled = replace(flowing, settled_ms=None)
+    assert idle_ticks(NOW, POLICY, [unsettled, idle, unused], [TEN_SECONDS]) == []
 
 
 def test_the_slowest_of_those_that_flow_is_followed() -> None:
@@ -255,6 +253,21 @@ def test_a_clock_that_goes_back_moves_nothing(back_ms: int) -> None:
     world.event(1)
     world.now_ms -= back_ms
     assert world.look() == []
+
+
+def test_a_clock_that_went_back_behind_the_running_maximum_is_waited_for() -> None:
+    """An entry's arrival caps its tick: until the clock is there again a tick would move nothing."""
+    clock = PartitionClock(0, "1-0", NOW + 20 * SECOND, NOW, NOW - 20 * SECOND, last_tick_ms=NOW - 15 * SECOND)
+    assert idle_ticks(NOW, POLICY, [clock], [Tumbling(HOUR_MS)]) == []
+
+
+def test_a_partition_past_the_newest_window_does_not_follow_a_heartbeat() -> None:
+    """The others were moved by hand to far behind the last event; no window waits there."""
+    used = PartitionClock(0, "2-0", NOW, NOW - MINUTE_MS, NOW, last_tick_ms=NOW, settled_ms=NOW)
+    unused = PartitionClock(1, "1-0", max_seen_ms=NOW - 45 * SECOND, last_tick_ms=NOW - 45 * SECOND)
+    assert idle_ticks(NOW, POLICY, [used, unused], [TEN_SECONDS]) == []
+    behind = replace(unused, max_seen_ms=NOW - 46 * SECOND)
+    assert idle_ticks(NOW, POLICY, [used, behind], [TEN_SECONDS]) == [Tick(1, "1-0", NOW)]
 
 
 def test_an_event_ahead_of_its_arrival_does_not_take_time_past_the_clock() -> None:

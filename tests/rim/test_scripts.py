@@ -13,7 +13,7 @@ from tests.servers import RunningServer
 DOUBLE = script("double", b"#!lua\nreturn {KEYS[1], ARGV[1], redis.call('INCRBY', KEYS[1], ARGV[1])}")
 FAILING = script("failing", b"redis.call('INCR', KEYS[1]); return redis.error_reply('BROKEN on purpose')")
 PARAMETER = re.compile(r"\b(KEYS|ARGV)\[(\d+)\]")
-DOCUMENTED = re.compile(r"\b(KEYS|ARGV)\[(\d+)(?: *\.\.[^\]]*)?\] *\w+")  # ARGV[3], ARGV[6..], KEYS[6 .. 5+S]
+DOCUMENTED = re.compile(r"\b(KEYS|ARGV)\[(\d+)(?: *\.\.[^\]]*)?\] *\S")  # ARGV[3], ARGV[6..], KEYS[6 .. 5+S]
 
 
 def test_a_script_the_server_does_not_know_is_loaded_and_run_once(any_server: RunningServer) -> None:

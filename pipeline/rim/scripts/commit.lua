@@ -75,9 +75,9 @@ local function in_steps(from, to, call)
 end
 redis.call('HSET', KEYS[2], 'torn', '1')
 for _, pane in ipairs(panes) do
-  in_steps(pane[4], pane[5], function(first, last) redis.call('HSET', pane[1], unpack(ARGV, first, last)) end)
   redis.call('HSET', KEYS[3], pane[2], pane[3])
   redis.call('HSET', KEYS[4], pane[2], pane[3])
+  in_steps(pane[4], pane[5], function(first, last) redis.call('HSET', pane[1], unpack(ARGV, first, last)) end)
 end
 for _, row in ipairs(rows) do
   redis.call('XADD', row[1], '*', unpack(ARGV, row[2], row[3]))

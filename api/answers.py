@@ -1,0 +1,103 @@
+"""A metric's answer on the wire: the JSON envelope and CSV.
+
+Invariant: rows are flat and their columns come in one order: the window, its state, the group's fields, the values.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from flask import Response
+
+from api.parameters import Format
+from pipeline.core.aggregates import Finisher
+from pipeline.core.programs import Program
+from pipeline.runtime.query import Answer
+
+WINDOW_COLUMNS = ("window_start", "window_end", "state", "revision")
+# What a spreadsheet takes for a formula (OWASP, CSV injection): a text that begins so gets an apostrophe before it.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """An answer of ours: never kept by a cache without asking, never taken for another type."""
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
+
+
+def metric_response(answer: Answer, form: Format) -> Response:
+    """Write an answer in the form that was asked for."""
+    if form == "csv":
+        return _csv_response(answer)
+    return json_response({"data": answer.rows, "meta": meta(answer), "next": None})
+
+
+def meta(answer: Answer) -> dict[str, Any]:
+    """What an answer covers and how complete it is; times are epoch milliseconds, null where unknown."""
+    program, completeness = answer.program, answer.completeness
+    return {
+        "start": answer.start_ms,
+        "end": answer.end_ms,
+        "step": answer.step_ms,
+        "window": window(program),
+        "watermark": completeness.watermark_ms,
+        "complete_to": completeness.complete_to_ms,
+        "complete_by": completeness.complete_by,
+        "unit": {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
+        "truncated": answer.truncated,
+    }
+
+
+def window(program: Program) -> dict[str, int]:
+    return {"tumbling_ms": program.window.size_ms, "offset_ms": program.window.offset_ms}
+
+
+def measure(program: Program, finisher: Finisher) -> str | None:
+    """The unit of a value: its field's, except of a count, which has none."""
+    if finisher.spec.field is None or finisher.spec.function == "count":
+        return None
+    field = program.stream.field(finisher.spec.field)
+    return field.measure if field else None
+
+
+def columns(program: Program) -> list[str]:
+    """The columns of a metric's rows, in order."""
+    return [*WINDOW_COLUMNS, *program.stage.group_by, *(spec.name for spec in program.stage.aggregates)]
+
+
+def _csv_response(answer: Answer) -> Response:
+    """RFC 4180 with a header row; the account of completeness goes in headers, so that the body stays a table."""
+    names = columns(answer.program)
+    text = csv_text(names, ([row[name] for name in names] for row in answer.rows))
+    said = {
+        "Streamgauge-Watermark": answer.completeness.watermark_ms,
+        "Streamgauge-Complete-To": answer.completeness.complete_to_ms,
+        "Streamgauge-Complete-By": answer.completeness.complete_by,
+        "Streamgauge-Truncated": str(answer.truncated).lower(),
+    }
+    headers = {name: str(value) for name, value in said.items() if value is not None}
+    headers |= {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return Response(text, 200, headers, content_type="text/csv; charset=utf-8; header=present")
+
+
+def csv_text(names: Sequence[str], rows: Any) -> str:
+    """Rows as CSV: null is an empty cell, texts that would be formulas are defused."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out)  # its default is RFC 4180: commas, CRLF, quotes doubled, quoted only where needed
+    writer.writerow(names)
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    match value:
+        case str() if value.startswith(FORMULA_STARTS):
+            return f"'{value}"
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return value

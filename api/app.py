@@ -1,0 +1,55 @@
+"""The Flask app: one blueprint for each group of endpoints, and nothing decided here but who may call.
+
+Invariant: a web page cannot use the door through its visitor's browser: the Host header has to be one of ours.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from flask import Flask, request
+
+from api import problems
+from api.health import health_blueprint
+from api.ingest import ingest_blueprint
+from api.intake import Intakes
+from api.read import read_blueprint
+from pipeline.core.definitions import Config
+from pipeline.errors import BadRequestError
+from pipeline.rim.connection import reader, writer
+from pipeline.runtime.setup import groups_of
+
+
+def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, allow_volatile: bool = False) -> Flask:
+    """Return the WSGI app for a config and a server."""
+    app = Flask("streamgauge", static_folder=None)
+    problems.register(app)
+    if loopback_only:
+        app.before_request(_refuse_foreign_host)
+    groups = {name: groups_of(config, name) for name in config.streams}
+    intakes = Intakes(writer(redis_url), config, groups)
+    client = reader(redis_url)
+    app.register_blueprint(ingest_blueprint(client, intakes))
+    app.register_blueprint(read_blueprint(config, client))
+    app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    return app
+
+
+def _refuse_foreign_host() -> None:
+    """A name that resolves to 127.0.0.1 (DNS rebinding) makes a browser send a page's requests here."""
+    host = request.host.rpartition("]")[0].lstrip("[") or request.host.partition(":")[0]
+    if not _is_local(host):
+        raise BadRequestError(
+            f"The server is bound to loopback and does not answer to {host[:80]!r}. Use localhost or 127.0.0.1.",
+            code="foreign_host",
+            status=403,
+        )
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

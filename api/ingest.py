@@ -1,0 +1,155 @@
+"""The two doors for events: `POST /publish` for one, `POST /v1/streams/{stream}/events` for batches.
+
+Invariant: `accepted + rejected + duplicates` of an answer is the number of rows in the body.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import time
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+import redis
+from flask import Blueprint, Response, request
+
+from api.bodies import kind_of, read_body
+from api.intake import Intake, Intakes, Receipt
+from api.problems import RefusedRowsError, error_list
+from pipeline.core.batches import split_id
+from pipeline.errors import BadRequestError
+from pipeline.rim import keys
+
+WAIT_APPLIED_S = 5.0
+WAIT_POLL_S = 0.01  # a commit takes some milliseconds; the wait is at most 500 reads
+_KEY = re.compile(r"[!-~]{1,255}")  # visible ASCII: it is also a field name in Redis and part of messages
+
+
+def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
+    """The ingest endpoints; `client` is for reading checkpoints."""
+    blueprint = Blueprint("ingest", __name__)
+
+    @blueprint.post("/publish")
+    def publish() -> Response:
+        only_parameters(())
+        receipt = _default_intake(intakes).take_one(read_body(request))
+        _refuse_if_none_taken(receipt)
+        (entry_id,) = next(iter(receipt.ids.values()))
+        return _json({"event_id": entry_id, "status": "Event published"}, 201)
+
+    @blueprint.post("/v1/streams/<stream>/events")
+    def append_events(stream: str) -> Response:
+        only_parameters(("wait",))
+        intake, key, wait = _intake(intakes, stream), _idempotency_key(), _wait()
+        receipt = intake.take(read_body(request), kind_of(request), key)
+        _refuse_if_none_taken(receipt)
+        report = _report(receipt) | {"errors": error_list(receipt.refusals)}
+        if wait:
+            report["applied"] = _applied(client, intake, receipt)
+        return _json(report, 202)
+
+    return blueprint
+
+
+def _report(receipt: Receipt) -> dict[str, Any]:
+    return {
+        "accepted": receipt.accepted,
+        "rejected": len(receipt.refusals),
+        "duplicates": receipt.duplicates,
+        "ids": [entry_id for ids in receipt.ids.values() for entry_id in ids],
+        "skew_ms": receipt.skew_ms,
+    }
+
+
+def _refuse_if_none_taken(receipt: Receipt) -> None:
+    if receipt.accepted or receipt.duplicates:
+        return
+    first, count = receipt.refusals[0], len(receipt.refusals)
+    where = f"{first.field}: " if first.field and not first.message.startswith(first.field) else ""
+    more = f" (and {count - 1:,} more)" if count > 1 else ""
+    message = f"No event was taken. Row {first.index}: {where}{first.message}{more}."
+    status = 400 if receipt.document_refused else 422
+    raise RefusedRowsError(message, receipt.refusals, _report(receipt), status=status)
+
+
+def _default_intake(intakes: Intakes) -> Intake:
+    if intakes.default_stream is None:
+        raise BadRequestError(
+            "POST /publish writes to default_stream, and the config names none. Use /v1/streams/{stream}/events.",
+            code="no_default_stream",
+            status=404,
+        )
+    return intakes.by_stream[intakes.default_stream]
+
+
+def _intake(intakes: Intakes, name: str) -> Intake:
+    intake = intakes.by_stream.get(name)
+    if intake is None:
+        hint = did_you_mean(name, intakes.by_stream) or f" There are: {', '.join(intakes.by_stream)}."
+        raise BadRequestError(f"There is no stream {name[:80]!r}.{hint}", code="unknown_stream", status=404)
+    return intake
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if _KEY.fullmatch(key) is None:
+        raise BadRequestError(
+            "Idempotency-Key has to be 1 to 255 visible ASCII characters without spaces, such as a UUID.",
+            code="bad_idempotency_key",
+        )
+    return key
+
+
+def _wait() -> bool:
+    wanted = request.args.get("wait")
+    if wanted not in (None, "applied"):
+        raise BadRequestError(f"wait={wanted[:80]} is not known; only wait=applied is.", code="bad_parameter")
+    return wanted is not None
+
+
+def only_parameters(known: Collection[str]) -> None:
+    """Refuse unknown query parameters: a misspelt one would otherwise be ignored in silence.
+
+    Raises:
+        BadRequestError: the first unknown one, with the one that was probably meant.
+    """
+    for name in request.args:
+        if name not in known:
+            hint = did_you_mean(name, known) or (f" Known: {', '.join(known)}." if known else " There are none here.")
+            raise BadRequestError(f"Unknown query parameter {name[:80]!r}.{hint}", code="unknown_parameter")
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """A sentence with the closest known name, or nothing."""
+    close = difflib.get_close_matches(name[:80], list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _applied(client: redis.Redis, intake: Intake, receipt: Receipt) -> bool:
+    """Wait until every group that reads the stream has committed the entries of a receipt; False after 5 s."""
+    targets = {partition: split_id(ids[-1].encode()) for partition, ids in receipt.ids.items() if ids}
+    deadline_s = time.monotonic() + WAIT_APPLIED_S
+    while not _reached(client, intake, targets):
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(WAIT_POLL_S)
+    return True
+
+
+def _reached(client: redis.Redis, intake: Intake, targets: dict[int, tuple[int, int]]) -> bool:
+    pipe = client.pipeline(transaction=False)
+    wanted = []
+    for partition, target in targets.items():
+        for group in intake.groups:
+            pipe.execute_command("HGET", keys.checkpoint(intake.stream.name, partition, group), "cursor")
+            wanted.append(target)
+    cursors = pipe.execute()
+    return all(cursor and split_id(cursor) >= target for cursor, target in zip(cursors, wanted, strict=True))
+
+
+def _json(value: dict[str, Any], status: int) -> Response:
+    return Response(msgspec.json.encode(value), status, content_type="application/json")

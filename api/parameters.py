@@ -1,0 +1,242 @@
+"""Query parameters of the reading side, checked in one place.
+
+Invariant: nothing given is ignored. A parameter that is unknown, given twice or not built yet is refused by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from werkzeug.datastructures import MultiDict
+
+from pipeline.core.programs import Program
+from pipeline.core.spelling import did_you_mean
+from pipeline.core.times import parse_duration_ms, parse_time_ms
+from pipeline.errors import BadRequestError
+from pipeline.runtime.query import MAX_ROWS, MetricQuery
+
+Arguments = MultiDict[str, str]
+Format = Literal["json", "csv"]
+
+DEFAULT_ROWS = 10_000
+DEFAULT_EVENTS = 20
+MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
+WHERE = "where."
+
+METRIC_PARAMETERS = ("start", "end", "step", "order", "limit", "format", "state")
+NOT_BUILT = ("tz", "group_by", "agg", "fill", "cursor")  # of the contract (DESIGN 9), refused until they work
+FORMATS_NOT_BUILT = ("columns", "ndjson", "arrow")
+
+_MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_BOOLS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRequest:
+    """A checked request for a metric: what is asked of the pipeline, and how the answer is written."""
+
+    query: MetricQuery
+    format: Format
+
+
+def metric_request(args: Arguments, program: Program, now_ms: int) -> MetricRequest:
+    """Check the parameters of `GET /v1/metrics/{metric}`; `now_ms` is Redis's clock.
+
+    Raises:
+        BadRequestError: a parameter is unknown, not built yet, given twice, or has a value that cannot be used.
+    """
+    _check_names(args, METRIC_PARAMETERS, where=True)
+    start_ms, end_ms = _time(args, "start", now_ms), _time(args, "end", now_ms)
+    if start_ms is not None and end_ms is not None and start_ms > end_ms:
+        raise BadRequestError(
+            f"start {args['start']} is after end {args['end']}; swap them or leave one out", code="start_after_end"
+        )
+    query = MetricQuery(
+        metric=program.name,
+        start_ms=start_ms,
+        end_ms=end_ms,
+        step_ms=_duration(args, "step"),
+        where=_where(args, program),
+        order=_order(args, program),
+        limit=_whole_number(args, "limit", DEFAULT_ROWS, MAX_ROWS),
+        closed_only=_closed_only(args),
+    )
+    return MetricRequest(query, _format(args))
+
+
+def latest_format(args: Arguments) -> Format:
+    """Check the parameters of `GET /v1/metrics/{metric}/latest`, which takes only `format`."""
+    _check_names(args, ("format",))
+    return _format(args)
+
+
+def event_limit(args: Arguments) -> int:
+    """Check the parameters of `GET /v1/streams/{stream}/events`, which takes only `limit`."""
+    _check_names(args, ("limit",))
+    return _whole_number(args, "limit", DEFAULT_EVENTS, MAX_EVENTS)
+
+
+def no_parameters(args: Arguments) -> None:
+    """Refuse whatever was given to an endpoint that takes nothing."""
+    _check_names(args, ())
+
+
+def known_name(kind: str, name: str, known: Collection[str]) -> str:
+    """Return a name from a path if it is one of ours; whatever else it holds never reaches Redis.
+
+    Raises:
+        BadRequestError: 404, there is no such thing.
+    """
+    if name not in known:
+        raise BadRequestError(
+            f"there is no {kind} '{_shown(name)}'.{did_you_mean(name, known)}", code=f"unknown_{kind}", status=404
+        )
+    return name
+
+
+def _check_names(args: Arguments, allowed: Sequence[str], *, where: bool = False) -> None:
+    for name, values in args.lists():
+        if where and name.startswith(WHERE):
+            continue
+        if name in NOT_BUILT:
+            raise BadRequestError(f"the parameter '{name}' is not built yet; leave it out", code="not_built")
+        if name not in allowed:
+            known = (*allowed, *((f"{WHERE}<field>",) if where else ()))
+            raise BadRequestError(
+                f"there is no parameter '{_shown(name)}' here.{did_you_mean(name, known)}", code="unknown_parameter"
+            )
+        if len(values) > 1:
+            raise BadRequestError(f"'{name}' is given {len(values)} times; give it once", code="repeated_parameter")
+
+
+def _time(args: Arguments, name: str, now_ms: int) -> int | None:
+    text = args.get(name)
+    if text is None:
+        return None
+    try:
+        return parse_time_ms(_plus_sign(text), now_ms)
+    except ValueError as error:
+        raise BadRequestError(f"{name}: {error}", code="bad_time") from None
+
+
+def _plus_sign(text: str) -> str:
+    """An unescaped `+` of an offset or of now+5m arrives as a space, which has no other meaning in those places."""
+    head, space, tail = text.strip().rpartition(" ")
+    is_offset = space and len(tail) == len("00:00") and "T" in head.upper()
+    return f"{head}+{tail}" if is_offset or head == "now" else text
+
+
+def _duration(args: Arguments, name: str) -> int | None:
+    text = args.get(name)
+    if text is None:
+        return None
+    try:
+        return parse_duration_ms(text)
+    except ValueError as error:
+        raise BadRequestError(f"{name}: {error}", code="bad_duration") from None
+
+
+def _where(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
+    types = dict(program.group_types)
+    wanted: dict[str, list[Any]] = {}
+    for name, values in args.lists():
+        if not name.startswith(WHERE):
+            continue
+        field = name.removeprefix(WHERE)
+        if field not in types:
+            raise BadRequestError(
+                f"{program.name} is not grouped by '{_shown(field)}', so {_shown(name)} selects nothing."
+                f"{did_you_mean(field, types)}",
+                code="unknown_field",
+            )
+        wanted[field] = [_group_value(name, types[field], text) for text in values]
+    return wanted
+
+
+def _group_value(name: str, kind: str, text: str) -> Any:
+    """A value as groups hold it: epoch milliseconds of a timestamp, exactly as written of a string."""
+    try:
+        match kind:
+            case "int":
+                return _int64(text)
+            case "bool":
+                return _bool(text)
+            case "timestamp":
+                return _fixed_time(text)
+            case _:
+                return text
+    except ValueError as error:
+        raise BadRequestError(f"{name}: {error}; the field is of type {kind}", code="wrong_type") from None
+
+
+def _int64(text: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 19 and _MIN_INT <= int(text) <= _MAX_INT):
+        raise ValueError(f"'{_shown(text)}' is not a whole number of 64 bits")
+    return int(text)
+
+
+def _bool(text: str) -> bool:
+    if text not in _BOOLS:
+        raise ValueError(f"'{_shown(text)}' is neither true nor false")
+    return _BOOLS[text]
+
+
+def _fixed_time(text: str) -> int:
+    if text.startswith(("now", "+")) or (text.startswith("-") and not text[1:].isdigit()):
+        raise ValueError(f"'{_shown(text)}' moves with the clock; write RFC 3339 or an epoch number")
+    return parse_time_ms(_plus_sign(text), 0)
+
+
+def _order(args: Arguments, program: Program) -> str:
+    order = args.get("order", "window")
+    known = ["window", *(spec.name for spec in program.stage.aggregates)]
+    if order.removeprefix("-") not in known:
+        raise BadRequestError(
+            f"order: '{_shown(order)}' is neither window nor a value of {program.name}."
+            f"{did_you_mean(order.removeprefix('-'), known)} A '-' before it means descending.",
+            code="unknown_order",
+        )
+    return order
+
+
+def _whole_number(args: Arguments, name: str, default: int, most: int) -> int:
+    text = args.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and 1 <= int(text) <= most):
+        raise BadRequestError(f"{name}: '{_shown(text)}' is not a whole number from 1 to {most}", code=f"bad_{name}")
+    return int(text)
+
+
+def _closed_only(args: Arguments) -> bool:
+    state = args.get("state")
+    if state is None:
+        return False
+    if state == "retracted":
+        raise BadRequestError("state=retracted is not built yet; no window kind here retracts", code="not_built")
+    if state != "closed":
+        raise BadRequestError(
+            f"state: '{_shown(state)}' is not 'closed', which leaves open windows out; without it they are included",
+            code="bad_state",
+        )
+    return True
+
+
+def _format(args: Arguments) -> Format:
+    match args.get("format", "json"):
+        case "json":
+            return "json"
+        case "csv":
+            return "csv"
+        case other if other in FORMATS_NOT_BUILT:
+            raise BadRequestError(f"format={other} is not built yet; there are json and csv", code="not_built")
+        case other:
+            raise BadRequestError(f"format: '{_shown(other)}' is neither json nor csv", code="bad_format")
+
+
+def _shown(text: str) -> str:
+    """What a client sent, short enough for a message."""
+    return text if len(text) <= 60 else f"{text[:60]}…"

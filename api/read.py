@@ -1,0 +1,95 @@
+"""The reading side: metrics, streams and stages.
+
+Invariant: a name in a path is looked up in the config before anything else, so no client's text becomes part of a key.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import redis
+from flask import Blueprint, Response, request
+
+from api.accounts import event_account, metric_account, stage_account, stream_account
+from api.answers import json_response, metric_response
+from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters
+from pipeline.core.definitions import Config
+from pipeline.errors import BadRequestError
+from pipeline.rim.store import redis_time_ms
+from pipeline.runtime.query import Metrics
+from pipeline.runtime.recent import newest_events
+from pipeline.runtime.status import read_status
+
+NOT_BUILT = {
+    "rolling": "ask for the last windows with start=-5m",
+    "live": "ask for /latest again",
+    "explain": "/v1/stages has the ledger and the lag of the whole stage",
+}
+
+
+def read_blueprint(config: Config, client: redis.Redis) -> Blueprint:
+    """The reading endpoints; `client` is only read from."""
+    blueprint = Blueprint("read", __name__)
+    _add_metrics(blueprint, config, client)
+    _add_streams(blueprint, config, client)
+    _add_stages(blueprint, config, client)
+    return blueprint
+
+
+def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:
+    metrics = Metrics(config, client)
+
+    @blueprint.get("/v1/metrics")
+    def list_metrics() -> Response:
+        no_parameters(request.args)
+        programs = [metrics.program(name) for name in metrics.programs]
+        accounts = [metric_account(config, program, metrics.completeness(program)) for program in programs]
+        return json_response({"metrics": accounts})
+
+    @blueprint.get("/v1/metrics/<metric>")
+    def read_metric(metric: str) -> Response:
+        program = metrics.program(known_name("metric", metric, metrics.programs))
+        asked = metric_request(request.args, program, redis_time_ms(client))
+        return metric_response(metrics.query(asked.query, program), asked.format)
+
+    @blueprint.get("/v1/metrics/<metric>/latest")
+    def read_latest(metric: str) -> Response:
+        known_name("metric", metric, metrics.programs)
+        form = latest_format(request.args)
+        return metric_response(metrics.latest(metric), form)
+
+    @blueprint.get("/v1/metrics/<metric>/<any(rolling, live, explain):view>")
+    def refuse_view(metric: str, view: str) -> NoReturn:
+        known_name("metric", metric, metrics.programs)
+        raise BadRequestError(
+            f"/v1/metrics/{metric}/{view} is not built yet; {NOT_BUILT[view]}", code="not_built", status=501
+        )
+
+
+def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:
+    @blueprint.get("/v1/streams")
+    def list_streams() -> Response:
+        no_parameters(request.args)
+        status = read_status(client, config)
+        return json_response({"streams": [stream_account(stream) for stream in status.streams.values()]})
+
+    @blueprint.get("/v1/streams/<stream>/events")
+    def read_events(stream: str) -> Response:
+        known = config.streams[known_name("stream", stream, config.streams)]
+        events = newest_events(client, known, event_limit(request.args))
+        return json_response({"events": [event_account(event) for event in events]})
+
+
+def _add_stages(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:
+    @blueprint.get("/v1/stages")
+    def list_stages() -> Response:
+        no_parameters(request.args)
+        status = read_status(client, config)
+        return json_response({"stages": [stage_account(stage) for stage in status.stages.values()]})
+
+    @blueprint.get("/v1/stages/<stage>")
+    def read_stage(stage: str) -> Response:
+        known = config.stages[known_name("stage", stage, config.stages)]
+        no_parameters(request.args)
+        status = read_status(client, config, [config.stream_of(known).name])
+        return json_response(stage_account(status.stages[stage]))

@@ -1,0 +1,84 @@
+"""Runs the API: granian in front of the Flask app, one worker process, on loopback.
+
+Invariant: nothing outlives its parent: the kernel kills the worker process when this process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from flask import Flask
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from granian.server import Server
+
+from api.app import create_app
+from pipeline.errors import ConfigError
+from pipeline.rim.lifeline import die_with_parent
+from pipeline.runtime.config import load_config
+
+# A request holds a thread while its body arrives and Redis answers; half-sent ones must not take them all (FACTS 19).
+BLOCKING_THREADS = 16
+DRAIN_S = 10  # after SIGTERM, for requests under way; the longest wait of ours is 5 s
+
+
+@dataclass(frozen=True, slots=True)
+class AppLoader:
+    """Makes the app in the worker process: connections are not carried over a fork."""
+
+    config_path: str
+    redis_url: str
+    loopback_only: bool
+    tie: Callable[[], None]
+
+    def __call__(self) -> Flask:
+        self.tie()
+        config = load_config(self.config_path, os.environ)
+        return create_app(config, self.redis_url, loopback_only=self.loopback_only)
+
+
+def serve(config_path: str | Path, host: str, port: int, redis_url: str, *, insecure: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT, then let requests under way finish.
+
+    Raises:
+        ConfigError: the config cannot be used, or the host is not loopback.
+    """
+    if not insecure and not _is_loopback(host):
+        raise ConfigError(
+            [f"--host {host}: the API has no keys yet and binds to loopback only. Use 127.0.0.1, or --insecure."]
+        )
+    _require_usable(config_path)
+    loader = AppLoader(str(config_path), redis_url, not insecure, die_with_parent())
+    server = Server(
+        "streamgauge",
+        address=host,
+        port=port,
+        interface=Interfaces.WSGI,
+        workers=1,
+        blocking_threads=BLOCKING_THREADS,
+        http=HTTPModes.http1,
+        websockets=False,
+        log_level=LogLevels.warning,
+        workers_kill_timeout=DRAIN_S,
+    )
+    server.serve(target_loader=loader, wrap_loader=False)
+
+
+def _require_usable(config_path: str | Path) -> None:
+    """Raise the config's errors in this process, but load it in another: polars starts threads at its first use, and
+    granian's worker, forked from here after that, hung in the first expression it compiled (measured)."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as other:
+        other.submit(load_config, config_path, dict(os.environ)).result()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

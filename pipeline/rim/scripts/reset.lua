@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- Put a torn stage and partition back to where its retained log begins; its cells were deleted before.
+--
+-- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut
+-- ARGV[1] consumer group
+-- Returns 1 when it was reset, 0 when it is not torn (any more).
+
+local torn = redis.call('HMGET', KEYS[2], 'torn', 'load_ms')
+if not torn[1] then return 0 end
+local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
+
+redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
+redis.call('DEL', KEYS[2])
+-- the load time stays: marks of the rebuilt panes must be ahead of those published before
+redis.call('HSET', KEYS[2], 'load_ms', torn[2] or '0')
+if cut[2] then
+  redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3])
+end
+return 1

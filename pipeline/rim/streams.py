@@ -1,0 +1,133 @@
+"""Appending to raw streams: one idempotent script call a step, steps small enough for the server's other clients.
+
+Invariant: every call leaves `received = stored + duplicate + rejected` in the partition's door.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.core.partitioning import Chunk
+from pipeline.core.refusals import Refusal
+from pipeline.errors import BadRequestError, StreamgaugeError
+from pipeline.rim import keys
+from pipeline.rim.scripts import Argument, Scripts
+
+QUARANTINED_BYTES = 64 * 1024  # of one refused row: enough to see what it was; a bad client must not fill the memory
+
+
+@dataclass(frozen=True, slots=True)
+class RowEntry:
+    """One event as flat fields, and its event time (None: no time field)."""
+
+    fields: Mapping[str, bytes]
+    time_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A request as its sender named it, and what it says: the same key with another fingerprint is a conflict."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one call writes: good rows as entries, refused rows for quarantine, judged by the clock `judged_ms`."""
+
+    entries: Sequence[Chunk | RowEntry]
+    refusals: Sequence[Refusal]
+    undeclared: int
+    judged_ms: int
+
+    @property
+    def n_good(self) -> int:
+        return sum(entry.n if isinstance(entry, Chunk) else 1 for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of a step; `known`: it was written before, by a request judged at `judged_ms`."""
+
+    known: bool
+    arrival_ms: int
+    judged_ms: int
+    ids: tuple[str, ...]
+
+
+def append(scripts: Scripts, stream: str, partition: int, step: Step, key: IdempotencyKey | None = None) -> Appended:
+    """Write a step, all or nothing; a step whose key is known is only counted.
+
+    Raises:
+        BadRequestError: the key was used for another request (409); nothing was written.
+        StreamgaugeError: a key of ours has been overwritten with another type; nothing was written.
+        redis.exceptions.RedisError: the server refused or is away; after a lost reply the step may be written.
+    """
+    reply = scripts.run(
+        "append",
+        keys=[
+            keys.raw(stream, partition),
+            keys.door(stream, partition),
+            keys.idem(stream, partition),
+            keys.idem_times(stream, partition),
+            keys.quarantine(stream, partition),
+        ],
+        args=_arguments(step, key),
+    )
+    return _parse(reply, step, key)
+
+
+def _arguments(step: Step, key: IdempotencyKey | None) -> list[Argument]:
+    args: list[Argument] = [
+        key.key if key else "",
+        key.fingerprint if key else "",
+        step.judged_ms,
+        step.n_good,
+        step.undeclared,
+        len(step.entries),
+        len(step.refusals),
+    ]
+    for entry in step.entries:
+        args += _chunk(entry) if isinstance(entry, Chunk) else _row(entry)
+    for refusal in step.refusals:
+        body = refusal.body[:QUARANTINED_BYTES]
+        args += [refusal.message.encode(errors="replace"), refusal.code, _text(refusal.field), refusal.index, body]
+    return args
+
+
+def _chunk(chunk: Chunk) -> list[Argument]:
+    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), zlib.crc32(chunk.body), chunk.body]
+
+
+def _row(row: RowEntry) -> list[Argument]:
+    pairs = [part for pair in row.fields.items() for part in pair]
+    return ["row", _time(row.time_ms), len(row.fields), *pairs]
+
+
+def _time(time_ms: int | None) -> Argument:
+    return "" if time_ms is None else time_ms
+
+
+def _text(field: str | None) -> bytes:
+    return b"" if field is None else field.encode(errors="replace")
+
+
+def _parse(reply: Sequence[Any], step: Step, key: IdempotencyKey | None) -> Appended:
+    status, *rest = reply
+    if status == b"new":
+        return Appended(False, int(rest[0]), step.judged_ms, tuple(i.decode() for i in rest[1:]))
+    if status == b"known":
+        _, judged_ms, arrival_ms, ids = rest[0].decode().split(" ")
+        return Appended(True, int(arrival_ms), int(judged_ms), tuple(filter(None, ids.split(","))))
+    if status == b"conflict":
+        assert key is not None, "a conflict without an idempotency key"
+        raise BadRequestError(
+            f"Idempotency-Key {key.key!r} was used for a request with another body. Send a new key with new data.",
+            code="idempotency_conflict",
+            status=409,
+        )
+    raise StreamgaugeError(f"{rest[0].decode()} has changed its type: something else writes to our keys")

@@ -1,0 +1,193 @@
+"""`streamgauge up`: the embedded server, the API, workers, the scheduler and the demo, as one tree of processes.
+
+Invariant: when this process is gone, however it went, so is every other: each is tied to the life of this main thread,
+which is why everything here starts from it. One folder has one `up`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from pipeline.core.definitions import Config
+from pipeline.errors import StreamgaugeError
+from pipeline.rim.checks import require_fit
+from pipeline.rim.connection import is_away, without_password, writer
+from pipeline.rim.embedded import EmbeddedServer
+from pipeline.rim.folder_lock import FolderLock
+from pipeline.runtime.children import Child
+from pipeline.runtime.config import load_config
+from pipeline.runtime.process_tree import ProcessTree
+
+EMBEDDED = "embedded"
+COMMAND_MODULE = "api.main"  # every command; named, not imported: the runtime does not know the API
+CONNECT_TIMEOUT_S = 0.2
+
+
+class DataDirTakenError(StreamgaugeError):
+    """Another `up` runs on this data folder."""
+
+
+class PortTakenError(StreamgaugeError):
+    """The API cannot listen where it shall."""
+
+
+class ServerAwayError(StreamgaugeError):
+    """The Redis that others run does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """What `streamgauge up` was asked for; `redis_url` None leaves it to the config file and the environment."""
+
+    config_path: Path
+    host: str
+    port: int
+    data_dir: Path
+    workers: int
+    redis_url: str | None
+    demo: bool
+
+    @property
+    def api_url(self) -> str:
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+def talk(line: str) -> None:
+    """Say a line to people: stdout belongs to data."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def run_up(
+    *,
+    config_path: Path,
+    host: str,
+    port: int,
+    data_dir: Path,
+    workers: int,
+    redis_url: str | None,
+    demo: bool,
+    allow_volatile: bool = False,
+    say: Callable[[str], None] = talk,
+) -> int:
+    """Run everything until Ctrl-C or SIGTERM, then drain; return the exit code. Main thread only.
+
+    Raises:
+        ConfigError, DataDirTakenError, PortTakenError, ServerAwayError, ServerUnfitError, EmbeddedServerError,
+        NoServerError: nothing was started, or all of it was stopped again.
+    """
+    assert threading.current_thread() is threading.main_thread(), "children die with the thread that started them"
+    up = Up(config_path, host, port, data_dir, workers, redis_url, demo)
+    config = load_config(config_path, os.environ)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(data_dir / "up.lock")
+    if not lock.acquire():
+        raise DataDirTakenError(
+            f"{data_dir}: `streamgauge up` ({lock.holder()}) runs on this folder. "
+            "Stop it, or take another --data-dir and --port."
+        )
+    with lock:
+        require_free(host, port)
+        url = redis_url or config.redis_url
+        if url != EMBEDDED:
+            return _run_on(up, config, url, None, allow_volatile, say)
+        with EmbeddedServer(data_dir) as server:
+            return _run_on(up, config, server.url, server, allow_volatile, say)
+
+
+def _run_on(
+    up: Up,
+    config: Config,
+    url: str,
+    server: EmbeddedServer | None,
+    allow_volatile: bool,
+    say: Callable[[str], None],
+) -> int:
+    """Run the children on the Redis at `url`."""
+    _require_fit(url, allow_volatile)
+    # Children find what stands in the config or the environment by themselves: a password in argv is seen by everybody.
+    known_url = url if server is not None else up.redis_url
+    tree = ProcessTree(
+        children_of(up, known_url),
+        server=server,
+        is_ready=lambda: accepts(up.host, up.port),
+        on_ready=lambda: say(welcome(up, config, url)),
+        say=say,
+    )
+    return tree.run()
+
+
+def children_of(up: Up, redis_url: str | None) -> list[Child]:
+    """Return the commands of the tree, in the order they start."""
+    common = ["--config", str(up.config_path)]
+    if redis_url is not None:
+        common += ["--redis-url", redis_url]
+    children = [Child("api", command("api", *common, "--host", up.host, "--port", str(up.port)), "api")]
+    for name in (f"worker-{number}" for number in range(1, up.workers + 1)):
+        children.append(Child(name, command("worker", *common, "--name", name), "worker"))
+    children.append(Child("scheduler", command("scheduler", *common), "scheduler"))
+    if up.demo:
+        children.append(Child("demo", command("simulate", "--url", up.api_url), "demo"))
+    return children
+
+
+def command(*args: str) -> tuple[str, ...]:
+    """Return the argv of one of our own commands, run by this very interpreter."""
+    return (sys.executable, "-m", COMMAND_MODULE, *args)
+
+
+def welcome(up: Up, config: Config, redis_url: str) -> str:
+    """Return what `up` says when the API accepts: where things are, and one command that shows numbers."""
+    metric = next((stage.name for stage in config.aggregates()), None)
+    path = f"/v1/metrics/{metric}" if metric else "/v1/streams"
+    return "\n".join(
+        (
+            f"  API    {up.api_url}",
+            f"  Redis  {without_password(redis_url)}",
+            f"  Try    curl '{up.api_url}{path}'",
+            "  Ctrl-C drains and stops everything.",
+        )
+    )
+
+
+def _require_fit(url: str, allow_volatile: bool) -> None:
+    client = writer(url)
+    try:
+        require_fit(client, allow_volatile)
+    except redis.exceptions.RedisError as error:
+        if not is_away(error):
+            raise
+        raise ServerAwayError(
+            f"{without_password(url)}: Redis does not answer ({error}). Start it, or use the embedded server "
+            "(`redis: {url: embedded}` in the config)."
+        ) from error
+    finally:
+        client.close()
+
+
+def require_free(host: str, port: int) -> None:
+    """Refuse a port somebody listens on: Granian would share it (SO_REUSEPORT) and answer every other request."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections of the last run linger
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise PortTakenError(
+                f"cannot listen on port {port} of {host} ({error.strerror}): free it, or take another --port."
+            ) from error
+
+
+def accepts(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S).close()
+    except OSError:  # not listening yet
+        return False
+    return True

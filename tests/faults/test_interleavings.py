@@ -1,0 +1,284 @@
+"""Two workers, or one and somebody else, in the worst order; each test writes the order down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pipeline.errors import FenceError, StreamgaugeError, TornError
+from pipeline.rim import keys, publish
+from pipeline.rim.commit import Mark
+from pipeline.rim.publish import Closed, Outgoing
+from pipeline.rim.scripts import Scripts
+from pipeline.runtime.worker import Worker
+from tests.faults.line import METRIC, STREAM, Interrupted, Line, without
+from tests.faults.logs import log_bytes, restart_with_log
+from tests.faults.model import rows_of
+from tests.servers import RunningServer
+
+# --- zombies
+
+
+def test_a_zombie_paused_before_its_commit_is_refused(server: RunningServer) -> None:
+    line = Line(server.client)
+    zombie = line.runner("zombie", scripts=Interrupted(server.client, "commit", line.finish))
+    line.add((1_000, "x", 1), (2_000, "y", 2))
+
+    with pytest.raises(FenceError):
+        line.work(zombie)
+
+    assert zombie.state is None  # it has to load again
+    assert line.right()
+
+
+def test_a_zombie_paused_while_another_has_only_loaded_is_refused(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+    others = []
+    zombie = Interrupted(server.client, "commit", lambda: others.append(line.runner("owner")))
+
+    with pytest.raises(FenceError, match="pending"):
+        line.finish_with(zombie)
+    others[0].process(line.decode)
+
+    assert line.right()
+
+
+def test_a_commit_whose_reply_is_lost_is_not_done_again(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+
+    class Unanswered(Scripts):
+        def run(self, name: str, **arguments: Any) -> Any:
+            reply = super().run(name, **arguments)
+            if name == "commit":
+                raise ConnectionError("the reply is lost")
+            return reply
+
+    runner = line.runner("a", scripts=Unanswered(server.client))
+    with pytest.raises(ConnectionError):
+        line.work(runner)
+    line.finish()
+
+    assert line.checkpoint().commit == 1
+    assert line.right()
+
+
+def test_late_and_dead_rows_of_a_refused_commit_are_not_written(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1), (30_000, "x", 2))
+    server.client.xadd(keys.raw(STREAM, 0), {"ts": "31000", "g": "x", "k": "not a number"})
+    line.add((2_000, "late", 4))
+    zombie = line.runner("zombie", scripts=Interrupted(server.client, "commit", line.finish))
+
+    with pytest.raises(FenceError):
+        line.work(zombie)
+
+    assert server.client.xlen(keys.late(STREAM, 0, line.group)) == 1
+    assert server.client.xlen(keys.dead(STREAM, 0, line.group)) == 1
+    assert line.right()
+
+
+# --- rollbacks
+
+
+def test_a_state_ahead_of_a_rolled_back_log_is_forgotten(throwaway_server: RunningServer) -> None:
+    line = Line(throwaway_server.client)
+    worker = line.runner("worker")
+    line.add((1_000, "x", 1))
+    line.work(worker)
+    before = log_bytes(throwaway_server)
+    line.add((2_000, "x", 2), (30_000, "x", 4))
+    line.work(worker)
+
+    restart_with_log(throwaway_server, before)
+    line.add((3_000, "x", 8))  # in time for the log that survived; late for the one that is gone
+    with pytest.raises(FenceError, match="checkpoint"):
+        line.work(worker)
+    worker.load()
+    worker.process(line.decode)
+
+    assert line.cells() == {(0, "x"): (2, 9)}
+    assert line.right()
+
+
+def test_a_log_cut_inside_a_commit_has_all_of_it_or_nothing(throwaway_server: RunningServer) -> None:
+    line = Line(throwaway_server.client)
+    worker = line.runner("worker")
+    line.add((1_000, "x", 1), (2_000, "y", 2))
+    line.read(worker)
+    before = log_bytes(throwaway_server)
+    worker.process(line.decode)
+    after = log_bytes(throwaway_server)
+
+    for size in range(len(before), len(after), (len(after) - len(before)) // 5):
+        restart_with_log(throwaway_server, after[:size])
+        assert line.checkpoint().read == 0
+        assert line.cells() == {}
+    restart_with_log(throwaway_server, after)
+    assert line.right()
+
+
+def test_a_window_is_published_again_when_a_partition_was_rolled_back(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+    saved = line.everything("{s.0}:*")
+    line.add((2_000, "x", 2), (30_000, "x", 4))
+    line.finish()
+    line.closer().close_once()
+
+    # The shard of the partition comes back from a moment ago, the metric's does not: its marks stay.
+    server.client.delete(*server.client.keys("{s.0}:*"))
+    for key, value in saved.items():
+        server.client.restore(key, 0, value)
+    line.add((40_000, "x", 8))
+    line.finish()
+    line.closer().close_once()
+
+    assert line.cells() == {(0, "x"): (1, 1), (40_000, "x"): (1, 8)}
+    assert published_revisions(server) == [("0", "0"), ("0", "1")]
+
+
+# --- a commit that was cut off, and keys that somebody else changed
+
+
+def test_a_commit_that_fails_in_the_middle_leaves_the_torn_marker(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+    last_write = "redis.call('DEL', KEYS[5])\n"
+    failing = Scripts(server.client, without("commit", last_write, "redis.call('NO_SUCH_COMMAND')\n"))
+
+    with pytest.raises(Exception, match="nknown"):
+        line.finish_with(failing)
+    line.add((2_000, "x", 2))
+    with pytest.raises(TornError):
+        line.finish()
+
+    assert line.checkpoint().torn
+
+
+def test_a_worker_rebuilds_a_torn_partition_from_the_log(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1), (30_000, "x", 2), (2_000, "late", 4))
+    line.finish()
+    server.client.hset(keys.checkpoint(STREAM, 0, line.group), "torn", "1")
+    line.add((31_000, "x", 8))
+    worker = Worker(line.config, server.client, server.client, "w")
+
+    for _ in range(4):
+        worker.poll_once()
+
+    assert not line.checkpoint().torn
+    assert line.right()
+
+
+OURS: dict[str, Callable[[Line], str]] = {
+    "checkpoint": lambda line: keys.checkpoint(STREAM, 0, line.group),
+    "pane marks": lambda line: keys.panes(STREAM, 0, line.group),
+    "due panes": lambda line: keys.due(STREAM, 0, line.group),
+    "journal": lambda line: keys.suspect(STREAM, 0, line.group),
+    "pane": lambda line: keys.pane(STREAM, 0, line.group, 0),
+    "late rows": lambda line: keys.late(STREAM, 0, line.group),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(OURS))
+def test_a_key_that_somebody_overwrote_stops_the_commit_before_it_writes(server: RunningServer, kind: str) -> None:
+    line = Line(server.client)
+    runner = line.runner("a")
+    line.add((1_000, "x", 1), (30_000, "x", 2), (2_000, "late", 4))
+    line.read(runner)
+    server.client.set(OURS[kind](line), "a string of somebody else")
+    before = line.everything()
+
+    with pytest.raises(StreamgaugeError, match="something else writes"):
+        runner.process(line.decode)
+
+    assert line.everything() == before
+
+
+# --- closing
+
+
+def test_two_closers_at_once_publish_a_window_once(server: RunningServer) -> None:
+    line = Line(server.client, partitions=2)
+    for partition in range(2):
+        line.add((1_000, "x", 1), (30_000, "x", 2), partition=partition)
+        line.finish(partition=partition)
+    other = line.closer()
+
+    line.closer(Interrupted(server.client, "publish", other.close_once)).close_once()
+
+    assert published_revisions(server) == [("0", "0")]
+    assert [row[b"n"] for _, row in rows_of(server.client, keys.rows(METRIC))] == [b"2"]
+    assert server.client.keys("{m}:staging*") == []
+    assert [server.client.hlen(keys.due(STREAM, p, line.group)) for p in range(2)] == [1, 1]  # the windows still open
+
+
+def window(*marks: Mark) -> Closed:
+    return Closed(METRIC, "v", 0, 10_000, "final", marks, [b'["x"]'], [b"cell"], [b"{}"])
+
+
+def test_a_publish_is_refused_unless_one_mark_is_ahead_and_none_behind(server: RunningServer) -> None:
+    def revision(*marks: Mark) -> int | None:
+        return publish.publish(server.client, Scripts(server.client), window(*marks))
+
+    assert revision(Mark(100, 5), Mark(100, 5)) == 0
+    assert revision(Mark(100, 5), Mark(100, 5)) is None  # the same again
+    assert revision(Mark(100, 4), Mark(100, 5)) is None  # behind
+    assert revision(Mark(100, 6), Mark(100, 4)) is None  # ahead in one, behind in another
+    assert revision(Mark(200, 1), Mark(100, 5)) == 1  # loaded later: ahead, whatever the commit number
+    assert revision(Mark(100, 9), Mark(100, 9)) is None  # of the load before
+
+
+def test_settling_leaves_a_pane_that_changed_after_the_publish(server: RunningServer) -> None:
+    scripts, due = Scripts(server.client), keys.due(STREAM, 0, "g")
+    server.client.hset(due, mapping={"0": "100-5", "10000": "100-6"})
+
+    settled = publish.settle(scripts, STREAM, 0, "g", {0: Mark(100, 5), 10_000: Mark(100, 5)})
+
+    assert settled == 1
+    assert server.client.hgetall(due) == {b"10000": b"100-6"}
+
+
+def test_two_that_send_a_window_downstream_send_every_row_once(server: RunningServer) -> None:
+    rows = [{"row": str(number)} for number in range(2 * publish.EMIT_ROWS + 1)]
+    head = Outgoing(0, 10_000, 0, 0)
+    server.client.rpush(keys.emit(METRIC, "v"), str(head))
+
+    def other_sends() -> None:
+        now = publish.outgoing(server.client, METRIC, "v")
+        assert now is not None
+        assert publish.emit(Scripts(server.client), METRIC, "v", now, rows)
+
+    first = Interrupted(server.client, "emit", other_sends, nth=2)  # after its first step
+    finished = publish.emit(first, METRIC, "v", head, rows)
+
+    assert not finished
+    sent = [int(fields[b"row"]) for _, fields in rows_of(server.client, keys.rows(METRIC))]
+    assert sent == list(range(len(rows)))
+    assert publish.outgoing(server.client, METRIC, "v") is None
+
+
+def test_what_a_publisher_left_unsent_when_it_died_is_sent_by_the_next(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1), (30_000, "x", 2))
+    line.finish()
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        line.closer(Interrupted(server.client, "emit", die)).close_once()
+    assert server.client.xlen(keys.rows(METRIC)) == 0
+    line.closer().close_once()
+
+    assert published_revisions(server) == [("0", "0")]
+
+
+def published_revisions(server: RunningServer) -> list[tuple[str, str]]:
+    """(window start, revision) of every downstream row."""
+    rows = [fields for _, fields in rows_of(server.client, keys.rows(METRIC))]
+    return [(row[b"window_start"].decode(), row[b"revision"].decode()) for row in rows]

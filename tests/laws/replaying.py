@@ -1,0 +1,79 @@
+"""A partition's log through one stage without Redis: batches cut anywhere, crashes anywhere, commits kept in a dictionary.
+
+What `Committed` holds is what the commit script would have written: the absolute cells, the rows, the ledger, the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.core.batches import Batch, read_batch
+from pipeline.core.entries import parse_entry
+from pipeline.core.events import Reader
+from pipeline.core.process import Ledger, TimeState
+from pipeline.core.programs import Program
+from pipeline.core.windows import is_final
+from pipeline.rim import keys
+from pipeline.runtime.computations import AggregateComputation
+from tests.laws.logs import Logged
+
+Fate = Literal["go on", "crash before the commit", "crash after the commit"]
+
+
+@dataclass(slots=True)
+class Committed:
+    """The state outside the worker."""
+
+    panes: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    late: list[Any] = field(default_factory=list)
+    dead: list[Any] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+    time: TimeState = field(default_factory=TimeState)
+
+    def ordered(self) -> Committed:
+        """With the dead letters by place: one commit writes undecodable entries before rows that could not be computed."""
+        self.dead.sort(key=lambda letter: (letter["entry"], letter["row"]))
+        return self
+
+
+def replay(
+    program: Program, log: Sequence[Logged], batches: Sequence[tuple[int, Fate]] = (), partition: int = 0
+) -> Committed:
+    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch."""
+    committed = Committed()
+    worker = AggregateComputation(program, partition)
+    at = 0
+    for size, fate in [*batches, (len(log), "go on")]:
+        batch = read(program, log[at : at + size], partition)
+        changes = worker.apply(batch, worker.compute(batch, committed.time))
+        if fate != "crash before the commit":
+            at += size
+            for start, cells in changes.panes.items():
+                committed.panes.setdefault(start, {}).update(cells)
+            committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
+            committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
+            assert changes.ledger.balances
+            committed.ledger += changes.ledger
+            committed.time = changes.time
+            worker.forget(committed.time)
+        if fate != "go on":
+            worker = reloaded(program, committed, partition)
+    return committed.ordered()
+
+
+def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
+    entries = [parse_entry(entry.id.encode(), entry.fields) for entry in log]
+    reader = Reader(program.stream, program.needs)
+    return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
+
+
+def reloaded(program: Program, committed: Committed, partition: int) -> AggregateComputation:
+    """A new worker that has loaded the open panes."""
+    worker = AggregateComputation(program, partition)
+    disorder_ms, max_seen_ms = program.stream.time.disorder_ms, committed.time.max_seen_ms
+    for start, cells in committed.panes.items():
+        if max_seen_ms is None or not is_final(program.window, start, max_seen_ms - disorder_ms):
+            worker.table.load(start, cells)
+    return worker

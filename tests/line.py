@@ -1,0 +1,147 @@
+"""The whole line in one process: entries put into the raw streams by hand, workers polled by the test, answers read back.
+
+Entries may carry ids of the test's choosing, so arrival times are an argument and two runs can have the same log. Nothing
+sleeps: `settle` polls until every entry is committed and every closed window is published.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import redis
+
+from pipeline.core.definitions import Config
+from pipeline.core.programs import Program, compile_programs
+from pipeline.core.watermarks import end_tick_time
+from pipeline.rim import groups, keys, replies, store
+from pipeline.rim.scripts import Scripts
+from pipeline.runtime.closer import Closer, Pass
+from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.setup import groups_of, set_up
+from pipeline.runtime.worker import Worker
+from tests.servers import wait_for
+
+CHUNK_ROWS = 1_000  # rows a chunk of the file tests: several chunks a read, several reads a file
+Event = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def chunk_fields(
+    events: Sequence[Event], times_ms: Sequence[int], *, position: int, at_ms: int
+) -> dict[str, str | int | bytes]:
+    """A chunk as the door writes it; `position` is the number of events stored before it."""
+    body = b"\n".join(msgspec.json.encode(event) for event in events)
+    return {
+        "_k": "chunk",
+        "v": 1,
+        "n": len(events),
+        "seq": position,
+        "crc": zlib.crc32(body),
+        "at": at_ms,
+        "lo": min(times_ms),
+        "hi": max(times_ms),
+        "coding": "ndjson",
+        "body": body,
+    }
+
+
+@dataclass(slots=True)
+class Line:
+    """A config set up on an empty server."""
+
+    config: Config
+    client: redis.Redis
+    programs: Mapping[str, Program] = field(init=False)
+    _stored: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.programs = compile_programs(self.config)
+        set_up(self.client, self.config)
+
+    def chunk(
+        self, stream: str, events: Sequence[Event], *, partition: int = 0, times_ms: Sequence[int] = (0,)
+    ) -> None:
+        """Append events in one entry that arrives now; `times_ms` are only its header's `lo` and `hi`."""
+        at_ms = store.redis_time_ms(self.client)
+        before = self._stored.get((stream, partition), 0)
+        self.entry(stream, chunk_fields(events, times_ms, position=before, at_ms=at_ms), partition=partition)
+        self._stored[stream, partition] = before + len(events)
+
+    def row(self, stream: str, event: Mapping[str, str], *, partition: int = 0) -> None:
+        self.entry(stream, event, partition=partition)
+
+    def tick(self, stream: str, time_ms: int, *, partition: int = 0) -> None:
+        self.entry(stream, {"_k": "tick", "t": time_ms}, partition=partition)
+
+    def entry(self, stream: str, fields: Mapping[Any, Any], *, partition: int = 0, entry_id: str = "*") -> None:
+        parts = (part for pair in fields.items() for part in pair)
+        self.client.execute_command("XADD", keys.raw(stream, partition), entry_id, *parts)
+
+    def end(self, stream: str, newest_ms: int) -> None:
+        """What `replay` does when its file ends: a tick in every partition that closes the newest window."""
+        windows = [p.window for p in self.programs.values() if p.stream.name == stream]
+        policy = self.config.streams[stream]
+        for partition in range(policy.partitions):
+            self.tick(stream, end_tick_time(newest_ms, windows, policy.time.disorder_ms), partition=partition)
+
+    def worker(self, name: str = "worker") -> Worker:
+        return Worker(self.config, self.client, self.client, name)
+
+    def settle(self, worker: Worker | None = None) -> None:
+        """Poll one worker until it has committed the whole log, and publish every window that has closed."""
+        polled = worker or self.worker()
+
+        def committed() -> bool:
+            polled.poll_once()
+            return all(self.committed())
+
+        wait_for(committed, "every group to commit the last entry of its log")
+        for _ in self.close():
+            pass
+
+    def committed(self) -> Iterator[bool]:
+        """For each group and partition, whether its checkpoint is at the end of the log."""
+        for stream in self.config.streams.values():
+            for partition in range(stream.partitions):
+                info = self.client.execute_command("XINFO", "STREAM", keys.raw(stream.name, partition))
+                last_id = replies.parse_stream_info(info).last_id
+                for group in groups_of(self.config, stream.name):
+                    cursor = store.load_checkpoint(self.client, stream.name, partition, group).cursor
+                    yield groups.id_order(cursor) == groups.id_order(last_id)
+
+    def close(self) -> Iterator[Pass]:
+        """Passes of the closers, until nothing is waiting."""
+        scripts = Scripts(self.client)
+        for program in self.programs.values():
+            more = True
+            while more:
+                done = Closer(program, self.client, scripts).close_once()
+                more = done.more
+                yield done
+
+    def rows(self, metric: str, **asked: Any) -> list[Row]:
+        return Metrics(self.config, self.client).query(MetricQuery(metric, limit=10**9, start_ms=-(2**61), **asked)).rows
+
+    def closed(self, metric: str) -> list[Row]:
+        """The rows of published windows."""
+        return self.rows(metric, closed_only=True)
+
+    def late(self, metric: str, partition: int = 0) -> list[Row]:
+        program = self.programs[metric]
+        return self.stream(keys.late(program.stream.name, partition, program.group))
+
+    def dead(self, metric: str, partition: int = 0) -> list[Row]:
+        program = self.programs[metric]
+        return self.stream(keys.dead(program.stream.name, partition, program.group))
+
+    def downstream(self, metric: str) -> list[Row]:
+        return self.stream(keys.rows(metric))
+
+    def stream(self, key: str) -> list[Row]:
+        """The entries of a stream as texts, without their ids."""
+        found = replies.parse_entries(self.client.execute_command("XRANGE", key, "-", "+"))
+        return [{name.decode(): value.decode() for name, value in (e.fields or {}).items()} for e in found]

@@ -1,0 +1,329 @@
+"""config.yaml: what it means, how its problems are reported, and what stands above it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.definitions import Aggregate, AggregateSpec, Field, TimePolicy, Transform, Tumbling
+from pipeline.core.programs import compile_programs
+from pipeline.errors import ConfigError
+from pipeline.runtime.config import config_warnings, load_config
+from pipeline.runtime.config_describe import describe
+
+ROOT = Path(__file__).parents[2]
+
+STREAMS = """\
+streams:
+  clicks:
+    schema: {ts: timestamp, user: string, page: string, status: int, ms: float?, ok: bool, tags: "list[string]?"}
+    time: {field: ts}
+"""
+STAGES = STREAMS + "stages:\n"
+FULL = """\
+redis: {url: "redis://:secret@localhost:6379/0"}
+default_stream: clicks
+streams:
+  clicks:
+    schema:
+      ts: {type: timestamp, unit: us, zone: Europe/Paris}
+      user: string
+      page: string
+      ms: {type: float?, unit: ms, description: time to load}
+      tags: list[string]?
+    time: {field: ts, disorder: 1m30s, max_future: 0s, max_age: 7d, idle_after: none}
+    partition_by: user
+    partitions: 8
+    retention: {time: 2h, bytes: 500MB}
+    extra: refuse
+stages:
+  per_section:                # reads a stage that stands below it
+    from: sections
+    window: {tumbling: 10s, offset: -6s}
+    group_by: [section]
+    aggregates:
+      views: count
+      timed: count(ms)
+      load: mean( ms )
+    emit: on_close
+    allowed_lateness: 0s
+    retention: 30d
+  humans:
+    from: clicks
+    filter: "page <> '/robots.txt'"
+  sections:
+    from: humans
+    derive: {section: "SPLIT_PART(page, '/', 2)"}
+    publish: true
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems_of(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
+    """Return the messages about a config, with its folder left out."""
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, environ or {})
+    return [problem.replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+
+def test_a_full_config_is_read_to_frozen_values(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, FULL), {})
+
+    clicks = config.streams["clicks"]
+    assert config.redis_url == "redis://:secret@localhost:6379/0"
+    assert config.default_stream == "clicks"
+    assert clicks.fields == (
+        Field("ts", "timestamp", unit="us", zone="Europe/Paris"),
+        Field("user", "string"),
+        Field("page", "string"),
+        Field("ms", "float", nullable=True, measure="ms", description="time to load"),
+        Field("tags", "list", nullable=True, item="string"),
+    )
+    assert clicks.time == TimePolicy("ts", 90_000, 0, 7 * 86_400_000, None)
+    assert (clicks.partition_by, clicks.partitions, clicks.extra) == ("user", 8, "refuse")
+    assert (clicks.retention_ms, clicks.retention_bytes) == (7_200_000, 500_000_000)
+    assert list(config.stages) == ["per_section", "humans", "sections"]
+    assert config.stages["sections"] == Transform(
+        "sections", "humans", None, {"section": "SPLIT_PART(page, '/', 2)"}, publish=True
+    )
+    assert config.stages["per_section"] == Aggregate(
+        name="per_section",
+        source="sections",
+        window=Tumbling(10_000, -6_000),
+        group_by=("section",),
+        aggregates=(
+            AggregateSpec("views", "count"),
+            AggregateSpec("timed", "count", "ms"),
+            AggregateSpec("load", "mean", "ms"),
+        ),
+        retention_ms=30 * 86_400_000,
+    )
+
+
+def test_what_is_left_out_has_the_defaults_of_the_definitions(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "streams: {s: {schema: {a: int}}}"), {})
+
+    stream = config.streams["s"]
+    assert stream == type(stream)("s", (Field("a", "int"),))
+    assert (config.redis_url, config.default_stream, config.stages) == ("embedded", None, {})
+
+
+def test_yaml_is_1_2(tmp_path: Path) -> None:
+    text = "streams: {no: {schema: {on: int, y: bool}, partitions: 012, retention: {bytes: 1_000}}}"
+
+    stream = load_config(write(tmp_path, text), {}).streams["no"]
+
+    assert [field.name for field in stream.fields] == ["on", "y"]
+    assert (stream.partitions, stream.retention_bytes) == (12, 1_000)
+
+
+def test_the_shipped_config_loads_compiles_and_warns_of_nothing() -> None:
+    config = load_config(ROOT / "config.yaml", {})
+
+    assert config.default_stream == "events"
+    assert config.streams["weblog"].time.disorder_ms == 60_000
+    assert config.streams["machine_temperature"].partitions == 1
+    assert set(compile_programs(config)) == {stage.name for stage in config.aggregates()}
+    assert config_warnings(config) == []
+
+
+def test_a_message_shows_the_line_with_a_caret(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, STAGES + "  x:\n    from: clicks\n    filtr: ok\n")
+
+    assert problem == (
+        "config.yaml:8:5: stages.x.filtr: unknown setting. Did you mean 'filter'?\n    8 |     filtr: ok\n      |     ^"
+    )
+
+
+def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = (
+        "redis: {url: http://x, ur: 1}\n"
+        "streams:\n"
+        "  a: {schema: {x: int, y: flaot}, dedup: 1}\n"
+        "  b: {schema: {x: int}, partition_by: y, dedup: 1}\n"
+        "  c: {schema: {x: int}}\n"
+        "stages:\n"
+        "  s: {from: c, filter: x, derive: {z: yy}, python: f}\n"
+        "  t: {from: c, window: {session: 5m}, group_by: [q], aggregates: {n: sum(q), r: rate(x)}}\n"
+        "  u: {from: a, filter: nowhere > 1}\n"
+    )
+
+    places = [problem.split(": ")[0].removeprefix("config.yaml:") for problem in problems_of(tmp_path, text)]
+
+    assert places == [
+        "1:14",
+        "1:24",
+        "3:27",
+        "3:35",
+        "4:39",
+        "4:42",
+        "7:24",
+        "7:39",
+        "7:44",
+        "8:25",
+        "8:50",
+        "8:70",
+        "8:81",
+    ]
+
+
+def test_what_reads_a_broken_stage_is_not_reported_as_well(tmp_path: Path) -> None:
+    text = (
+        STAGES + "  a: {from: clicks, derive: {z: yy}}\n  b: {from: a, filter: z > 1}\n  c: {from: b, filter: z > 1}\n"
+    )
+
+    assert len(problems_of(tmp_path, text)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "sentence"),
+    [
+        ("", "1:1", "the file is empty"),
+        ("# only a comment\n", "1:1", "the file is empty"),
+        ("a: [1", "1:6", "this is not YAML"),
+        ("a: b: c", "1:5", "this is not YAML"),
+        ("a: 1\n\tb: 1", "2:1", "this is not YAML"),
+        ("a: 1\n---\nb: 1", "2:1", "a second document begins here"),
+        ("a: &x [1]\nb: *x", "2:4", "aliases (*name) are not allowed"),
+        ("a: " + "[" * 30 + "]" * 30, "1:23", "the file is nested more than 20 deep"),
+        ("a: \x07", "1:1", "this is not YAML"),
+        ("a: [" + "1," * 30_000 + "1]", "1:40003", "the file holds more than 20,000 names and values"),
+    ],
+)
+def test_what_cannot_be_read_as_one_bounded_document_is_refused(
+    tmp_path: Path, text: str, place: str, sentence: str
+) -> None:
+    (problem,) = problems_of(tmp_path, text)
+
+    assert problem.startswith(f"config.yaml:{place}: {sentence}")
+
+
+def test_an_alias_bomb_is_refused_before_it_expands(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+    )
+
+    (problem,) = problems_of(tmp_path, bomb)
+
+    assert problem.startswith("config.yaml:2:10: aliases (*name) are not allowed.")
+
+
+def test_a_duplicate_key_names_the_place_of_the_first(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, "streams:\n  s:\n    schema: {a: int}\n    schema: {b: int}\n")
+
+    assert problem.startswith("config.yaml:4:5: streams.s.schema: is here twice; the first is at 3:5.")
+
+
+def test_tags_and_keys_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    tagged, odd = problems_of(tmp_path, STREAMS + "default_stream: !!python/name:os.system clicks\n? [a]\n: 1\n")
+
+    assert tagged.startswith("config.yaml:5:17: default_stream: tags (tag:yaml.org,2002:python/name:os.system)")
+    assert odd.startswith("config.yaml:6:3: top level: a name must be plain text.")
+
+
+def test_a_file_that_is_too_large_not_utf8_or_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file"):
+        load_config(path, {})
+    path.write_bytes(b"# " + b"x" * 1_000_000)
+    with pytest.raises(ConfigError, match=r"at most 1,000,000"):
+        load_config(path, {})
+    path.write_bytes(b"a: 1\nb: \xff\n")
+    with pytest.raises(ConfigError, match=r"config.yaml:2:1: the file is not UTF-8"):
+        load_config(path, {})
+
+
+def test_the_environment_stands_above_the_redis_url_of_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, FULL)
+    secret = tmp_path / "url"
+    secret.write_text("unix:///run/redis.sock\n")
+
+    assert load_config(path, {"STREAMGAUGE_REDIS__URL": "rediss://h"}).redis_url == "rediss://h"
+    assert load_config(path, {"STREAMGAUGE_REDIS__URL_FILE": str(secret)}).redis_url == "unix:///run/redis.sock"
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        (
+            {"STREAMGAUGE_REDIS_URL": "x"},
+            "STREAMGAUGE_REDIS_URL: unknown setting. Did you mean 'STREAMGAUGE_REDIS__URL'?",
+        ),
+        ({"STREAMGAUGE_STREAMS__X": "x"}, "STREAMGAUGE_STREAMS__X: unknown setting."),
+        (
+            {"STREAMGAUGE_REDIS__URL": "redis+cluster://u:pw@h"},
+            "STREAMGAUGE_REDIS__URL: `redis+cluster://` is not built yet",
+        ),
+        ({"STREAMGAUGE_REDIS__URL": "http://u:pw@h"}, "STREAMGAUGE_REDIS__URL: is not a Redis URL."),
+        ({"STREAMGAUGE_REDIS__URL_FILE": "/nowhere"}, "STREAMGAUGE_REDIS__URL_FILE: the file /nowhere cannot be read"),
+        ({"STREAMGAUGE_REDIS__URL": "a", "STREAMGAUGE_REDIS__URL_FILE": "b"}, "STREAMGAUGE_REDIS__URL and"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_a_config_error(tmp_path: Path, environ: dict[str, str], sentence: str) -> None:
+    (problem,) = problems_of(tmp_path, STREAMS, environ)
+
+    assert problem.startswith(f"environment: {sentence}")
+    assert "pw" not in problem
+
+
+def test_variables_of_tests_and_of_other_programs_are_left_alone(tmp_path: Path) -> None:
+    load_config(write(tmp_path, STREAMS), {"STREAMGAUGE_TEST_REDIS__URL": "x", "STREAMGAUGE_COLOUR": "x", "HOME": "/"})
+
+
+def test_a_password_is_in_no_message_and_in_no_description(tmp_path: Path) -> None:
+    (problem,) = problems_of(tmp_path, STREAMS + "redis: {url: 'redis+cluster://user:hunter2@h'}")
+
+    assert "hunter2" not in problem
+    assert "secret" not in describe(load_config(write(tmp_path, FULL), {}))
+
+
+def test_a_filter_that_drops_nulls_is_a_warning(tmp_path: Path) -> None:
+    text = STAGES + (
+        "  a: {from: clicks, derive: {slow: ms > 100, calm: 'COALESCE(ms, 0) < 1'}}\n"
+        "  b: {from: a, filter: slow}\n"
+        "  c: {from: a, filter: calm AND status > 1}\n"
+        "  d: {from: clicks, filter: ms IS NULL OR ms > 5}\n"
+    )
+
+    (warning,) = config_warnings(load_config(write(tmp_path, text), {}))
+
+    assert warning.startswith("stages.b.filter: events without 'slow' are filtered out, since null is not true.")
+
+
+def test_a_cast_that_stops_on_a_value_is_a_warning(tmp_path: Path) -> None:
+    text = STAGES + "  a: {from: clicks, derive: {n: CAST(page AS BIGINT), m: TRY_CAST(page AS BIGINT)}}\n"
+
+    (warning,) = config_warnings(load_config(write(tmp_path, text), {}))
+
+    assert warning.startswith("stages.a.derive.n: fails on values that do not convert")
+
+
+def test_a_description_shows_the_graph_with_its_keys(tmp_path: Path) -> None:
+    assert (
+        describe(load_config(write(tmp_path, FULL), {}))
+        == """\
+redis redis://***@localhost:6379/0
+
+clicks (POST /publish writes here)
+  fields      ts timestamp, user string, page string, ms float? ms, tags list[string]?
+  time        of ts, disorder 90s, at most 0s ahead, at most 1w old, silence never moves it
+  partitions  8, by user: {clicks.0..7}:raw
+  kept        2h or 500MB
+  └─ humans
+     │ filter    page <> '/robots.txt'
+     └─ sections
+        │ derive    section = SPLIT_PART(page, '/', 2)
+        │ publish   {clicks.0..7}:sections
+        └─ per_section
+             window    tumbling 10s, offset -6s
+             group by  section
+             values    views = count, timed = count(ms), load = mean(ms)
+             kept      30d: {per_section}:rows, {per_section}:latest"""
+    )
