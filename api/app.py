@@ -14,10 +14,12 @@ from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
 from api.read import read_blueprint
+from api.timecontrol import blueprint as time_blueprint
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.connection import reader, writer
 from pipeline.runtime.setup import groups_of
+from pipeline.runtime.time_keepers import time_keepers
 
 
 def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, allow_volatile: bool = False) -> Flask:
@@ -26,10 +28,12 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     problems.register(app)
     if loopback_only:
         app.before_request(_refuse_foreign_host)
+    writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
-    intakes = Intakes(writer(redis_url), config, groups)
+    intakes = Intakes(writing, config, groups)
     client = reader(redis_url)
     app.register_blueprint(ingest_blueprint(client, intakes))
+    app.register_blueprint(time_blueprint(writing, time_keepers(writing, config)))
     app.register_blueprint(read_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
     return app

@@ -218,11 +218,15 @@ def _batches(rows: Iterator[Mapping[str, Any]], size: int) -> Iterator[list[Mapp
 def _whole_windows(rows: list[dict[str, Any]], name: str, order: str | None) -> list[dict[str, Any]]:
     """Return the rows before the last window, which the next page begins with: a page may end inside a window."""
     if order not in (None, "window"):
-        raise ValueError(f"{name}: more than {PAGE_ROWS} rows come in pages by window: leave order out, or give a limit")
+        raise ValueError(
+            f"{name}: more than {PAGE_ROWS} rows come in pages by window: leave order out, or give a limit"
+        )
     last = rows[-1]["window_start"]
     whole = [row for row in rows if row["window_start"] < last]
     if len(rows) - len(whole) >= PAGE_ROWS:
-        raise ValueError(f"{name}: one window has more than {PAGE_ROWS} groups: choose some with where, or give a limit")
+        raise ValueError(
+            f"{name}: one window has more than {PAGE_ROWS} groups: choose some with where, or give a limit"
+        )
     return whole
 
 

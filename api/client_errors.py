@@ -49,8 +49,8 @@ class RejectedError(StreamgaugeError):
     def __init__(self, stream: str, result: SendResult) -> None:
         self.result = result
         first = result.errors[0] if result.errors else None
-        why = f": row {first.index}, field {first.field}: {first.message}" if first else ""
-        super().__init__(f"stream {stream}: all {result.rejected} rows were rejected{why}")
+        why = f"; row {first.index}: {first}" if first else ""
+        super().__init__(f"stream {stream}: none of {result.rejected} rows was accepted{why}")
 
 
 STATUS_ERRORS: dict[int, type[ApiError]] = {

@@ -107,7 +107,7 @@ def send(
         else:
             raise typer.BadParameter("give one file, or field=value pairs", param_hint="WHAT")
     for error in result.errors:
-        _talk(f"row {error.index}: rejected, {error.field or 'row'}: {error.message}")
+        _talk(f"row {error.index}: rejected: {error}")
     counts = {"accepted": result.accepted, "rejected": result.rejected, "duplicates": result.duplicates}
     typer.echo(json.dumps(counts))
     if result.rejected and result.rejected == result.rows:

@@ -15,7 +15,7 @@ import msgspec
 import redis
 from flask import Blueprint, Response, request
 
-from api.bodies import kind_of, read_body
+from api.bodies import kind_of, may_be_cut, read_body
 from api.intake import Intake, Intakes, Receipt
 from api.problems import RefusedRowsError, error_list
 from pipeline.core.batches import split_id
@@ -43,7 +43,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
     def append_events(stream: str) -> Response:
         only_parameters(("wait",))
         intake, key, wait = _intake(intakes, stream), _idempotency_key(), _wait()
-        receipt = intake.take(read_body(request), kind_of(request), key)
+        receipt = intake.take(read_body(request), kind_of(request), key, may_be_cut=may_be_cut(request))
         _refuse_if_none_taken(receipt)
         report = _report(receipt) | {"errors": error_list(receipt.refusals)}
         if wait:

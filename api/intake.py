@@ -53,8 +53,11 @@ class Intake:
         self._validator = Validator(stream)
         self._turns = itertools.count()
 
-    def take(self, body: bytes, kind: BodyKind, key: str | None = None) -> Receipt:
+    def take(self, body: bytes, kind: BodyKind, key: str | None = None, *, may_be_cut: bool = False) -> Receipt:
         """Store the good rows of a body in chunks and quarantine the others.
+
+        `may_be_cut`: nobody said how long the body is; one with an unfinished end is then refused as a whole, so that a
+        part of a batch is not stored under the whole one's key.
 
         Raises:
             BadRequestError: there are no rows or too many, or the key was used for another body.
@@ -65,6 +68,8 @@ class Intake:
         self.pressure.check()
         now_ms = self.pressure.now_ms()
         checked = self._check(body, kind, now_ms)
+        if may_be_cut and _has_unfinished_end(checked):
+            raise BadRequestError("The body breaks off in the middle of a row. Send all of it again.", code="cut_off")
         if key is None:
             return self._append(checked, self._next_partition(), None, now_ms)
         named = IdempotencyKey(key, hashlib.sha256(body).hexdigest()[:32])
@@ -157,6 +162,11 @@ class Intakes:
     def __init__(self, client: redis.Redis, config: Config, groups: dict[str, tuple[str, ...]]) -> None:
         self.default_stream = config.default_stream
         self.by_stream = {name: Intake(client, stream, groups[name]) for name, stream in config.streams.items()}
+
+
+def _has_unfinished_end(checked: Checked) -> bool:
+    last = checked.refusals[-1] if checked.refusals else None
+    return last is not None and last.index == checked.n_received - 1 and last.code == "malformed"
 
 
 def _slices(refusals: Sequence[Refusal], size: int) -> Iterator[Sequence[Refusal]]:

@@ -104,7 +104,7 @@ def _progress() -> Progress:
 
 def _print_outcome(report: ReplayReport, stream: str, as_json: bool) -> None:
     for line, error in report.refused[:REFUSED_SHOWN]:
-        typer.echo(f"line {line}: rejected, {error.field or 'row'}: {error.message}", err=True)
+        typer.echo(f"line {line}: rejected: {error}", err=True)
     result = report.result
     if result.rejected > REFUSED_SHOWN:
         typer.echo(f"{result.rejected} rows were rejected; they are in the quarantine with their reasons.", err=True)

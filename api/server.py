@@ -24,7 +24,7 @@ from pipeline.rim.lifeline import die_with_parent
 from pipeline.runtime.config import load_config
 
 # A request holds a thread while its body arrives and Redis answers; half-sent ones must not take them all (FACTS 19).
-BLOCKING_THREADS = 16
+BLOCKING_THREADS = 8
 DRAIN_S = 10  # after SIGTERM, for requests under way; the longest wait of ours is 5 s
 
 
@@ -64,7 +64,7 @@ def serve(config_path: str | Path, host: str, port: int, redis_url: str, *, inse
         blocking_threads=BLOCKING_THREADS,
         http=HTTPModes.http1,
         websockets=False,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,  # its warning about more threads than cores misses that ours wait for bodies
         workers_kill_timeout=DRAIN_S,
     )
     server.serve(target_loader=loader, wrap_loader=False)

@@ -277,7 +277,7 @@ def _as_lines(body: bytes, kind: BodyKind) -> tuple[bytes, int | None]:
 
 
 def _is_one_object(body: bytes) -> bool:
-    """True for an object over several lines, a broken one too: then its first line has no end, its second no beginning."""
+    """True for an object over several lines; a broken one is known by a first line without an end."""
     if not body.startswith(b"{") or b"\n" not in body:
         return False
     try:

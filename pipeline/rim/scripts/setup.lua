@@ -17,8 +17,8 @@ end
 local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('SETUP the checkpoint is there and its group is not') end
 
-redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], '0', 'MKSTREAM')
-if cut[2] then
-  redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3])
-end
+-- a trim removes entries in steps after it wrote its cut: some at or before it may still stand
+redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], cut[1] or '0', 'MKSTREAM')
+if cut[2] then redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2]) end
+if cut[3] then redis.call('HSET', KEYS[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3]) end
 return 1

@@ -1,0 +1,170 @@
+"""Query parameters: what is taken, and that nothing given is ever ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from werkzeug.datastructures import MultiDict
+
+from api.parameters import NOT_BUILT, event_limit, known_name, latest_format, metric_request, no_parameters
+from pipeline.core.programs import compile_programs
+from pipeline.errors import BadRequestError
+from pipeline.runtime.query import MetricQuery
+from tests.api.line import CONFIG
+
+NOW_MS = 1_700_000_000_000
+PROGRAMS = compile_programs(CONFIG)
+
+
+def asked(metric: str = "by_page", **given: str | list[str]) -> MetricQuery:
+    return metric_request(arguments(given), PROGRAMS[metric], NOW_MS).query
+
+
+def arguments(given: dict[str, Any]) -> MultiDict[str, str]:
+    return MultiDict({name.replace("where_", "where."): value for name, value in given.items()})
+
+
+def refusal(metric: str = "by_page", **given: str | list[str]) -> BadRequestError:
+    with pytest.raises(BadRequestError) as caught:
+        asked(metric, **given)
+    return caught.value
+
+
+def test_nothing_given_means_the_newest_windows_in_order() -> None:
+    assert asked() == MetricQuery("by_page", order="window", limit=10_000)
+
+
+def test_times_and_durations_become_milliseconds_by_the_clock_given() -> None:
+    query = asked(start="-15m", end="2023-11-14T22:13:20Z", step="1m")
+
+    assert (query.start_ms, query.end_ms, query.step_ms) == (NOW_MS - 900_000, NOW_MS, 60_000)
+
+
+@pytest.mark.parametrize("text", ["2023-11-14T23:13:20+01:00", "2023-11-14T23:13:20 01:00", "1700000000", "now"])
+def test_a_time_may_be_written_in_several_ways_and_with_an_unescaped_plus(text: str) -> None:
+    assert asked(start=text).start_ms == NOW_MS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("bot", "true", True),
+        ("bot", "false", False),
+        ("status", "-5", -5),
+        ("status", "9223372036854775807", 2**63 - 1),
+        ("ts", "2023-11-14T22:13:20Z", NOW_MS),
+        ("ts", "-1000", -1_000_000),
+    ],
+)
+def test_a_group_value_is_read_by_the_type_of_its_column(name: str, text: str, value: Any) -> None:
+    assert asked("by_kind", **{f"where_{name}": text}).where == {name: [value]}
+
+
+def test_a_repeated_where_means_any_of_its_values() -> None:
+    assert asked(where_page=["/a", "", "1"]).where == {"page": ["/a", "", "1"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("status", "1.5"),
+        ("status", "1_000"),
+        ("status", " 5"),
+        ("status", "٣"),
+        ("status", "9223372036854775808"),
+        ("status", "9" * 5_000),
+        ("status", ""),
+        ("bot", "1"),
+        ("ts", "now"),
+        ("ts", "-15m"),
+        ("ts", "yesterday"),
+    ],
+)
+def test_a_group_value_of_another_type_is_refused_by_name_and_type(name: str, text: str) -> None:
+    error = refusal("by_kind", **{f"where_{name}": text})
+
+    assert (error.status, error.code) == (400, "wrong_type")
+    assert f"where.{name}" in str(error)
+    assert len(str(error)) < 250
+
+
+def test_where_of_a_field_that_is_no_group_says_which_are() -> None:
+    assert "Did you mean 'page'?" in str(refusal(where_pgae="x"))
+    assert refusal(where_ms="1").code == "unknown_field"
+
+
+@pytest.mark.parametrize(("given", "meant"), [("sart", "start"), ("lmit", "limit"), ("Format", "format")])
+def test_an_unknown_parameter_is_refused_with_a_suggestion(given: str, meant: str) -> None:
+    error = refusal(**{given: "1"})
+
+    assert (error.status, error.code) == (400, "unknown_parameter")
+    assert f"Did you mean '{meant}'?" in str(error)
+
+
+@pytest.mark.parametrize("name", NOT_BUILT)
+def test_a_parameter_of_the_contract_that_is_not_built_is_refused_by_name(name: str) -> None:
+    error = refusal(**{name: "x"})
+
+    assert error.code == "not_built"
+    assert f"'{name}' is not built yet" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "code"),
+    [
+        ("start", "soon", "bad_time"),
+        ("start", "", "bad_time"),
+        ("end", "99999999999999999999999", "bad_time"),
+        ("step", "5", "bad_duration"),
+        ("step", "-5m", "bad_duration"),
+        ("limit", "0", "bad_limit"),
+        ("limit", "100001", "bad_limit"),
+        ("limit", "+5", "bad_limit"),
+        ("limit", "1e3", "bad_limit"),
+        ("order", "page", "unknown_order"),
+        ("order", "--views", "unknown_order"),
+        ("state", "open", "bad_state"),
+        ("state", "retracted", "not_built"),
+        ("format", "xml", "bad_format"),
+        ("format", "arrow", "not_built"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_name(name: str, text: str, code: str) -> None:
+    error = refusal(**{name: text})
+
+    assert (error.status, error.code) == (400, code)
+    assert name in str(error)
+
+
+def test_a_parameter_given_twice_is_refused() -> None:
+    assert refusal(start=["1", "2"]).code == "repeated_parameter"
+
+
+def test_a_start_after_the_end_is_refused() -> None:
+    assert refusal(start="now", end="-1ms").code == "start_after_end"
+    assert asked(start="now", end="now").start_ms == NOW_MS
+
+
+def test_orders_limits_states_and_formats_of_the_contract_are_taken() -> None:
+    query = asked(order="-views", limit="100000", state="closed")
+
+    assert (query.order, query.limit, query.closed_only) == ("-views", 100_000, True)
+    assert metric_request(MultiDict({"format": "csv"}), PROGRAMS["by_page"], NOW_MS).format == "csv"
+
+
+def test_endpoints_take_their_own_parameters_only() -> None:
+    assert latest_format(MultiDict({"format": "csv"})) == "csv"
+    assert event_limit(MultiDict({"limit": "7"})) == 7
+    for check in (latest_format, event_limit, no_parameters):
+        with pytest.raises(BadRequestError, match="there is no parameter 'start' here"):
+            check(MultiDict({"start": "-1h"}))
+
+
+@pytest.mark.parametrize("name", ["by_pge", "{by_page}", "by_page:versions", "*", "x" * 500])
+def test_a_name_from_a_path_is_one_of_ours_or_a_404(name: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        known_name("metric", name, PROGRAMS)
+
+    assert (caught.value.status, caught.value.code) == (404, "unknown_metric")
+    assert len(str(caught.value)) < 200
