@@ -56,13 +56,14 @@ def api(
     port: Port = DEFAULT_PORT,
     redis_url: RedisUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback, without keys.")] = False,
 ) -> None:
     """Run the HTTP API alone."""
     from api.server import serve
     from pipeline.runtime.redis_url import find_redis_url
 
     url = find_redis_url(config, redis_url, data_dir, os.environ)
-    serve(config_path=config, host=host, port=port, redis_url=url)
+    serve(config_path=config, host=host, port=port, redis_url=url, insecure=insecure)
 
 
 def simulate(

@@ -5,10 +5,8 @@ Invariant: `accepted + rejected + duplicates` of an answer is the number of rows
 
 from __future__ import annotations
 
-import difflib
 import re
 import time
-from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -17,8 +15,10 @@ from flask import Blueprint, Response, request
 
 from api.bodies import kind_of, may_be_cut, read_body
 from api.intake import Intake, Intakes, Receipt
+from api.parameters import known_name
 from api.problems import RefusedRowsError, error_list
 from pipeline.core.batches import split_id
+from pipeline.core.spelling import did_you_mean
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys
 
@@ -33,7 +33,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
 
     @blueprint.post("/publish")
     def publish() -> Response:
-        only_parameters(())
+        _only_parameters()
         receipt = _default_intake(intakes).take_one(read_body(request))
         _refuse_if_none_taken(receipt)
         (entry_id,) = next(iter(receipt.ids.values()))
@@ -41,7 +41,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
 
     @blueprint.post("/v1/streams/<stream>/events")
     def append_events(stream: str) -> Response:
-        only_parameters(("wait",))
+        _only_parameters("wait")
         intake, key, wait = _intake(intakes, stream), _idempotency_key(), _wait()
         receipt = intake.take(read_body(request), kind_of(request), key, may_be_cut=may_be_cut(request))
         _refuse_if_none_taken(receipt)
@@ -85,11 +85,7 @@ def _default_intake(intakes: Intakes) -> Intake:
 
 
 def _intake(intakes: Intakes, name: str) -> Intake:
-    intake = intakes.by_stream.get(name)
-    if intake is None:
-        hint = did_you_mean(name, intakes.by_stream) or f" There are: {', '.join(intakes.by_stream)}."
-        raise BadRequestError(f"There is no stream {name[:80]!r}.{hint}", code="unknown_stream", status=404)
-    return intake
+    return intakes.by_stream[known_name("stream", name, intakes.by_stream)]
 
 
 def _idempotency_key() -> str | None:
@@ -111,22 +107,12 @@ def _wait() -> bool:
     return wanted is not None
 
 
-def only_parameters(known: Collection[str]) -> None:
-    """Refuse unknown query parameters: a misspelt one would otherwise be ignored in silence.
-
-    Raises:
-        BadRequestError: the first unknown one, with the one that was probably meant.
-    """
+def _only_parameters(*known: str) -> None:
+    """Refuse unknown query parameters: a misspelt one would otherwise be ignored in silence."""
     for name in request.args:
         if name not in known:
-            hint = did_you_mean(name, known) or (f" Known: {', '.join(known)}." if known else " There are none here.")
-            raise BadRequestError(f"Unknown query parameter {name[:80]!r}.{hint}", code="unknown_parameter")
-
-
-def did_you_mean(name: str, known: Collection[str]) -> str:
-    """A sentence with the closest known name, or nothing."""
-    close = difflib.get_close_matches(name[:80], list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
+            message = f"there is no parameter '{name[:80]}' here.{did_you_mean(name[:80], known)}"
+            raise BadRequestError(message, code="unknown_parameter")
 
 
 def _applied(client: redis.Redis, intake: Intake, receipt: Receipt) -> bool:

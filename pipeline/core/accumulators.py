@@ -28,6 +28,11 @@ ROW_BITS = 20  # a chunk holds at most 10,000 rows
 _LOW_BITS = 32  # integer sums are kept as two halves: 2^32 events of any int64 value cannot overflow either
 
 
+def _silent() -> np.errstate:
+    """A float sum may overflow: that is a value, infinity, which is finished as null, and nothing to warn of."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 @dataclass(frozen=True, slots=True)
 class Values:
     """What one batch brings for one accumulator, nulls already left out; all arrays have one length.
@@ -129,10 +134,12 @@ class FloatSum:
         return (0.0,)
 
     def fold(self, state: Mapping[str, Column], new: Values) -> None:
-        np.add.at(state[self.name], new.slots, new.values)
+        with _silent():
+            np.add.at(state[self.name], new.slots, new.values)
 
     def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
-        np.add.at(state[self.name], slots, other[self.name])
+        with _silent():
+            np.add.at(state[self.name], slots, other[self.name])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.definitions import Stream
 from pipeline.core.refusals import (
@@ -100,8 +101,6 @@ class Validator:
 
     def _decode_batch(self, text: bytes, n: int) -> _Decoded | None:
         """All `n` lines at once; None when a row may be refused or is not exactly a line."""
-        if len(text) > MAX_ROW_BYTES and max(map(len, text.split(b"\n"))) > MAX_ROW_BYTES:
-            return None
         if not text.isascii() and not_utf8(text):
             return None
         columns = self._decode_columns(self._closed, text, n)
@@ -305,7 +304,7 @@ def _any_too_deep(text: bytes, n: int) -> bool:
 
 
 def _count_lines(text: bytes) -> int | None:
-    """How many rows there are if every newline stands between `}` and `{`, else None.
+    """How many rows there are if every newline stands between `}` and `{` and none is too long, else None.
 
     `}` newline `{` is legal JSON only between two values of the top level (inside an array or object a comma would
     stand there), so if the text decodes to as many values as it has lines, every line is exactly one value.
@@ -315,4 +314,11 @@ def _count_lines(text: bytes) -> int | None:
     octets = np.frombuffer(text, dtype=np.uint8)  # five times as fast as text.count(b"}\n{")
     newlines = np.flatnonzero(octets == ord("\n"))
     whole = (octets[newlines - 1] == ord("}")).all() and (octets[newlines + 1] == ord("{")).all()
-    return len(newlines) + 1 if whole else None
+    if not whole or (len(text) > MAX_ROW_BYTES and _longest(newlines, len(text)) > MAX_ROW_BYTES):
+        return None
+    return len(newlines) + 1
+
+
+def _longest(newlines: npt.NDArray[np.intp], size: int) -> int:
+    """Bytes of the longest line, by the places of the newlines."""
+    return int(np.diff(newlines, prepend=-1, append=size).max()) - 1

@@ -24,7 +24,7 @@ from pipeline.runtime.computations import Changes, Computation
 from pipeline.runtime.poison import Decode, Journal, Trial, set_apart, suspects_of
 
 TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
-MAX_ENTRIES = 1_000  # entries a read takes at most, whatever they hold
+MAX_ENTRIES = 256  # entries a read takes at most: after many rows of one event may come as many chunks of a megabyte
 FIRST_GUESS = 5_000.0  # events an entry, before the first read: a backlog of large chunks must not fill the memory
 
 log = structlog.get_logger(__name__)
@@ -60,7 +60,7 @@ class Runner:
     @property
     def read_count(self) -> int:
         """How many entries to take next, so that they bring about TARGET_EVENTS."""
-        return max(1, min(MAX_ENTRIES, int(TARGET_EVENTS / self._events_per_entry)))
+        return max(1, min(MAX_ENTRIES, int(TARGET_EVENTS / max(1.0, self._events_per_entry))))
 
     def load(self) -> Loaded:
         """Claim every pending entry under a new name, then read the checkpoint and the open panes.
@@ -121,7 +121,8 @@ class Runner:
         state.checkpoint = after
         state.pending = state.pending[len(entries) :]
         self.computation.forget(time_state(after))
-        self._events_per_entry = max(1.0, changes.ledger.read / len(entries))
+        if changes.ledger.read:  # ticks say nothing about what comes next
+            self._events_per_entry = changes.ledger.read / len(entries)
         return changes.ledger.read
 
     def _compute_suspect(self, decode: Decode, entry: Entry) -> Changes:

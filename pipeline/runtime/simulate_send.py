@@ -93,9 +93,9 @@ def wait_for_streams(
         try:
             for stream in streams:
                 door.stream(stream)
-        except UnavailableError as error:
+        except UnavailableError:
             if not waiting:
-                say(f"Waiting for the API: {error}")
+                say("Waiting for the API to answer.")
             waiting = True
             sleep(BEAT_S * 5)
         else:

@@ -59,7 +59,7 @@ class PartitionWork:
     partition: int
     runners: Sequence[Runner]
     reader: Reader
-    cursor: bytes = b"0-0"  # the last id seen by any group
+    cursor: bytes = b""  # the last id we know of: an entry behind it wakes us
     again: bool = False  # a group lost its state and has to load before anything new comes
     _decoded: tuple[tuple[bytes, ...], Batch] | None = None
 
@@ -78,7 +78,10 @@ class PartitionWork:
     def poll(self, client: redis.Redis) -> int:
         """Load what has no state, read for every group, compute and commit; return the events of the busiest group."""
         self.again = False
+        announced = self.cursor
         loaded = {runner.group: runner.state or runner.load() for runner in self.runners}
+        for state in loaded.values():
+            self._see(state.checkpoint.cursor)
         wanted = {
             runner.group: (loaded[runner.group].consumer, runner.read_count)
             for runner in self.runners
@@ -88,9 +91,26 @@ class PartitionWork:
         events = 0
         for runner in self.runners:
             runner.take(found.get(runner.group, []))
+            if not loaded[runner.group].pending:
+                self._doubt(runner, announced)
             events = max(events, self._process(runner, loaded[runner.group]))
         self._decoded = None
         return events
+
+    def announce(self, entry_id: bytes) -> None:
+        """An entry was seen in the log: the next poll has to bring every group at least there."""
+        self._see(entry_id)
+
+    def _see(self, entry_id: bytes) -> None:
+        self.cursor = max(self.cursor, entry_id, key=groups.id_order)
+
+    def _doubt(self, runner: Runner, announced: bytes) -> None:
+        """Nothing came although the log has more: it went to another consumer. Load again, and with that claim it."""
+        state = runner.state
+        if state is not None and groups.id_order(state.checkpoint.cursor) < groups.id_order(announced):
+            log.info("another worker holds entries of ours", group=runner.group, partition=self.partition)
+            runner.state = None
+            self.again = True
 
     def _process(self, runner: Runner, loaded: Loaded) -> int:
         if not loaded.pending:
@@ -107,7 +127,7 @@ class PartitionWork:
             rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
             self.again = True
             return 0
-        self.cursor = max(self.cursor, last, key=groups.id_order)
+        self._see(last)
         return max(events, 1)  # a tick alone is work done as well
 
     def forget(self) -> None:
@@ -183,14 +203,14 @@ class Worker:
 
     def _ready(self) -> list[Partition]:
         """Partitions that brought events last time, and those that have new entries."""
-        cold = {work.key: work.cursor for p, work in self._work.items() if p not in self._hot}
+        cold = {work.key: work.cursor or b"0" for p, work in self._work.items() if p not in self._hot}
         by_key = {work.key: p for p, work in self._work.items()}
         fresh = groups.wait_for_entries(self.waiter, cold, None) if cold else {}
         self._see(fresh, by_key)
         return sorted(self._hot)
 
     def _wait(self, block_ms: int) -> None:
-        cursors = {work.key: work.cursor for work in self._work.values()}
+        cursors = {work.key: work.cursor or b"0" for work in self._work.values()}
         by_key = {work.key: p for p, work in self._work.items()}
         if not cursors:
             time.sleep(block_ms / 1000)  # holding nothing: until the next beat
@@ -199,8 +219,7 @@ class Worker:
 
     def _see(self, fresh: Mapping[str, bytes], by_key: Mapping[str, Partition]) -> None:
         for key, entry_id in fresh.items():
-            work = self._work[by_key[key]]
-            work.cursor = entry_id
+            self._work[by_key[key]].announce(entry_id)
             self._hot.add(by_key[key])
 
     def _close(self) -> int:

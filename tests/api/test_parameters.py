@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from werkzeug.datastructures import MultiDict
 
-from api.parameters import NOT_BUILT, event_limit, known_name, latest_format, metric_request, no_parameters
+from api.parameters import (
+    FORMATS_NOT_BUILT,
+    METRIC_PARAMETERS,
+    NOT_BUILT,
+    event_limit,
+    known_name,
+    latest_format,
+    metric_request,
+    no_parameters,
+)
 from pipeline.core.programs import compile_programs
 from pipeline.errors import BadRequestError
 from pipeline.runtime.query import MetricQuery
@@ -168,3 +178,13 @@ def test_a_name_from_a_path_is_one_of_ours_or_a_404(name: str) -> None:
 
     assert (caught.value.status, caught.value.code) == (404, "unknown_metric")
     assert len(str(caught.value)) < 200
+
+
+def test_every_parameter_is_in_the_docs_with_what_is_not_built() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/http.md").read_text("utf-8")
+    table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+
+    assert [
+        name for name in (*METRIC_PARAMETERS, "where.<field>") if not any(f"`{name}`" in row for row in table)
+    ] == []
+    assert [name for name in (*NOT_BUILT, *FORMATS_NOT_BUILT) if f"`{name}`" not in page] == []

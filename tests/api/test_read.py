@@ -8,6 +8,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,7 +142,7 @@ def test_where_compares_by_type_and_several_fields_must_all_match(line: Line) ->
     ("order", "expected"),
     [
         ("window", CLOSED + OPEN),
-        ("-window", OPEN + [CLOSED[2]] + CLOSED[:2]),
+        ("-window", [*OPEN, CLOSED[2], *CLOSED[:2]]),
         ("mean_ms", [CLOSED[0], CLOSED[1], CLOSED[2], *OPEN]),
         ("-mean_ms", [*OPEN, CLOSED[2], CLOSED[1], CLOSED[0]]),
         ("-views", [CLOSED[0], CLOSED[1], CLOSED[2], *OPEN]),
@@ -207,7 +208,7 @@ def test_csv_has_a_header_quotes_and_no_formulas(line: Line) -> None:
     assert header == ["window_start", "window_end", "state", "revision", "page", "views", "mean_ms", "last_ms"]
     assert sorted(row[4:] for row in rows) == [
         ["", "1", "", ""],
-        ["'=cmd|\"x\",1", "1", "-5.0", "-5.0"],
+        ['\'=cmd|"x",1', "1", "-5.0", "-5.0"],
         ["a\r\nb", "1", "1.5", "1.5"],
     ]
     assert answer.text.startswith(",".join(header) + "\r\n")
@@ -262,6 +263,8 @@ def test_no_window_before_complete_to_is_missing_whatever_is_committed_while_it_
 ) -> None:
     """Given a commit between two reads of one answer, which moves time past a new window that is not published yet."""
     fill(line)
+    line.tick(30)
+    line.work()
     line.worker._next_close_s = float("inf")
     calls = 0
 
@@ -567,6 +570,37 @@ def test_redis_away_is_a_503_that_says_when_to_try_again(throwaway_server: Runni
 
     throwaway_server.restart()
     assert brief(line.get("/v1/metrics/by_page")["data"]) == CLOSED + OPEN
+
+
+def keys_of(value: Any) -> Any:
+    """The members of an answer, at every depth; user data and lists are known by their first element."""
+    if isinstance(value, list):
+        return [keys_of(value[0])] if value else []
+    if isinstance(value, dict):
+        return {name: None if name in USER_DATA else keys_of(member) for name, member in value.items()}
+    return None
+
+
+USER_DATA = {"data", "unit", "schema", "event"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/metrics", "/v1/metrics/{metric}", "/v1/streams", "/v1/streams/{stream}/events", "/v1/stages"],
+)
+def test_the_example_in_the_docs_has_the_members_of_the_answer(line: Line, path: str) -> None:
+    fill(line)
+    page = (Path(__file__).resolve().parents[2] / "docs/http.md").read_text("utf-8")
+    section = page.split(f"### `GET {path}`\n")[1]
+    example = json.loads(section.split("```json\n")[1].split("```")[0])
+
+    answer = line.get(path.format(metric="by_page", stream="visits"))
+    if path == "/v1/stages":
+        del answer["stages"][0]  # a fused transform, which has no partitions
+    if path == "/v1/metrics":
+        del answer["metrics"][0]["values"][0]
+
+    assert keys_of(example) == keys_of(answer)
 
 
 def test_a_config_without_stages_is_read(server: RunningServer) -> None:

@@ -194,7 +194,7 @@ def test_lines_are_sent_as_they_arrive_not_when_a_batch_is_full() -> None:
 
 def test_tail_prints_the_oldest_of_the_newest_first(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     ids = [("10-0", 0, None), ("9-0", 1, 11), ("9-0", 1, 2), ("9-0", 0, 2)]
-    events = [{"id": i, "partition": p, "row": r, "time": 5, "event": {}} for i, p, r in ids]
+    events: list[dict[str, Any]] = [{"id": i, "partition": p, "row": r, "time": 5, "event": {}} for i, p, r in ids]
     api.answers["/v1/streams/temps/events"] = {"events": events}
     assert streamgauge("tail", "temps", "-n", "2", "--url", api.url) == 0
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
