@@ -30,7 +30,7 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
         app.before_request(_refuse_foreign_host)
     writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
-    intakes = Intakes(writing, config, groups)
+    intakes = Intakes(writer(redis_url, large_values=True), config, groups)
     client = reader(redis_url)
     app.register_blueprint(ingest_blueprint(client, intakes))
     app.register_blueprint(time_blueprint(writing, time_keepers(writing, config)))

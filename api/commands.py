@@ -23,11 +23,13 @@ from pipeline.runtime.cli import (
     DEFAULT_HOST,
     DEFAULT_PORT,
     EXIT_FAILED,
+    AllowVolatile,
     ConfigPath,
     DataDir,
     Host,
     Port,
     RedisUrl,
+    start_logging,
 )
 
 if TYPE_CHECKING:
@@ -51,19 +53,22 @@ class Format(StrEnum):
 
 
 def api(
+    context: typer.Context,
     config: ConfigPath = DEFAULT_CONFIG,
     host: Host = DEFAULT_HOST,
     port: Port = DEFAULT_PORT,
     redis_url: RedisUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     insecure: Annotated[bool, typer.Option("--insecure", help="Listen beyond loopback, without keys.")] = False,
+    allow_volatile: AllowVolatile = False,
 ) -> None:
     """Run the HTTP API alone."""
     from api.server import serve
     from pipeline.runtime.redis_url import find_redis_url
 
+    start_logging(context)
     url = find_redis_url(config, redis_url, data_dir, os.environ)
-    serve(config_path=config, host=host, port=port, redis_url=url, insecure=insecure)
+    serve(config, host, port, url, insecure=insecure, allow_volatile=allow_volatile)
 
 
 def simulate(
@@ -181,7 +186,7 @@ def doctor(
     redis_url: RedisUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
     url: Url = DEFAULT_URL,
-    allow_volatile: Annotated[bool, typer.Option(help="Accept a Redis that may lose data (for tests).")] = False,
+    allow_volatile: AllowVolatile = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Check config, Redis, API and lag, and say what to do. Exit code 1 when something is wrong."""

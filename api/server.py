@@ -35,15 +35,24 @@ class AppLoader:
     config_path: str
     redis_url: str
     loopback_only: bool
+    allow_volatile: bool
     tie: Callable[[], None]
 
     def __call__(self) -> Flask:
         self.tie()
         config = load_config(self.config_path, os.environ)
-        return create_app(config, self.redis_url, loopback_only=self.loopback_only)
+        return create_app(config, self.redis_url, loopback_only=self.loopback_only, allow_volatile=self.allow_volatile)
 
 
-def serve(config_path: str | Path, host: str, port: int, redis_url: str, *, insecure: bool = False) -> None:
+def serve(
+    config_path: str | Path,
+    host: str,
+    port: int,
+    redis_url: str,
+    *,
+    insecure: bool = False,
+    allow_volatile: bool = False,
+) -> None:
     """Serve until SIGTERM or SIGINT, then let requests under way finish.
 
     Raises:
@@ -54,7 +63,7 @@ def serve(config_path: str | Path, host: str, port: int, redis_url: str, *, inse
             [f"--host {host}: the API has no keys yet and binds to loopback only. Use 127.0.0.1, or --insecure."]
         )
     _require_usable(config_path)
-    loader = AppLoader(str(config_path), redis_url, not insecure, die_with_parent())
+    loader = AppLoader(str(config_path), redis_url, not insecure, allow_volatile, die_with_parent())
     server = Server(
         "streamgauge",
         address=host,

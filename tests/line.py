@@ -1,7 +1,7 @@
-"""The whole line in one process: entries put into the raw streams by hand, workers polled by the test, answers read back.
+"""The whole line in one process: events in over HTTP or by hand, workers polled by the test, answers read back.
 
-Entries may carry ids of the test's choosing, so arrival times are an argument and two runs can have the same log. Nothing
-sleeps: `settle` polls until every entry is committed and every closed window is published.
+Entries put in by hand may carry ids of the test's choosing, so arrival times are an argument and two runs can have the
+same log. Nothing sleeps: `settle` polls until every entry is committed and every closed window is published.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 
 import msgspec
 import redis
+from flask.testing import FlaskClient
 
+from api.app import create_app
 from pipeline.core.definitions import Config
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.watermarks import end_tick_time
@@ -23,7 +25,7 @@ from pipeline.runtime.closer import Closer, Pass
 from pipeline.runtime.query import MetricQuery, Metrics
 from pipeline.runtime.setup import groups_of, set_up
 from pipeline.runtime.worker import Worker
-from tests.servers import wait_for
+from tests.servers import RunningServer, wait_for
 
 CHUNK_ROWS = 1_000  # rows a chunk of the file tests: several chunks a read, several reads a file
 Event = Mapping[str, Any]
@@ -54,13 +56,31 @@ class Line:
     """A config set up on an empty server."""
 
     config: Config
-    client: redis.Redis
+    server: RunningServer
     programs: Mapping[str, Program] = field(init=False)
+    http: FlaskClient = field(init=False)
     _stored: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.programs = compile_programs(self.config)
         set_up(self.client, self.config)
+        self.http = create_app(self.config, self.server.url).test_client()
+
+    @property
+    def client(self) -> redis.Redis:
+        return self.server.client
+
+    def post(self, stream: str, events: Event | Sequence[Event]) -> None:
+        """Send events as a client would."""
+        answer = self.http.post(f"/v1/streams/{stream}/events", json=events)
+        assert answer.status_code == 202, answer.text
+
+    def get(self, metric: str, **parameters: str) -> dict[str, Any]:
+        """Ask the read API: `{"data": rows, "meta": …}`."""
+        answer = self.http.get(f"/v1/metrics/{metric}", query_string=parameters)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.get_json()
+        return found
 
     def chunk(
         self, stream: str, events: Sequence[Event], *, partition: int = 0, times_ms: Sequence[int] = (0,)
@@ -124,7 +144,9 @@ class Line:
                 yield done
 
     def rows(self, metric: str, **asked: Any) -> list[Row]:
-        return Metrics(self.config, self.client).query(MetricQuery(metric, limit=10**9, start_ms=-(2**61), **asked)).rows
+        return (
+            Metrics(self.config, self.client).query(MetricQuery(metric, limit=10**9, start_ms=-(2**61), **asked)).rows
+        )
 
     def closed(self, metric: str) -> list[Row]:
         """The rows of published windows."""
@@ -133,6 +155,13 @@ class Line:
     def late(self, metric: str, partition: int = 0) -> list[Row]:
         program = self.programs[metric]
         return self.stream(keys.late(program.stream.name, partition, program.group))
+
+    def entry_ids(self, metric: str, partition: int = 0) -> list[str]:
+        """The ids of a metric's raw stream, in order."""
+        raw = keys.raw(self.programs[metric].stream.name, partition)
+        return [
+            entry.id.decode() for entry in replies.parse_entries(self.client.execute_command("XRANGE", raw, "-", "+"))
+        ]
 
     def dead(self, metric: str, partition: int = 0) -> list[Row]:
         program = self.programs[metric]

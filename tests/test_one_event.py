@@ -5,8 +5,6 @@ Everything runs in this process, against a real server; nothing sleeps, the test
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from pipeline.core.definitions import (
@@ -56,17 +54,20 @@ CONFIG = Config(
 )
 
 NOON_MS = 1_748_779_200_000  # 2025-06-01 12:00:00 UTC, where a window of 10 s begins
-PAGE_VIEW = {"ts": NOON_MS + 3_000, "user": "ada", "page": "/docs/install", "agent": "Firefox"}
+PAGE_VIEW_MS = NOON_MS + 3_000
+PAGE_VIEW = {"ts": PAGE_VIEW_MS, "user": "ada", "page": "/docs/install", "agent": "Firefox"}
 COUNTED = {"section": "docs", "views": 1, "last_page": "/docs/install"}
 
 
 def test_one_page_view_goes_from_http_to_a_windowed_answer(server: RunningServer) -> None:
-    line = Line(CONFIG, server.client)
+    line = Line(CONFIG, server)
     program = line.programs["views_by_section"]
     group = program.group  # `views_by_section@<version>`: the consumer group, and a part of the stage's keys
 
     # It comes in over HTTP and is in the raw stream of its partition: a chunk of one event, stored as it was sent.
-    send(line, PAGE_VIEW)
+    answer = line.http.post("/v1/streams/pageviews/events", json=PAGE_VIEW)
+    assert answer.status_code == 202
+    assert answer.get_json()["accepted"] == 1
     [chunk] = line.stream(keys.raw("pageviews", 0))
     assert chunk["_k"] == "chunk"
     assert chunk["n"] == "1"
@@ -82,20 +83,18 @@ def test_one_page_view_goes_from_http_to_a_windowed_answer(server: RunningServer
 
     # The checkpoint moved with it, in the same commit: how far the log is done, and how far time is.
     checkpoint = store.load_checkpoint(server.client, "pageviews", 0, group)
-    assert (checkpoint.read, checkpoint.accepted, checkpoint.filtered, checkpoint.late, checkpoint.dead) == (1,) + (
-        1,
-        0,
-        0,
-        0,
-    )
-    assert checkpoint.max_seen_ms == PAGE_VIEW["ts"]
+    assert (checkpoint.read, checkpoint.accepted) == (1, 1)
+    assert (checkpoint.filtered, checkpoint.late, checkpoint.dead) == (0, 0, 0)
+    assert checkpoint.max_seen_ms == PAGE_VIEW_MS
 
     # The window is open, and already answers.
     [row] = line.rows("views_by_section")
     assert row == {"window_start": NOON_MS, "window_end": NOON_MS + 10_000, "state": "open", "revision": 0} | COUNTED
 
     # A view 15 s after the window's start lifts the watermark to its end: 12:00:15 less the 5 s of disorder.
-    send(line, {"ts": NOON_MS + 15_000, "user": "bob", "page": "/blog/1", "agent": None})
+    later_ms = NOON_MS + 15_000
+    later = {"ts": later_ms, "user": "bob", "page": "/blog/1"}
+    assert line.http.post("/v1/streams/pageviews/events", json=later).status_code == 202
     published = 0
 
     def window_is_published() -> bool:
@@ -106,9 +105,7 @@ def test_one_page_view_goes_from_http_to_a_windowed_answer(server: RunningServer
     wait_for(window_is_published, "the worker to publish the window that has ended")
 
     # Its result is kept in a hash of its own, in the first revision.
-    [result] = store.load_results(
-        server.client, "views_by_section", program.version, [(NOON_MS, NOON_MS + 10_000)]
-    )
+    [result] = store.load_results(server.client, "views_by_section", program.version, [(NOON_MS, NOON_MS + 10_000)])
     assert (result.state, result.revision, result.groups) == ("final", 0, [b'["docs"]'])
 
     # Anyone can follow the metric with XREAD …
@@ -136,22 +133,9 @@ def test_one_page_view_goes_from_http_to_a_windowed_answer(server: RunningServer
     }
 
     # And the read API says the same, and up to where it is complete.
-    answer = read(line, "views_by_section")
-    assert answer["rows"][0] == {
-        "window_start": NOON_MS,
-        "window_end": NOON_MS + 10_000,
-        "state": "final",
-        "revision": 0,
-    } | COUNTED
-    assert answer["complete_to"] == NOON_MS + 10_000
-
-
-def send(line: Line, event: dict[str, Any]) -> None:
-    line.chunk("pageviews", [event], times_ms=[event["ts"]])
-
-
-def read(line: Line, metric: str) -> dict[str, Any]:
-    from pipeline.runtime.query import MetricQuery, Metrics
-
-    answer = Metrics(line.config, line.client).query(MetricQuery(metric))
-    return {"rows": answer.rows, "complete_to": answer.completeness.complete_to_ms}
+    answer = line.http.get(f"/v1/metrics/views_by_section?start={NOON_MS}&state=closed")
+    assert answer.status_code == 200
+    [row] = answer.get_json()["data"]
+    assert row == {"window_start": NOON_MS, "window_end": NOON_MS + 10_000, "state": "final", "revision": 0} | COUNTED
+    assert answer.get_json()["meta"]["watermark"] == later_ms - 5_000
+    assert answer.get_json()["meta"]["complete_to"] == NOON_MS + 10_000

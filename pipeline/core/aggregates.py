@@ -53,8 +53,15 @@ class Finisher:
         if self.spec.function == "count":
             return counts.tolist()  # type: ignore[no-any-return]
         values = self._values(state, slots, counts)
-        empty = 0 if self.spec.function == "sum" else None
+        empty = self._empty
         return [value if count else empty for value, count in zip(values, counts.tolist(), strict=True)]
+
+    @property
+    def _empty(self) -> Value:
+        """The answer over no values, in the type of the answer over some."""
+        if self.spec.function != "sum":
+            return None
+        return 0.0 if self.dtype == pl.Float64 else 0
 
     def _values(self, state: Mapping[str, Column], slots: Slots, counts: Column) -> list[Value]:
         part = self.parts[1]

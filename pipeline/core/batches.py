@@ -19,6 +19,7 @@ import polars as pl
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
 from pipeline.core.events import ChunkError, Reader, RowError
+from pipeline.core.partitioning import partition_of
 from pipeline.core.watermarks import prefix_watermarks
 
 
@@ -135,7 +136,7 @@ class _Collector:
 
     def _add_row(self, row: Row) -> None:
         try:
-            struct = self.reader.row(row.fields)
+            struct = read_row(row, self.reader, self.partition)
         except RowError as error:
             self.dead.append(DeadEntry(row.id, 0, 1, error.code, str(error), row_json(row)))
             return
@@ -194,6 +195,25 @@ def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:
         entry_of=batch.entry_of[keep],
         reader=batch.reader,
     )
+
+
+def read_row(row: Row, reader: Reader, partition: int) -> Any:
+    """Decode a row entry of a partition.
+
+    Raises:
+        RowError: it does not fit the schema, or it stands in another partition than its key's (`misplaced`), where it
+            would escape the order of its key; only a foreign XADD can put it there.
+    """
+    struct, stream = reader.row(row.fields), reader.stream
+    if stream.partition_by is not None:
+        right = partition_of(reader.partition_key(row.fields), stream.partitions)
+        if right != partition:
+            message = (
+                f"the row stands in {{{stream.name}.{partition}}}:raw, but by its {stream.partition_by} it belongs to "
+                f"{{{stream.name}.{right}}}:raw: crc32({stream.partition_by}) mod {stream.partitions} is {right}"
+            )
+            raise RowError(stream.partition_by, "misplaced", message)
+    return struct
 
 
 def split_id(entry_id: bytes) -> tuple[int, int]:

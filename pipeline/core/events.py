@@ -108,6 +108,12 @@ class Reader:
         chosen = self._struct.__struct_fields__
         return self._struct(**{name: value for name, value in values.items() if name in chosen})
 
+    def partition_key(self, fields: Mapping[bytes, bytes]) -> Any:
+        """The value of `partition_by` in a row entry that `row` has read, whichever fields this reader needs."""
+        assert self.stream.partition_by is not None, f"{self.stream.name} spreads evenly"
+        name = self.stream.partition_by.encode()
+        return self._texts[name].read(fields[name])
+
     def times(self, rows: Sequence[Any], arrival_ms: Int64) -> Int64:
         """Event time of each row; its arrival where the stream has no time field."""
         if self.time is None:

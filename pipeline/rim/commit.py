@@ -69,6 +69,11 @@ class Checkpoint:
     def mark(self) -> Mark:
         return Mark(self.load_ms, self.commit)
 
+    @property
+    def fence(self) -> tuple[bytes, int, int | None]:
+        """What a commit compares: the state it starts from is this one, or nothing is written."""
+        return (self.cursor, self.commit, self.max_seen_ms)
+
     def fields(self) -> dict[str, str]:
         """As written: integers as text, what is unknown left out."""
         values = {

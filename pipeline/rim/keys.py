@@ -21,7 +21,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial; with the results that use it
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
-    {s.p}:suspect:g    hash    the entry whose computing killed workers: id, row ranges and attempts; until a commit
+    {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit
     {s.p}:cuts         zset    sampled places a trim may cut at, by arrival ms; until passed by a trim
     {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it
     {s.p}:TRANSFORM    stream  rows of a transform with `publish: true`; trimmed by the scheduler

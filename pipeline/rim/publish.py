@@ -39,7 +39,8 @@ class Closed:
 
 
 def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None:
-    """Put a window in place; return its revision, or None when its marks are not ahead of the stored ones."""
+    """Put a window in place; return its revision, or None when its marks are not ahead of the stored ones (or what was
+    staged ran out, because we were paused)."""
     metric, version = window.metric, window.version
     token = secrets.token_hex(8)
     staged, staged_latest = keys.staging(metric, token), keys.staging_latest(metric, token)
@@ -66,6 +67,13 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
     return int(revision)
 
 
+def stored_marks(client: redis.Redis, window: Closed) -> list[Mark]:
+    """The marks a window's result in place was merged from, one for each partition; none where there is no result."""
+    key = keys.result(window.metric, window.version, window.start_ms, window.end_ms)
+    text = client.execute_command("HGET", key, "marks")
+    return [] if text is None else [Mark.parse(mark) for mark in text.split(b" ")]
+
+
 def _blocks(window: Closed) -> Iterator[tuple[bytes, bytes]]:
     for number, at in enumerate(range(0, len(window.groups), BLOCK_GROUPS)):
         part = slice(at, at + BLOCK_GROUPS)
@@ -73,10 +81,12 @@ def _blocks(window: Closed) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _stage(client: redis.Redis, key: str, pairs: Sequence[tuple[bytes, bytes]], *, step: int) -> None:
-    """Write a staged hash, `step` fields a command."""
+    """Write a staged hash, `step` fields a command; at no moment is there one without an end."""
     for at in range(0, len(pairs), step):
-        client.execute_command("HSET", key, *(part for pair in pairs[at : at + step] for part in pair))
-    client.execute_command("PEXPIRE", key, STAGING_TTL_MS)
+        pipe = client.pipeline(transaction=True)
+        pipe.execute_command("HSET", key, *(part for pair in pairs[at : at + step] for part in pair))
+        pipe.execute_command("PEXPIRE", key, STAGING_TTL_MS)
+        pipe.execute()
 
 
 @dataclass(frozen=True, slots=True)

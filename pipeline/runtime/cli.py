@@ -15,7 +15,6 @@ from typing import Annotated
 import typer
 
 from pipeline.errors import ConfigError, StreamgaugeError
-from pipeline.runtime import logs
 
 EXIT_FAILED = 1
 EXIT_STOPPED_BEFORE_SENDING = 3
@@ -36,6 +35,7 @@ RedisUrl = Annotated[str | None, typer.Option(help="Redis to use, instead of the
 DataDir = Annotated[Path, typer.Option(help="Folder of the embedded Redis' data.")]
 Host = Annotated[str, typer.Option(help="Address the API listens on.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, help="Port the API listens on.")]
+AllowVolatile = Annotated[bool, typer.Option(help="Accept a Redis that may lose data (for tests).")]
 
 DEFAULT_CONFIG = Path("config.yaml")
 DEFAULT_DATA_DIR = Path("data")
@@ -50,6 +50,13 @@ def options(
     """Hold the option every command takes; `run` reads it, wherever it stands."""
 
 
+def start_logging(context: typer.Context) -> None:
+    """Set up log lines, in a command that writes some: the others start faster without structlog."""
+    from pipeline.runtime import logs
+
+    logs.configure(debug=bool(context.obj))
+
+
 @app.command()
 def up(
     config: ConfigPath = DEFAULT_CONFIG,
@@ -59,7 +66,7 @@ def up(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
     redis_url: RedisUrl = None,
     demo: Annotated[bool, typer.Option("--demo/--no-demo", help="Send live demo data.")] = False,
-    allow_volatile: Annotated[bool, typer.Option(help="Accept a Redis that may lose data (for tests).")] = False,
+    allow_volatile: AllowVolatile = False,
 ) -> None:
     """Start everything: embedded Redis, API, workers, scheduler. Ctrl-C drains and ends it."""
     from pipeline.runtime.supervisor import run_up
@@ -79,6 +86,7 @@ def up(
 
 @app.command()
 def worker(
+    context: typer.Context,
     config: ConfigPath = DEFAULT_CONFIG,
     redis_url: RedisUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
@@ -89,6 +97,7 @@ def worker(
     from pipeline.runtime.redis_url import find_redis_url
     from pipeline.runtime.worker import run_worker
 
+    start_logging(context)
     run_worker(
         config=load_config(config, os.environ),
         redis_url=find_redis_url(config, redis_url, data_dir, os.environ),
@@ -98,15 +107,19 @@ def worker(
 
 @app.command()
 def scheduler(
+    context: typer.Context,
     config: ConfigPath = DEFAULT_CONFIG,
     redis_url: RedisUrl = None,
     data_dir: DataDir = DEFAULT_DATA_DIR,
+    allow_volatile: AllowVolatile = False,
 ) -> None:
     """Run the housekeeping: trim, expiry, idle ticks, server checks."""
     from pipeline.runtime.redis_url import find_redis_url
     from pipeline.runtime.scheduler import run_scheduler
 
-    run_scheduler(config_path=config, redis_url=find_redis_url(config, redis_url, data_dir, os.environ))
+    start_logging(context)
+    url = find_redis_url(config, redis_url, data_dir, os.environ)
+    run_scheduler(config_path=config, redis_url=url, allow_volatile=allow_volatile)
 
 
 @app.command()
@@ -124,9 +137,8 @@ def check(config: ConfigPath = DEFAULT_CONFIG) -> None:
 def run(commands: typer.Typer, arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     debug = "--debug" in arguments
-    logs.configure(debug=debug)
     try:
-        commands(args=[a for a in arguments if a != "--debug"], prog_name="streamgauge")
+        commands(args=[a for a in arguments if a != "--debug"], prog_name="streamgauge", obj=debug)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:

@@ -66,7 +66,7 @@ class Closer:
         return Pass(published, more=False)
 
     def _close(self, start_ms: int) -> bool:
-        """Merge and publish one window; False when a pane changed under our hands (it stays due)."""
+        """Merge and publish one window; False when a pane changed under our hands, or somebody else was first."""
         program = self.program
         merged = self._merge(start_ms)
         if merged is None:
@@ -86,13 +86,15 @@ class Closer:
             cells=table.packed(slots),
             finished=[msgspec.json.encode(_latest(start_ms, start_ms + program.window.size_ms, row)) for row in rows],
         )
-        publish.publish(self.client, self.scripts, window)
-        # not ahead means somebody else published these marks: then the panes are done as well
+        revision = publish.publish(self.client, self.scripts, window)
         self._emit_rest()
-        for partition, mark in enumerate(marks):
-            if mark != Mark():
+        # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged. Only what is in
+        # place is done; the rest stays due.
+        in_place = marks if revision is not None else publish.stored_marks(self.client, window)
+        for partition, (mark, stored) in enumerate(zip(marks, in_place, strict=False)):
+            if mark != Mark() and mark == stored:
                 publish.settle(self.scripts, program.stream.name, partition, program.group, {start_ms: mark})
-        return True
+        return revision is not None
 
     def _merge(self, start_ms: int) -> tuple[CellTable, list[Mark]] | None:
         """Merge a window's cells by from_end, then partition: the fixed order of float sums."""

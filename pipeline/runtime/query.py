@@ -85,6 +85,17 @@ class _Partial:
     revision: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """What is read once for an answer: how complete it is, the due panes by partition, published start → end."""
+
+    program: Program
+    step_ms: int
+    completeness: Completeness
+    due: Sequence[set[int]]
+    published: Mapping[int, int]
+
+
 class Metrics:
     """The reading side of all metrics of a config."""
 
@@ -156,18 +167,27 @@ class Metrics:
             start_ms = _aligned_up(program, min(published), step_ms)  # a step that was cut would be given as whole
         wanted = published.keys() if query.closed_only else published.keys() | set[int]().union(*due)
         starts = [start for start in sorted(wanted) if _overlaps(program, start, start_ms, end_ms)]
-        matches = _matching(program, query.where)
-        rows: list[Row] = []
-        for batch in _batches(program, starts, step_ms, descending=query.order == "-window"):
-            partials = self._partials(program, batch, published, due, matches)
-            found = _rows(program, partials, step_ms, completeness)
-            rows += [row for row in found if row["state"] != "open"] if query.closed_only else found
-            rows = _ordered(program, rows, query.order)
-            if len(rows) > query.limit and query.order.removeprefix("-") == "window":
-                break
-            del rows[query.limit + 1 :]  # one more than asked for tells that there are more
+        rows = self._first_rows(_Range(program, step_ms, completeness, due, published), starts, query)
         truncated = len(rows) > query.limit
         return Answer(program, rows[: query.limit], start_ms, end_ms, step_ms, completeness, truncated)
+
+    def _first_rows(self, known: _Range, starts: Sequence[int], query: MetricQuery) -> list[Row]:
+        """The first rows of the answer, in its order, and at least one more than the limit where there are more."""
+        program = known.program
+        matches = _matching(program, query.where)
+        by_window = query.order in ("window", "-window")
+        rows: list[Row] = []
+        for batch in _batches(program, starts, known.step_ms, descending=query.order == "-window"):
+            partials = self._partials(known, batch, matches)
+            found = _rows(program, partials, known.step_ms, known.completeness)
+            if query.closed_only:
+                found = [row for row in found if row["state"] != "open"]
+            rows += _ordered(program, found, query.order) if by_window else found
+            if by_window and len(rows) > query.limit:
+                break
+            if len(rows) > 2 * query.limit:  # by a value, any window may hold a first row: keep the best so far
+                rows = _ordered(program, rows, query.order)[: query.limit + 1]
+        return rows if by_window else _ordered(program, rows, query.order)
 
     def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> list[tuple[int, int]]:
         """(start, end) of the published windows of a range; of the newest ones when it has no start."""
@@ -187,18 +207,12 @@ class Metrics:
             )
         return windows
 
-    def _partials(
-        self,
-        program: Program,
-        starts: Sequence[int],
-        published: Mapping[int, int],
-        due: Sequence[set[int]],
-        matches: Callable[[bytes], bool],
-    ) -> list[_Partial]:
+    def _partials(self, known: _Range, starts: Sequence[int], matches: Callable[[bytes], bool]) -> list[_Partial]:
         """The cells of the windows that begin at `starts`, in the fixed order of merges."""
+        program, published = known.program, known.published
         windows = [(start, published[start]) for start in starts if start in published]
         results = store.load_results(self._client, program.name, program.version, windows)
-        wanted = [[start for start in starts if start in panes and start not in published] for panes in due]
+        wanted = [[start for start in starts if start in panes and start not in published] for panes in known.due]
         found = [*_of_results(results), *self._open(program, wanted)]
         return sorted((p for p in found if matches(p.group)), key=lambda partial: partial.start_ms)
 
@@ -223,7 +237,8 @@ class Metrics:
         size_ms = program.window.size_ms
         rows = _ordered(program, _rows(program, _of_results(results), size_ms, completeness), "window")
         start_ms, end_ms = windows[0] if windows else (None, None)
-        return Answer(program, rows, start_ms, end_ms, size_ms, completeness, truncated=False)
+        truncated = len(rows) > MAX_ROWS
+        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, size_ms, completeness, truncated)
 
 
 def _of_results(results: Iterable[store.Result]) -> list[_Partial]:

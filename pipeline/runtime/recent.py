@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import split_id
+from pipeline.core.batches import read_row, split_id
 from pipeline.core.definitions import Stream
 from pipeline.core.entries import KIND, Chunk, EntryError, Row, parse_entry
 from pipeline.core.events import ChunkError, Reader, RowError
@@ -102,7 +102,7 @@ def _of_chunk(reader: Reader, partition: int, chunk: Chunk, most: int) -> list[R
 
 def _of_row(reader: Reader, partition: int, row: Row) -> RecentEvent:
     try:
-        [(time_ms, event)] = _decoded(reader, [reader.row(row.fields)], row.arrival_ms)
+        [(time_ms, event)] = _decoded(reader, [read_row(row, reader, partition)], row.arrival_ms)
     except RowError as error:
         texts = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in row.fields.items()}
         return RecentEvent(partition, row.id, 0, "row", row.arrival_ms, None, texts, str(error))

@@ -80,6 +80,13 @@ class Runner:
         self.state = Loaded(consumer, checkpoint, parse_entries(claimed.entries), suspects)
         return self.state
 
+    def is_elsewhere(self) -> bool:
+        """Whether the checkpoint in Redis is not the one of the state in memory; False when there is none."""
+        if self.state is None:
+            return False
+        stored = store.load_checkpoint(self.client, self.stream.name, self.partition, self.group)
+        return stored.fence != self.state.checkpoint.fence
+
     def take(self, entries: Sequence[RawEntry]) -> None:
         """Add entries that XREADGROUP gave this consumer."""
         assert self.state is not None, "entries were read without a loaded state"

@@ -44,8 +44,9 @@ log = structlog.get_logger(__name__)
 class Housekeeping:
     """The jobs, each callable by itself; `now_ms` is Redis's clock unless a test says another."""
 
-    def __init__(self, config: Config, client: redis.Redis) -> None:
+    def __init__(self, config: Config, client: redis.Redis, *, allow_volatile: bool = False) -> None:
         self.config = config
+        self.allow_volatile = allow_volatile
         self.client = client
         self._scripts = Scripts(client)
         self._time_keepers = time_keepers(client, config)
@@ -84,7 +85,7 @@ class Housekeeping:
 
     def check_once(self) -> None:
         """Say in the log what is wrong with the server's settings, once each time that it changes."""
-        unfit = {finding.name: finding for finding in check_server(self.client, False) if not finding.ok}
+        unfit = {finding.name: finding for finding in check_server(self.client, self.allow_volatile) if not finding.ok}
         for name in unfit.keys() - self._unfit:
             log.error("server is unfit", check=name, seen=unfit[name].seen, why=unfit[name].sentence)
         for name in self._unfit - unfit.keys():
@@ -142,7 +143,7 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
     return scheduler
 
 
-def run_scheduler(config_path: Path, redis_url: str) -> None:
+def run_scheduler(config_path: Path, redis_url: str, *, allow_volatile: bool = False) -> None:
     """Run until SIGTERM or SIGINT, then let the jobs that are running end.
 
     Raises:
@@ -153,7 +154,7 @@ def run_scheduler(config_path: Path, redis_url: str) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    scheduler = schedule(Housekeeping(config, client))
+    scheduler = schedule(Housekeeping(config, client, allow_volatile=allow_volatile))
     scheduler.start()
     log.info("scheduler started", streams=len(config.streams), stages=len(config.stages))
     stopping.wait()

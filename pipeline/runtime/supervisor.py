@@ -25,10 +25,12 @@ from pipeline.rim.folder_lock import FolderLock
 from pipeline.runtime.children import Child
 from pipeline.runtime.config import load_config
 from pipeline.runtime.process_tree import ProcessTree
+from pipeline.runtime.simulate import SIMULATIONS
 
 EMBEDDED = "embedded"
 COMMAND_MODULE = "api.main"  # every command; named, not imported: the runtime does not know the API
 CONNECT_TIMEOUT_S = 0.2
+TRY_START = "-1m"  # six windows of the shipped demo: short enough to be seen moving in a terminal
 
 
 class DataDirTakenError(StreamgaugeError):
@@ -54,6 +56,7 @@ class Up:
     workers: int
     redis_url: str | None
     demo: bool
+    allow_volatile: bool
 
     @property
     def api_url(self) -> str:
@@ -84,7 +87,7 @@ def run_up(
         NoServerError: nothing was started, or all of it was stopped again.
     """
     assert threading.current_thread() is threading.main_thread(), "children die with the thread that started them"
-    up = Up(config_path, host, port, data_dir, workers, redis_url, demo)
+    up = Up(config_path, host, port, data_dir, workers, redis_url, demo, allow_volatile)
     config = load_config(config_path, os.environ)
     data_dir.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(data_dir / "up.lock")
@@ -97,9 +100,9 @@ def run_up(
         require_free(host, port)
         url = redis_url or config.redis_url
         if url != EMBEDDED:
-            return _run_on(up, config, url, None, allow_volatile, say)
+            return _run_on(up, config, url, None, say)
         with EmbeddedServer(data_dir) as server:
-            return _run_on(up, config, server.url, server, allow_volatile, say)
+            return _run_on(up, config, server.url, server, say)
 
 
 def _run_on(
@@ -107,11 +110,10 @@ def _run_on(
     config: Config,
     url: str,
     server: EmbeddedServer | None,
-    allow_volatile: bool,
     say: Callable[[str], None],
 ) -> int:
     """Run the children on the Redis at `url`."""
-    _require_fit(url, allow_volatile)
+    _require_fit(url, up.allow_volatile)
     # Children find what stands in the config or the environment by themselves: a password in argv is seen by everybody.
     known_url = url if server is not None else up.redis_url
     tree = ProcessTree(
@@ -129,10 +131,11 @@ def children_of(up: Up, redis_url: str | None) -> list[Child]:
     common = ["--config", str(up.config_path)]
     if redis_url is not None:
         common += ["--redis-url", redis_url]
-    children = [Child("api", command("api", *common, "--host", up.host, "--port", str(up.port)), "api")]
+    judging = [*common, "--allow-volatile"] if up.allow_volatile else common  # those that judge the server later on
+    children = [Child("api", command("api", *judging, "--host", up.host, "--port", str(up.port)), "api")]
     for name in (f"worker-{number}" for number in range(1, up.workers + 1)):
         children.append(Child(name, command("worker", *common, "--name", name), "worker"))
-    children.append(Child("scheduler", command("scheduler", *common), "scheduler"))
+    children.append(Child("scheduler", command("scheduler", *judging), "scheduler"))
     if up.demo:
         children.append(Child("demo", command("simulate", "--url", up.api_url), "demo"))
     return children
@@ -145,16 +148,23 @@ def command(*args: str) -> tuple[str, ...]:
 
 def welcome(up: Up, config: Config, redis_url: str) -> str:
     """Return what `up` says when the API accepts: where things are, and one command that shows numbers."""
-    metric = next((stage.name for stage in config.aggregates()), None)
-    path = f"/v1/metrics/{metric}" if metric else "/v1/streams"
     return "\n".join(
         (
             f"  API    {up.api_url}",
             f"  Redis  {without_password(redis_url)}",
-            f"  Try    curl '{up.api_url}{path}'",
+            f"  Try    curl '{up.api_url}{path_to_try(config, demo=up.demo)}'",
             "  Ctrl-C drains and stops everything.",
         )
     )
+
+
+def path_to_try(config: Config, *, demo: bool) -> str:
+    """Return a path that answers with numbers: in a demo those of a metric it feeds, where they move."""
+    metrics = [(stage.name, config.stream_of(stage).name) for stage in config.aggregates()]
+    fed = [name for name, stream in metrics if stream in SIMULATIONS]
+    if demo and fed:
+        return f"/v1/metrics/{fed[0]}?start={TRY_START}"
+    return f"/v1/metrics/{metrics[0][0]}" if metrics else "/v1/streams"
 
 
 def _require_fit(url: str, allow_volatile: bool) -> None:

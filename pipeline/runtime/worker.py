@@ -79,6 +79,7 @@ class PartitionWork:
         """Load what has no state, read for every group, compute and commit; return the events of the busiest group."""
         self.again = False
         announced = self.cursor
+        fresh = {runner.group for runner in self.runners if runner.state is None}
         loaded = {runner.group: runner.state or runner.load() for runner in self.runners}
         for state in loaded.values():
             self._see(state.checkpoint.cursor)
@@ -92,7 +93,7 @@ class PartitionWork:
         for runner in self.runners:
             runner.take(found.get(runner.group, []))
             if not loaded[runner.group].pending:
-                self._doubt(runner, announced)
+                self._doubt(runner, announced, runner.group in fresh)
             events = max(events, self._process(runner, loaded[runner.group]))
         self._decoded = None
         return events
@@ -104,13 +105,20 @@ class PartitionWork:
     def _see(self, entry_id: bytes) -> None:
         self.cursor = max(self.cursor, entry_id, key=groups.id_order)
 
-    def _doubt(self, runner: Runner, announced: bytes) -> None:
-        """Nothing came although the log has more: it went to another consumer. Load again, and with that claim it."""
+    def _doubt(self, runner: Runner, announced: bytes, fresh: bool) -> None:
+        """Nothing came although the log has more: it went to another consumer. Load again, and with that claim it.
+
+        When it does not come after a load either, it is in nobody's hands: a rollback of Redis took it.
+        """
         state = runner.state
-        if state is not None and groups.id_order(state.checkpoint.cursor) < groups.id_order(announced):
-            log.info("another worker holds entries of ours", group=runner.group, partition=self.partition)
-            runner.state = None
-            self.again = True
+        if state is None or groups.id_order(state.checkpoint.cursor) >= groups.id_order(announced):
+            return
+        if fresh:
+            self.cursor = state.checkpoint.cursor
+            return
+        log.info("another worker holds entries of ours", group=runner.group, partition=self.partition)
+        runner.state = None
+        self.again = True
 
     def _process(self, runner: Runner, loaded: Loaded) -> int:
         if not loaded.pending:
@@ -129,6 +137,10 @@ class PartitionWork:
             return 0
         self._see(last)
         return max(events, 1)  # a tick alone is work done as well
+
+    def is_elsewhere(self) -> bool:
+        """Whether a group is not where we left it: a rollback of Redis, or another worker."""
+        return any(runner.is_elsewhere() for runner in self.runners)
 
     def forget(self) -> None:
         for runner in self.runners:
@@ -163,6 +175,7 @@ class Worker:
         """Do what there is to do; when there is nothing, wait up to `block_ms` for an entry."""
         if self.leases.beat():
             self._follow_leases()
+            self._check_places()
         events = 0
         for partition in self._ready():
             work = self._work[partition]
@@ -193,6 +206,14 @@ class Worker:
         for partition in sorted(self.leases.held - self._work.keys()):
             self._work[partition] = self._new_work(*partition)
             self._hot.add(partition)
+
+    def _check_places(self) -> None:
+        """Once a second look whether the state in memory still is Redis's: after a rollback nothing new may come."""
+        for partition, work in self._work.items():
+            if work.is_elsewhere():
+                log.info("not where we left it; loading again", stream=partition[0], partition=partition[1])
+                work.forget()
+                self._hot.add(partition)
 
     def _new_work(self, stream_name: str, partition: int) -> PartitionWork:
         stream = self.config.streams[stream_name]

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 
 from api.parameters import (
@@ -178,6 +180,25 @@ def test_a_name_from_a_path_is_one_of_ours_or_a_404(name: str) -> None:
 
     assert (caught.value.status, caught.value.code) == (404, "unknown_metric")
     assert len(str(caught.value)) < 200
+
+
+NAMES = st.sampled_from([*METRIC_PARAMETERS, *NOT_BUILT, "where.bot", "where.status", "where.ts", "where."]) | st.text()
+VALUES = st.text() | st.from_regex(r"[-+0-9nowTZ:.]{1,25}", fullmatch=True) | st.integers().map(str)
+
+
+@drawn(st.lists(st.tuples(NAMES, VALUES), max_size=4))
+def test_whatever_is_given_is_taken_or_refused_as_a_bad_request(pairs: list[tuple[str, str]]) -> None:
+    error = refused(pairs)
+
+    assert error is None or (error.status == 400 and len(str(error)) < 1_000)
+
+
+def refused(pairs: list[tuple[str, str]]) -> BadRequestError | None:
+    try:
+        metric_request(MultiDict(pairs), PROGRAMS["by_kind"], NOW_MS)
+    except BadRequestError as error:
+        return error
+    return None
 
 
 def test_every_parameter_is_in_the_docs_with_what_is_not_built() -> None:

@@ -318,6 +318,7 @@ def test_a_changed_stage_answers_with_its_old_version_until_it_has_caught_up(ser
         "/v1/streams/visits.0/events",
         "/v1/stages/nope",
         "/v1/stages/by_page@x",
+        "/v1/metrics/%FF%00",
         "/v1/nothing",
         "/v1/metrics/by_page/nothing",
     ],
@@ -341,6 +342,8 @@ def test_a_view_that_is_not_built_says_so_by_name(line: Line, view: str) -> None
     "path",
     [
         "/v1/metrics?x=1",
+        "/v1/metrics/by_page?%ED%A0%80=%FF",
+        "/v1/metrics/by_page?start=%ED%A0%80",
         "/v1/metrics/by_page?strat=1",
         "/v1/metrics/by_page?start=%00",
         "/v1/metrics/by_page?start=2&end=1",
@@ -469,6 +472,30 @@ def add_chunk(line: Line, rows: list[dict[str, Any]], crc: int | None = None) ->
         "body": body,
     }
     return line.server.client.xadd(keys.raw("visits", 0), fields)  # type: ignore[arg-type,return-value]
+
+
+def test_lag_in_entries_is_right_on_every_server(any_server: RunningServer) -> None:
+    line = make_line(any_server)
+
+    def entries() -> Any:
+        return line.get("/v1/stages/by_page")["lag"]["entries"]
+
+    seen = [entries()]
+    line.add(0, "/a")
+    line.add(1, "/a")
+    seen.append(entries())
+    line.work()
+    seen.append(entries())
+    line.add(2, "/a")
+    line.tick(3)
+    seen.append(entries())
+    line.work()
+    line.server.client.xtrim(keys.raw("visits", 0), maxlen=0, approximate=False)
+    seen.append(entries())
+    line.add(4, "/a")
+    seen.append(entries())
+
+    assert seen == [0, 2, 0, 2, 0, 1]
 
 
 def test_newest_events_are_decoded_from_rows_and_chunks(line: Line) -> None:

@@ -41,6 +41,7 @@ GROUPS = 20
 BATCH = 500
 RETRY_S = 0.05
 PAUSED_S = LEASE_MS / 1_000 + 1.0  # longer than a lease: somebody else has the partition when a paused worker wakes up
+ANSWERED_S = 20.0  # for one batch, whatever happens to the server meanwhile
 SETTLE_POLL_S = 0.2
 SETTLED_S = 90.0  # for everything sent to be published
 
@@ -83,7 +84,7 @@ class Producer:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name="producer")
+        self._thread = threading.Thread(target=self._run, name="producer", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -108,12 +109,13 @@ class Producer:
     def _send(self, client: redis.Redis, number: int, rows: list[dict[str, object]]) -> None:
         body = "\n".join(json.dumps(row) for row in rows).encode()
         step = Step([Chunk(body, len(rows), BASE_MS, BASE_MS)], [], undeclared=0, judged_ms=0)
+        deadline_s = time.monotonic() + ANSWERED_S
         while True:
             try:
                 append(Scripts(client), STREAM, number % self.partitions, step, IdempotencyKey(f"{number}", "same"))
                 return
             except redis.RedisError as error:
-                if not connection.is_away(error):
+                if not connection.is_away(error) or time.monotonic() > deadline_s:
                     raise
                 self.retries += 1
                 time.sleep(RETRY_S)
@@ -155,9 +157,6 @@ class Fleet:
                 preexec_fn=die_with_parent(),
             )
         return Process(name, popen)
-
-    def awake(self) -> list[Process]:
-        return [worker for worker in self.workers if not worker.paused]
 
     def kill(self, worker: Process) -> None:
         """kill -9, and a new one in its place."""
@@ -241,27 +240,30 @@ class Storm:
         return tuple(stage_groups(self.config).values())
 
     def __enter__(self) -> Storm:
-        self.fleet.start()
-        wait_for(lambda: len(self._holders()) > 0, "a worker to hold a lease")
-        self.producer.start()
+        try:
+            self.fleet.start()
+            wait_for(lambda: len(self._holders()) > 0, "a worker to hold a lease")
+            self.producer.start()
+        except BaseException:
+            self.fleet.close()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.producer.stop()
-        self.fleet.close()
+        try:
+            self.producer.stop()
+        finally:
+            self.fleet.close()
 
     # --- what happens to it
 
     def kill_worker(self) -> None:
         """kill -9 of a worker that holds a lease: one that works."""
-        holders = self._holders()
-        awake = self.fleet.awake()
-        self.fleet.kill(self.chance.choice([w for w in awake if w.name in holders] or awake))
+        self.fleet.kill(self._victim())
 
     def pause_worker(self) -> Callable[[], None]:
         """SIGSTOP of a worker that holds a lease; return what wakes it up."""
-        holders = self._holders()
-        worker = self.chance.choice([w for w in self.fleet.awake() if w.name in holders] or self.fleet.awake())
+        worker = self._victim()
         self.fleet.pause(worker)
         self.pauses += 1
         return lambda: self.fleet.wake(worker)
@@ -278,6 +280,12 @@ class Storm:
         cut_log(self.server, cut_bytes)
         self.server.restart()
         self.log_cut_bytes.append(cut_bytes)
+
+    def _victim(self) -> Process:
+        awake = [worker for worker in self.fleet.workers if not worker.paused]
+        assert awake, "the plan pauses more workers at once than there are"
+        holders = self._holders()
+        return self.chance.choice([worker for worker in awake if worker.name in holders] or awake)
 
     def _holders(self) -> set[str]:
         names = (self.client.execute_command("GET", keys.lease(STREAM, p)) for p in range(self.partitions))

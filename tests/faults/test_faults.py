@@ -29,9 +29,9 @@ MANY = 10_000_000
 
 @pytest.mark.faults
 def test_killed_and_paused_workers_and_a_killed_server_change_no_number(
-    throwaway_server: RunningServer, tmp_path: Path
+    storm_server: RunningServer, tmp_path: Path
 ) -> None:
-    with Storm(throwaway_server, tmp_path, partitions=4, rate=6_000) as storm:
+    with Storm(storm_server, tmp_path, partitions=4, rate=6_000) as storm:
         kills: Plan = [(at_s, storm.kill_worker) for at_s in (1.0, 3.0, 5.0, 7.0, 9.0)]
         storm.run([*kills, (0.5, storm.pause_worker), (4.0, storm.kill_server), (10.0, do_nothing)])
         storm.settle()
@@ -43,9 +43,9 @@ def test_killed_and_paused_workers_and_a_killed_server_change_no_number(
 
 @pytest.mark.faults
 def test_after_a_rollback_of_the_server_the_answers_are_those_of_the_log_that_survived(
-    throwaway_server: RunningServer, tmp_path: Path
+    storm_server: RunningServer, tmp_path: Path
 ) -> None:
-    with Storm(throwaway_server, tmp_path, partitions=4, rate=6_000, seed=2) as storm:
+    with Storm(storm_server, tmp_path, partitions=4, rate=6_000, seed=2) as storm:
         storm.run([(2.0, storm.roll_back_server), (3.0, storm.kill_worker), (5.0, storm.roll_back_server)])
         storm.settle()
 
@@ -54,13 +54,16 @@ def test_after_a_rollback_of_the_server_the_answers_are_those_of_the_log_that_su
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_long_storm_changes_no_number(throwaway_server: RunningServer, tmp_path: Path) -> None:
-    with Storm(throwaway_server, tmp_path, partitions=8, rate=22_000, seed=3) as storm:
+def test_a_long_storm_changes_no_number(
+    storm_server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Storm(storm_server, tmp_path, partitions=8, rate=22_000, seed=3) as storm:
         kills: Plan = [(1.0 + 1.5 * number, storm.kill_worker) for number in range(25)]
         pauses: Plan = [(2.0 + 7.0 * number, storm.pause_worker) for number in range(5)]
         storm.run([*kills, *pauses, (12.2, storm.kill_server), (27.2, storm.kill_server)])
         storm.settle()
-    print_figures(storm)
+    with capsys.disabled():
+        print(figures(storm))
 
     assert (storm.fleet.kills, storm.pauses, storm.server_kills) == (25, 5, 2)
     assert storm.producer.sent >= 300_000
@@ -73,13 +76,14 @@ def test_a_long_storm_changes_no_number(throwaway_server: RunningServer, tmp_pat
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", [4, 5, 6])
 def test_a_long_storm_with_rollbacks_answers_what_the_surviving_log_says(
-    throwaway_server: RunningServer, tmp_path: Path, seed: int
+    storm_server: RunningServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], seed: int
 ) -> None:
-    with Storm(throwaway_server, tmp_path, partitions=4, rate=22_000, seed=seed) as storm:
+    with Storm(storm_server, tmp_path, partitions=4, rate=22_000, seed=seed) as storm:
         kills: Plan = [(1.0 + 2.0 * number, storm.kill_worker) for number in range(6)]
         storm.run([*kills, (0.5, storm.pause_worker), (4.1, storm.roll_back_server), (9.2, storm.roll_back_server)])
         storm.settle()
-    print_figures(storm)
+    with capsys.disabled():
+        print(figures(storm))
 
     assert len(storm.log_cut_bytes) == 2
     assert_answers_are_what_the_log_says(storm)
@@ -168,14 +172,15 @@ def rare_rows(storm: Storm, partition: int) -> list[tuple[int, str, int | None]]
     return [(int(row[b"ts"]), row[b"g"].decode(), int(row[b"k"])) for _, row in rows]
 
 
-def print_figures(storm: Storm) -> None:
+def figures(storm: Storm) -> str:
+    """What the storm was, in one line."""
     producer = storm.producer
     checkpoints = [
         store.load_checkpoint(storm.client, STREAM, partition, group)
         for group in storm.groups
         for partition in range(storm.partitions)
     ]
-    print(
+    return (
         f"\n{producer.sent} events at {producer.sent / producer.seconds:.0f}/s, {producer.retries} sends again; "
         f"{storm.fleet.kills} worker kills, {storm.pauses} pauses, {storm.server_kills} server kills, "
         f"log cut by {storm.log_cut_bytes or 'nothing'}; {sum(c.commit for c in checkpoints)} commits, "

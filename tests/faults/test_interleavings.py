@@ -16,7 +16,7 @@ from pipeline.runtime.worker import Worker
 from tests.faults.line import METRIC, STREAM, Interrupted, Line, without
 from tests.faults.logs import log_bytes, restart_with_log
 from tests.faults.model import rows_of
-from tests.servers import RunningServer
+from tests.servers import RunningServer, wait_for
 
 # --- zombies
 
@@ -233,6 +233,41 @@ def test_a_publish_is_refused_unless_one_mark_is_ahead_and_none_behind(server: R
     assert revision(Mark(100, 9), Mark(100, 9)) is None  # of the load before
 
 
+def test_a_window_whose_staged_result_ran_out_is_published_by_the_next_pass(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1), (30_000, "x", 2))
+    line.finish()
+
+    def staging_runs_out() -> None:
+        server.client.delete(*server.client.keys("{m}:staging*"))
+
+    line.closer(Interrupted(server.client, "publish", staging_runs_out)).close_once()  # paused for over a minute
+    line.closer().close_once()
+
+    assert published_revisions(server) == [("0", "0")]
+
+
+def test_a_refused_publish_settles_only_what_the_stored_result_holds(server: RunningServer) -> None:
+    line = Line(server.client, partitions=2)
+    for partition in range(2):
+        line.add((1_000, "x", 1), (30_000, "x", 2), partition=partition)
+        line.finish(partition=partition)
+
+    def other_publishes() -> None:
+        line.closer().close_once()
+        # as by two that closed again after rebuilds, each with the newer mark of another partition
+        result = keys.result(METRIC, line.program.version, 0, 10_000)
+        mine, other = server.client.execute_command("HGET", result, "marks").split(b" ")
+        server.client.hset(result, "marks", b" ".join([b"1-1", b"9" + other]))
+        server.client.hset(keys.due(STREAM, 0, line.group), "0", mine)
+        server.client.hset(keys.due(STREAM, 1, line.group), "0", b"9" + other)
+
+    line.closer(Interrupted(server.client, "publish", other_publishes)).close_once()
+
+    assert server.client.hexists(keys.due(STREAM, 0, line.group), "0")
+    assert server.client.hexists(keys.due(STREAM, 1, line.group), "0")
+
+
 def test_settling_leaves_a_pane_that_changed_after_the_publish(server: RunningServer) -> None:
     scripts, due = Scripts(server.client), keys.due(STREAM, 0, "g")
     server.client.hset(due, mapping={"0": "100-5", "10000": "100-6"})
@@ -282,3 +317,41 @@ def published_revisions(server: RunningServer) -> list[tuple[str, str]]:
     """(window start, revision) of every downstream row."""
     rows = [fields for _, fields in rows_of(server.client, keys.rows(METRIC))]
     return [(row[b"window_start"].decode(), row[b"revision"].decode()) for row in rows]
+
+
+# --- a server that came back with less, and nothing new comes
+
+
+def test_what_survived_a_rollback_is_counted_even_when_nothing_new_comes(throwaway_server: RunningServer) -> None:
+    line = Line(throwaway_server.client)
+    worker = Worker(line.config, throwaway_server.client, throwaway_server.client, "w")
+    line.add((1_000, "x", 1))
+    before = log_bytes(throwaway_server)
+    worker.poll_once()
+    line.add((2_000, "x", 2))
+    while not worker.poll_once().idle:
+        pass  # until nothing but a new entry would wake it
+
+    restart_with_log(throwaway_server, before)  # so quickly that the worker's connections only reconnect
+    wait_for(lambda: worker.poll_once() is not None and line.right(), "the worker to find out", timeout_s=5)
+
+    assert line.cells() == {(0, "x"): (1, 1)}
+
+
+def test_a_worker_that_waits_for_an_entry_that_was_rolled_back_comes_to_rest(throwaway_server: RunningServer) -> None:
+    line = Line(throwaway_server.client)
+    worker = Worker(line.config, throwaway_server.client, throwaway_server.client, "w")
+    line.add((1_000, "x", 1))
+    worker.poll_once()
+    before = log_bytes(throwaway_server)
+    line.add((2_000, "x", 2))
+    worker.poll_once()
+
+    restart_with_log(throwaway_server, before)
+    worker.forget()  # as after a lost connection
+    for _ in range(10):
+        worker.poll_once()
+
+    consumers = throwaway_server.client.xinfo_consumers(keys.raw(STREAM, 0), line.group)
+    assert len(consumers) <= 4  # each load takes a new name: it loaded again once or twice, not ten times
+    assert line.right()

@@ -22,7 +22,9 @@ from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Step, append
 from pipeline.runtime.computations import AggregateComputation, Changes, Computation
-from tests.faults.line import STREAM, Line
+from pipeline.runtime.setup import set_up
+from pipeline.runtime.worker import Worker
+from tests.faults.line import STREAM, Line, config_of
 from tests.faults.model import rows_of
 from tests.servers import RunningServer
 
@@ -230,6 +232,36 @@ def test_what_a_zombie_recorded_of_another_entry_is_not_held_against_this_one(se
 
     assert dead_letters(line) == []
     assert line.right()
+
+
+def test_a_metric_that_dies_of_an_entry_does_not_double_what_another_stage_did_with_it(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(1, rare=True)
+    line = Line(server.client)  # the same stream and metric
+    set_up(server.client, config)
+    add_chunk(line, 1, 2, POISON, 4, g="g0")
+    compute = AggregateComputation.compute
+
+    def deadly(self: AggregateComputation, batch: Batch, before: TimeState) -> Any:
+        if by_poison(batch):
+            raise Killed
+        return compute(self, batch, before)
+
+    monkeypatch.setattr(AggregateComputation, "compute", deadly)
+    for life in range(MAX_LIVES):
+        worker = Worker(config, server.client, server.client, f"w{life}")
+        try:
+            while not worker.poll_once().idle:
+                pass
+            break
+        except Killed:
+            server.client.delete(keys.lease(STREAM, 0), keys.workers())  # both run out by themselves
+
+    rare = rows_of(server.client, keys.published_transform(STREAM, 0, "rare"))
+    assert [int(row[b"k"]) for _, row in rare] == [1, 2, POISON, 4]
+    assert [code for *_, code in dead_letters(line)] == ["killed_worker"]
+    assert line.cells() == {(0, "g0"): (3, 7)}
 
 
 def test_a_tick_that_was_in_flight_is_processed_as_ever(server: RunningServer) -> None:

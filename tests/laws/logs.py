@@ -1,8 +1,8 @@
-"""Random logs with everything a raw stream may hold, and a stage that uses every accumulator: what the laws quantify over.
+"""Random logs of everything a raw stream may hold, and a stage of every accumulator: what the laws quantify over.
 
-    entry ids    20 000 … 3 000 ms apart at most, so arrival times cap some events and make others too far ahead
-    event times  both sides of 1970, some late, some far ahead of their arrival
-    values       nulls, int64 extremes, floats whose sum depends on the order, texts a derive cannot convert
+entry ids    20 000 … 3 000 ms apart at most, so arrival times cap some events and make others too far ahead
+event times  both sides of 1970, some late, some far ahead of their arrival
+values       nulls, int64 extremes, floats whose sum depends on the order, texts a derive cannot convert
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything a line has produced, in one value that two runs can be compared by; nothing in it depends on who did the work."""
+"""Everything a line has produced, as one value to compare two runs by; nothing in it depends on who did the work."""
 
 from __future__ import annotations
 

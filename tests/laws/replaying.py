@@ -1,4 +1,4 @@
-"""A partition's log through one stage without Redis: batches cut anywhere, crashes anywhere, commits kept in a dictionary.
+"""A partition's log through one stage without Redis: batches cut anywhere, crashes anywhere, commits kept in memory.
 
 What `Committed` holds is what the commit script would have written: the absolute cells, the rows, the ledger, the time.
 """
@@ -33,7 +33,7 @@ class Committed:
     time: TimeState = field(default_factory=TimeState)
 
     def ordered(self) -> Committed:
-        """With the dead letters by place: one commit writes undecodable entries before rows that could not be computed."""
+        """With the dead letters by place: a commit writes what it could not decode before what it could not compute."""
         self.dead.sort(key=lambda letter: (letter["entry"], letter["row"]))
         return self
 

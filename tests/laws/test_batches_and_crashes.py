@@ -1,4 +1,4 @@
-"""However a log is cut into batches, and wherever a worker dies, the cells are the same to the last bit (DESIGN 1.2)."""
+"""However a log is cut into batches, and wherever a worker dies, the cells are the same to the last bit."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipeline.core.grouping import column_codes, combined_codes, compact, group_tuples
 from tests.laws.logs import ints, law
 
-SCHEMA = {"text": pl.String, "number": pl.Int64, "flag": pl.Boolean, "at": pl.Datetime("ms")}
+SCHEMA: dict[str, Any] = {"text": pl.String, "number": pl.Int64, "flag": pl.Boolean, "at": pl.Datetime("ms")}
 rows = st.lists(
     st.tuples(
         st.none() | st.sampled_from(["", "a", "b", "ü", "\x00"]),
@@ -27,7 +27,7 @@ chosen = st.lists(st.sampled_from(sorted(SCHEMA)), unique=True)
 @law
 @given(rows=rows, names=chosen)
 def test_rows_have_one_code_exactly_when_their_groups_are_equal(rows: list[tuple[Any, ...]], names: list[str]) -> None:
-    frame = pl.DataFrame(rows, schema={**SCHEMA, "at": pl.Int64}, orient="row").cast(SCHEMA)  # type: ignore[arg-type]
+    frame = pl.DataFrame(rows, schema=SCHEMA | {"at": pl.Int64}, orient="row").cast({"at": pl.Datetime("ms")})
     groups = [tuple(row[list(SCHEMA).index(name)] for name in names) for row in rows]
 
     codes, representative = combined_codes([column_codes(frame[name]) for name in names], len(rows))

@@ -18,8 +18,8 @@ from tests.laws.replaying import replay
 PROGRAM = compile_programs(config(partitions=2))[METRIC]
 ARRIVAL_MS = FIRST_ARRIVAL_MS + 60_000  # after every event time: here time is what events say
 
-# Ties at equal times go by position, so times are unique; a delay of up to the bound decides the order of arrival. Floats
-# of one sign: with cancellation no bound on the relative error of a sum holds, in any order.
+# Ties at equal times go by position, so times are unique; a delay of up to the bound decides the order of arrival.
+# Floats are of one sign: with cancellation no bound on the relative error of a sum holds, in any order.
 in_time = st.lists(
     st.tuples(events, st.floats(0, 1e12), *[st.integers(0, DISORDER_MS)] * 2, st.integers(0, 1)),
     min_size=1,
@@ -58,9 +58,7 @@ def log_of(arrivals: Sequence[tuple[int, dict[str, Any]]], size: int) -> list[Lo
     """Chunks of `size` events, in the order of the times they come at."""
     rows = [event for _, event in sorted(arrivals, key=lambda arrival: (arrival[0], arrival[1]["ts"]))]
     parts = [rows[at : at + size] for at in range(0, len(rows), size)]
-    return [
-        Logged(f"{ARRIVAL_MS}-{number}", as_bytes(chunk(part, 0, ARRIVAL_MS))) for number, part in enumerate(parts)
-    ]
+    return [Logged(f"{ARRIVAL_MS}-{number}", as_bytes(chunk(part, 0, ARRIVAL_MS))) for number, part in enumerate(parts)]
 
 
 def finished(partitions: Sequence[Sequence[Logged]]) -> dict[tuple[int, bytes], dict[str, Any]]:

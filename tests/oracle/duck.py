@@ -1,7 +1,7 @@
 """The independent oracle: DuckDB computes a stage's answer over the same events, from the stage's definition alone.
 
-A table of events has, beside the stream's fields, four columns: `event_ms` (event time), `arrival_ms`, `part` (partition)
-and `position` (in the partition's log, from 0). Nothing of the pipeline's core is used here but its definitions.
+A table of events has, beside the stream's fields, four columns: `event_ms` (event time), `arrival_ms`, `part`
+(partition) and `position` (in the partition's log, from 0). Of the pipeline only the definitions are used here.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
--- Put a torn stage and partition back to where its retained log begins; its cells were deleted before.
+-- Put a torn stage and partition back to where its retained log begins; its panes were discarded before.
 --
--- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut
+-- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut   KEYS[4] hash of pane marks
+-- KEYS[5..] what else goes: due panes, late rows, dead letters, the journal of suspects
 -- ARGV[1] consumer group
--- Returns 1 when it was reset, 0 when it is not torn (any more).
+-- Returns 1 when it was reset, 0 when it is not torn (any more) or has panes left.
 
 local torn = redis.call('HMGET', KEYS[2], 'torn', 'load_ms')
-if not torn[1] then return 0 end
+if not torn[1] or redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
 
 redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], cut[1] or '0', 'MKSTREAM')
-redis.call('DEL', KEYS[2])
+redis.call('UNLINK', KEYS[2], unpack(KEYS, 5))
 -- the load time stays: marks of the rebuilt panes must be ahead of those published before
 redis.call('HSET', KEYS[2], 'load_ms', torn[2] or '0')
 if cut[2] then redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2]) end
