@@ -1,7 +1,7 @@
 """Publishing a closed window: staged beside, put in place by one short script, then its rows sent downstream in steps.
 
-Idempotent and without an owner (DESIGN 8.5): whoever publishes carries the vector of marks it merged; the script takes it
-only if it is ahead of the stored one. A crash after any step is continued by whoever comes next.
+Idempotent and without an owner (DESIGN 8.5): whoever publishes carries the vector of marks it merged; the script takes
+it only if it is ahead of the stored one. A crash after any step is continued by whoever comes next.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pipeline.rim.commit import Mark
 from pipeline.rim.scripts import Scripts
 
 BLOCK_GROUPS = 2_000  # groups a block: about 200 kB, a script step of well under 2 ms
+STAGING_BYTES = 200_000  # a transaction: under 2 ms of the server's time
 LATEST_STEP = 2_000  # fields of the latest hash written by one command
 EMIT_ROWS = 500  # rows a step downstream: XADD is about 1.4 µs a row in a script (FACTS 8)
 STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
@@ -25,7 +26,8 @@ STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A merged window, ready to be published: groups with their packed cells, and their finished values as JSON."""
+    """A merged window, ready to be published: groups with their packed cells, and their finished values as JSON for the
+    `latest` hash (empty where a newer window follows at once)."""
 
     metric: str
     version: str
@@ -44,8 +46,9 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
     metric, version = window.metric, window.version
     token = secrets.token_hex(8)
     staged, staged_latest = keys.staging(metric, token), keys.staging_latest(metric, token)
-    _stage(client, staged, list(_blocks(window)), step=1)
-    _stage(client, staged_latest, list(zip(window.groups, window.finished, strict=True)), step=LATEST_STEP)
+    pairs = list(zip(window.groups, window.finished, strict=True)) if window.finished else []
+    latest_steps = [pairs[at : at + LATEST_STEP] for at in range(0, len(pairs), LATEST_STEP)]
+    _stage(client, [(staged, [block]) for block in _blocks(window)] + [(staged_latest, step) for step in latest_steps])
     revision = scripts.run(
         "publish",
         keys=[
@@ -80,13 +83,18 @@ def _blocks(window: Closed) -> Iterator[tuple[bytes, bytes]]:
         yield b"b%d" % number, pack_block(window.groups[part], window.cells[part])
 
 
-def _stage(client: redis.Redis, key: str, pairs: Sequence[tuple[bytes, bytes]], *, step: int) -> None:
-    """Write a staged hash, `step` fields a command; at no moment is there one without an end."""
-    for at in range(0, len(pairs), step):
-        pipe = client.pipeline(transaction=True)
-        pipe.execute_command("HSET", key, *(part for pair in pairs[at : at + step] for part in pair))
+def _stage(client: redis.Redis, steps: Sequence[tuple[str, Sequence[tuple[bytes, bytes]]]]) -> None:
+    """Write staged hashes, each step a transaction: at no moment is there a key without an end."""
+    pipe = client.pipeline(transaction=True)
+    size = 0
+    for key, pairs in steps:
+        pipe.execute_command("HSET", key, *(part for pair in pairs for part in pair))
         pipe.execute_command("PEXPIRE", key, STAGING_TTL_MS)
-        pipe.execute()
+        size += sum(len(value) for _, value in pairs)
+        if size > STAGING_BYTES:
+            pipe.execute()
+            size = 0
+    pipe.execute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +110,10 @@ class Outgoing:
         return f"{self.start_ms}:{self.end_ms}:{self.revision}:{self.row}"
 
 
-def outgoing(client: redis.Redis, metric: str, version: str) -> Outgoing | None:
-    """The oldest window whose rows are not all downstream yet."""
-    head = client.execute_command("LINDEX", keys.emit(metric, version), 0)
-    return None if head is None else Outgoing(*map(int, head.split(b":")))
+def outgoing(client: redis.Redis, metric: str, version: str, count: int = 100) -> list[Outgoing]:
+    """The oldest windows whose rows are not all downstream yet, oldest first."""
+    heads = client.execute_command("LRANGE", keys.emit(metric, version), 0, count - 1)
+    return [Outgoing(*map(int, head.split(b":"))) for head in heads]
 
 
 def emit(

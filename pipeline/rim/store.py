@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import redis
 
 from pipeline.core.cells import unpack_block
-from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim import keys, replies
+from pipeline.rim.commit import Checkpoint, Mark
 
 SCAN_COUNT = 2_000  # fields a step when a pane is too large for one HGETALL
 LARGE_PANE = 5_000  # cells; a larger HGETALL would hold the server for more than 2 ms
@@ -84,15 +84,35 @@ def load_panes(
     return found
 
 
-def read_marked_pane(
-    client: redis.Redis, stream: str, partition: int, group: str, start: int
-) -> tuple[Mark, dict[bytes, bytes]] | None:
-    """One pane with its mark, of one moment; None when it was changed while it was read."""
-    marks = keys.panes(stream, partition, group)
-    before = client.execute_command("HGET", marks, start)
-    cells = load_pane(client, stream, partition, group, start) if before is not None else {}
-    after = client.execute_command("HGET", marks, start)
-    return (Mark.parse(before), cells) if before == after else None
+MarkedPane = tuple[Mark, dict[bytes, bytes]]
+
+
+def read_marked_panes(
+    client: redis.Redis, stream: str, partitions: int, group: str, starts: Sequence[int]
+) -> list[list[MarkedPane] | None]:
+    """For each window start the panes of all partitions with their marks; None where one changed while it was read.
+
+    Marks are read before and after the cells, and an unchanged mark means unchanged cells: each pane is of one moment.
+    """
+    before = _marks(client, stream, partitions, group, starts)
+    panes = [load_panes(client, stream, partition, group, starts) for partition in range(partitions)]
+    after = _marks(client, stream, partitions, group, starts)
+    return [
+        [(Mark.parse(mark), panes[partition][start]) for partition, mark in enumerate(before[start])]
+        if before[start] == after[start]
+        else None
+        for start in starts
+    ]
+
+
+def _marks(
+    client: redis.Redis, stream: str, partitions: int, group: str, starts: Sequence[int]
+) -> dict[int, list[bytes | None]]:
+    pipe = client.pipeline(transaction=False)
+    for partition in range(partitions):
+        pipe.execute_command("HMGET", keys.panes(stream, partition, group), *starts)
+    by_partition = pipe.execute()
+    return {start: [marks[number] for marks in by_partition] for number, start in enumerate(starts)}
 
 
 @dataclass(frozen=True, slots=True)

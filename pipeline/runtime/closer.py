@@ -1,6 +1,6 @@
 """Closing: when time has passed a window's end in every partition, its panes are merged and the result is published.
 
-When a window closes is decided by the minimum of the watermarks; what is in it was decided by the log (DESIGN section 6).
+When a window closes is decided by the minimum of the watermarks; what is in it was decided by the log (DESIGN 6).
 Publishing needs no owner: any worker may run a pass, and two that run at once publish the same.
 """
 
@@ -21,7 +21,8 @@ from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing
 from pipeline.rim.scripts import Scripts
 
-NEVER_DONE = 100  # windows a pass publishes at most, so that a worker gets back to its events
+WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
+WINDOWS_A_READ = 20  # windows whose panes are read together
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,79 +50,85 @@ class Closer:
 
     def close_once(self) -> Pass:
         """Publish the windows that are due and whose end the minimum watermark has passed, oldest first."""
-        program = self.program
-        partitions = program.stream.partitions
-        due = store.due_panes(self.client, program.stream.name, partitions, program.group)
-        starts = sorted({start for panes in due for start in panes})
+        closed = self._closed_starts()
         published = 0
-        if starts:
-            checkpoints = store.load_checkpoints(self.client, program.stream.name, partitions, program.group)
-            watermark_ms = minimum_watermark(checkpoints, program.stream.time.disorder_ms)
-            closed = [] if watermark_ms is None else [s for s in starts if is_final(program.window, s, watermark_ms)]
-            for start in closed[:NEVER_DONE]:
-                published += self._close(start)
-            if len(closed) > NEVER_DONE:
-                return Pass(published, more=True)
+        for at in range(0, min(len(closed), WINDOWS_A_PASS), WINDOWS_A_READ):
+            published += self._close(closed[at : at + WINDOWS_A_READ])
         self._emit_rest()
-        return Pass(published, more=False)
+        return Pass(published, more=len(closed) > WINDOWS_A_PASS)
 
-    def _close(self, start_ms: int) -> bool:
-        """Merge and publish one window; False when a pane changed under our hands, or somebody else was first."""
+    def _closed_starts(self) -> list[int]:
+        """The starts of the due windows that every partition has passed, oldest first."""
         program = self.program
-        merged = self._merge(start_ms)
-        if merged is None:
-            return False
-        table, marks = merged
+        stream, partitions = program.stream, program.stream.partitions
+        due = store.due_panes(self.client, stream.name, partitions, program.group)
+        starts = sorted({start for panes in due for start in panes})
+        if not starts:
+            return []
+        checkpoints = store.load_checkpoints(self.client, stream.name, partitions, program.group)
+        watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
+        return [] if watermark_ms is None else [s for s in starts if is_final(program.window, s, watermark_ms)]
+
+    def _close(self, starts: Sequence[int]) -> int:
+        """Merge and publish some windows; a window whose pane changed under our hands stays due."""
+        program = self.program
+        stream = program.stream
+        read = store.read_marked_panes(self.client, stream.name, stream.partitions, program.group, starts)
+        done: list[dict[int, Mark]] = [{} for _ in range(stream.partitions)]
+        published = 0
+        for start_ms, panes in zip(starts, read, strict=True):
+            if panes is None:
+                continue
+            window = self._window(start_ms, panes, is_newest=start_ms == starts[-1])
+            revision = publish.publish(self.client, self.scripts, window)
+            published += revision is not None
+            # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged. Only what is
+            # in place is done; the rest stays due.
+            in_place = window.marks if revision is not None else publish.stored_marks(self.client, window)
+            for partition, (mark, stored) in enumerate(zip(window.marks, in_place, strict=False)):
+                if mark != Mark() and mark == stored:
+                    done[partition][start_ms] = mark
+        self._emit_rest()
+        for partition, marks in enumerate(done):
+            publish.settle(self.scripts, stream.name, partition, program.group, marks)
+        return published
+
+    def _window(self, start_ms: int, panes: Sequence[store.MarkedPane], *, is_newest: bool) -> Closed:
+        """Merge a window's cells by from_end, then partition: the fixed order of float sums."""
+        program = self.program
+        parts = [
+            (*split_field(field), partition, cell)
+            for partition, (_, cells) in enumerate(panes)
+            for field, cell in cells.items()
+        ]
+        parts.sort(key=lambda part: (from_end_order(part[0]), part[2]))
+        table = CellTable(program.layout)
+        partials = program.layout.unpack([cell for *_, cell in parts])
+        table.merge([(start_ms, group) for _, group, *_ in parts], partials)
         groups = sorted(table.panes.get(start_ms, {}))
         slots = table.slots((start_ms, group) for group in groups)
-        rows = finished_rows(program, table.columns, slots)
-        window = Closed(
+        end_ms = start_ms + program.window.size_ms
+        latest = finished_rows(program, table.columns, slots) if is_newest else []
+        return Closed(
             metric=program.name,
             version=program.version,
             start_ms=start_ms,
-            end_ms=start_ms + program.window.size_ms,
+            end_ms=end_ms,
             state="final",  # without allowed lateness a window that closes cannot change any more
-            marks=marks,
+            marks=[mark for mark, _ in panes],
             groups=groups,
             cells=table.packed(slots),
-            finished=[msgspec.json.encode(_latest(start_ms, start_ms + program.window.size_ms, row)) for row in rows],
+            finished=[msgspec.json.encode(_latest(start_ms, end_ms, row)) for row in latest],
         )
-        revision = publish.publish(self.client, self.scripts, window)
-        self._emit_rest()
-        # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged. Only what is in
-        # place is done; the rest stays due.
-        in_place = marks if revision is not None else publish.stored_marks(self.client, window)
-        for partition, (mark, stored) in enumerate(zip(marks, in_place, strict=False)):
-            if mark != Mark() and mark == stored:
-                publish.settle(self.scripts, program.stream.name, partition, program.group, {start_ms: mark})
-        return revision is not None
-
-    def _merge(self, start_ms: int) -> tuple[CellTable, list[Mark]] | None:
-        """Merge a window's cells by from_end, then partition: the fixed order of float sums."""
-        program = self.program
-        table = CellTable(program.layout)
-        marks: list[Mark] = []
-        parts: list[tuple[bytes, int, bytes, bytes]] = []
-        for partition in range(program.stream.partitions):
-            found = store.read_marked_pane(self.client, program.stream.name, partition, program.group, start_ms)
-            if found is None:
-                return None
-            mark, cells = found
-            marks.append(mark)
-            for field, cell in cells.items():
-                from_end, group = split_field(field)
-                parts.append((from_end, partition, group, cell))
-        parts.sort(key=lambda part: (from_end_order(part[0]), part[1]))
-        partials = program.layout.unpack([cell for _, _, _, cell in parts])
-        table.merge([(start_ms, group) for _, _, group, _ in parts], partials)
-        return table, marks
 
     def _emit_rest(self) -> None:
         """Send downstream what is published and not out yet, ours or of a publisher that died."""
         program = self.program
-        while (head := publish.outgoing(self.client, program.name, program.version)) is not None:
-            if not publish.emit(self.scripts, program.name, program.version, head, self._outgoing_rows(head)):
-                return  # somebody else is sending
+        while heads := publish.outgoing(self.client, program.name, program.version):
+            for head in heads:
+                rows = self._outgoing_rows(head)
+                if not publish.emit(self.scripts, program.name, program.version, head, rows):
+                    return  # somebody else is sending
 
     def _outgoing_rows(self, head: Outgoing) -> list[Mapping[str, bytes | str | int]]:
         program = self.program

@@ -284,7 +284,7 @@ def test_two_that_send_a_window_downstream_send_every_row_once(server: RunningSe
     server.client.rpush(keys.emit(METRIC, "v"), str(head))
 
     def other_sends() -> None:
-        now = publish.outgoing(server.client, METRIC, "v")
+        [now] = publish.outgoing(server.client, METRIC, "v")
         assert now is not None
         assert publish.emit(Scripts(server.client), METRIC, "v", now, rows)
 
@@ -294,7 +294,7 @@ def test_two_that_send_a_window_downstream_send_every_row_once(server: RunningSe
     assert not finished
     sent = [int(fields[b"row"]) for _, fields in rows_of(server.client, keys.rows(METRIC))]
     assert sent == list(range(len(rows)))
-    assert publish.outgoing(server.client, METRIC, "v") is None
+    assert publish.outgoing(server.client, METRIC, "v") == []
 
 
 def test_what_a_publisher_left_unsent_when_it_died_is_sent_by_the_next(server: RunningServer) -> None:

@@ -1,12 +1,13 @@
 """Whoever works, however often they die, wherever the connection is cut: the same results, late rows and ledger.
 
 The calm run is one worker that is given the whole log. The wild run has the same log and three workers, and between its
-polls everything happens that may happen to a process: it dies, forgets, loses its lease and goes on as a zombie, or its
+polls everything happens that may happen to a process: it dies, forgets, loses its leases and goes on as a zombie, or its
 connection is cut before or after any of its commands (so a commit may be done and its reply lost).
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.rim import keys
+from pipeline.rim.scripts import Scripts
+from pipeline.runtime.closer import Closer
 from pipeline.runtime.worker import Worker
 from tests.laws.logs import METRIC, STREAM, TOTAL, Logged, config, end_tick, law, logs
 from tests.laws.outcomes import assert_downstream_equals_results, outcome
@@ -23,6 +26,7 @@ from tests.line import Line
 from tests.servers import RunningServer
 
 WORKERS = 3
+COMMANDS_OF_A_CLOSE = 20  # as many as a window or two take
 COMMANDS_OF_A_POLL = 40  # about as many as a poll with a commit and a publish takes
 
 whole_line_law = settings(
@@ -45,7 +49,10 @@ actions = st.one_of(
     st.tuples(st.just("die"), number),
     st.tuples(st.just("forget"), number),
     st.tuples(st.just("beat"), number),
-    st.tuples(st.just("lease runs out"), number),
+    st.tuples(st.just("take over"), number),
+    st.tuples(st.just("take over"), number),
+    st.tuples(st.just("close"), st.integers(0, COMMANDS_OF_A_CLOSE), st.booleans()),
+    st.tuples(st.just("close"), st.integers(0, COMMANDS_OF_A_CLOSE), st.booleans()),
     st.tuples(st.just("read and die"), number, st.integers(1, 3), st.sampled_from([METRIC, TOTAL])),
 )
 
@@ -82,9 +89,13 @@ class Crew:
 
     def newborn(self) -> Worker:
         self.born += 1
+        client = self.cut_client()
+        return Worker(self.line.config, client, client, f"w{self.born}")
+
+    def cut_client(self) -> CutClient:
         client = CutClient(connection_pool=self.line.client.connection_pool)
         client.response_callbacks.pop("XPENDING")  # as our own factory does
-        return Worker(self.line.config, client, client, f"w{self.born}")
+        return client
 
     def act(self, action: tuple[Any, ...]) -> None:
         match action:
@@ -103,8 +114,10 @@ class Crew:
                 self.workers[worker].forget()
             case ("beat", worker):
                 self.workers[worker].leases.forget()  # the next poll beats: it takes and gives back leases
-            case ("lease runs out", partition):
-                self.line.client.execute_command("DEL", keys.lease(STREAM, partition % len(self.rest)))
+            case ("take over", worker):
+                self.take_over(worker)
+            case ("close", commands, after):
+                self.close(commands, after)
             case ("read and die", partition, count, metric):
                 self.read_and_die(partition % len(self.rest), count, metric)
 
@@ -118,6 +131,21 @@ class Crew:
             self.workers[worker].poll_once()
         except redis.exceptions.ConnectionError:
             self.workers[worker].forget()  # as the worker's own loop does
+
+    def take_over(self, worker: int) -> None:
+        """Every lease has run out and this worker gets them; until they beat again, the others are zombies."""
+        leases = [keys.lease(STREAM, partition) for partition in range(len(self.rest))]
+        self.line.client.execute_command("DEL", keys.workers(), *leases)
+        self.workers[worker].leases.forget()
+        self.poll(worker)
+
+    def close(self, commands: int, after: bool) -> None:
+        """Somebody publishes what is due and dies on the way."""
+        client = self.cut_client()
+        client.left, client.after = commands, after
+        with contextlib.suppress(redis.exceptions.ConnectionError):
+            for program in self.line.programs.values():
+                Closer(program, client, Scripts(client)).close_once()
 
     def die(self, worker: int) -> None:
         """A new one takes its place; its leases have run out and nobody counts it any more."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -67,22 +67,15 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = SETTLE
         time.sleep(POLL_S)
 
 
-class Product:
-    """One `up` on the data under `folder`; `said` is all that it and its children wrote."""
+class Process:
+    """A long-running command of ours; `said` is all that it and its children wrote."""
 
-    def __init__(self, folder: Path, *options: object, config: Path = SHIPPED) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder = folder
-        self.data_dir = folder / "data"
-        self.config = config
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.http = httpx.Client(base_url=self.url, timeout=20.0)
-        arguments = command("up", "--config", config, "--data-dir", self.data_dir, "--port", self.port, *options)
-        self._log = folder / f"up-{self.port}.log"
-        with self._log.open("wb") as log:
+    def __init__(self, folder: Path, name: str, *arguments: object) -> None:
+        self.name = name
+        self._log = folder / f"{name}.log"
+        with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                arguments,
+                command(*arguments),
                 cwd=ROOT,
                 env=environment(folder),
                 stdout=log,
@@ -91,30 +84,55 @@ class Product:
                 preexec_fn=die_with_parent(),
             )
 
-    def __enter__(self) -> Product:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()  # everything below is tied to its life; a test looks at that
-        self.process.wait()
-        self.http.close()
-
-    # --- how it is doing
-
     @property
     def said(self) -> str:
         return self._log.read_text(errors="replace")
 
+    def kill(self) -> None:
+        """kill -9; what it started is tied to its life."""
+        self.process.kill()
+        self.process.wait()
+
+    def drain(self) -> int:
+        self.process.terminate()
+        return self.process.wait(STOP_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
+
+
+class Product(Process):
+    """The API as its user sees it: that of `up` on the data under `folder`, or of `api` alone on another server."""
+
+    def __init__(self, folder: Path, *options: object, config: Path = SHIPPED, starts: str = "up") -> None:
+        folder.mkdir(exist_ok=True)
+        self.folder = folder
+        self.data_dir = folder / "data"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20.0)
+        places = ("--config", config, "--data-dir", self.data_dir, "--port", self.port)
+        super().__init__(folder, f"{starts}-{self.port}", starts, *places, *options)
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self.http.close()
+
+    # --- how it is doing
+
     def ready(self) -> bool:
-        assert self.process.poll() is None, f"up ended with {self.process.returncode}:\n{self.said}"
+        assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}:\n{self.said}"
         try:
             return self.http.get("/readyz").status_code == 200
         except httpx.TransportError:  # not listening, or on its way down
             return False
 
     def wait_until_ready(self, timeout_s: float = READY_S) -> Product:
-        wait_for(self.ready, f"up to be ready; it said:\n{self.said}", timeout_s)
+        wait_for(self.ready, f"{self.name} to be ready; it said:\n{self.said}", timeout_s)
         return self
 
     def tree(self) -> dict[str, psutil.Process]:
@@ -184,8 +202,8 @@ class Product:
         """Wait until these stages have read all that is stored."""
 
         def applied() -> bool:
-            found = [self.stage(name) for name in stages]
-            return all(not stage["lag"]["entries"] and not stage["pending"] for stage in found)
+            lags = [self.stage(name)["lag"] for name in stages]
+            return not any(lag["entries"] for lag in lags)
 
         wait_for(applied, f"{stages} to have read everything")
 
@@ -215,7 +233,14 @@ def assert_balanced(product: Product) -> None:
 
 
 def gone(processes: Iterable[psutil.Process]) -> bool:
-    return not any(each.is_running() for each in processes)
+    return not any(_is_alive(each) for each in processes)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _name(process: psutil.Process) -> str:
