@@ -77,7 +77,7 @@ def _read(request: Request) -> bytes:
     parts: list[bytes] = []
     size = 0
     while terminated and (announced is None or size < announced):
-        part = stream.read(READ_BYTES if announced is None else min(READ_BYTES, announced - size))
+        part = stream.read(READ_BYTES if announced is None else announced - size)
         if not part:
             break
         parts.append(part)

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -85,7 +85,7 @@ class Product:
 
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds so far of every process of the tree, by what it is."""
-        seconds: Counter[str] = Counter()
+        seconds: dict[str, float] = defaultdict(float)
         parent = psutil.Process(self.process.pid)
         for process in [parent, *parent.children(recursive=True)]:
             times = process.cpu_times()

@@ -22,6 +22,8 @@ from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import partition_of
 from pipeline.core.watermarks import prefix_watermarks
 
+_ROW_MASK = (1 << ROW_BITS) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class DeadEntry:
@@ -87,7 +89,7 @@ class Batch:
         return bodies[number][self.row_in_entry(row)]
 
     def row_in_entry(self, row: int) -> int:
-        return int(self.rows[row]) % 2**ROW_BITS
+        return int(self.rows[row]) & _ROW_MASK
 
     def entry_id(self, row: int) -> bytes:
         entry_id: bytes = self.entries[int(self.entry_of[row])].id

@@ -74,21 +74,22 @@ def widen(node: Node, empty: pl.DataFrame) -> Node:
     EXTRACT gives 8 bits and LENGTH unsigned 32, and polars wraps silently: `EXTRACT(hour FROM ts) * 60` was -88 at
     14 o'clock, and `LENGTH(s) - 10` of a short text 4,294,967,287.
     """
-    kind, content = _kind(node)
+    kind, content = kind_of(node)
     if kind == "Literal":
         return _cast(node, "Float64") if _is_decimal(node, empty) else node
     if kind == "Eval":
         return node  # its inner expression is over list elements, which `empty` has no column for
-    widened = _rebuild(kind, content, lambda child: widen(child, empty))
+    widened = rebuild(kind, content, lambda child: widen(child, empty))
     if kind == "Cast" and content["dtype"] == {"Literal": "Int32"}:
         return {kind: {**widened[kind], "dtype": {"Literal": "Int64"}}}  # an `int` has 64 bits here, CAST or not
     wraps = kind == "Function" or (kind == "BinaryExpr" and content["op"] in _WRAPPING_OPERATORS)
     if wraps and _is_small_integer(widened, empty):
-        return _rebuild(kind, widened[kind], lambda child: _widen_integer(child, empty))
+        return rebuild(kind, widened[kind], lambda child: _widen_integer(child, empty))
     return widened
 
 
-def _kind(node: Node) -> tuple[str, Any]:
+def kind_of(node: Node) -> tuple[str, Any]:
+    """Return the kind of a node and its content; a bare node has none."""
     if isinstance(node, str):
         return node, None
     ((kind, content),) = node.items()
@@ -112,7 +113,7 @@ _CHILDREN: dict[str, tuple[str | int, ...]] = {
 def _walk(node: Node, depth: int = 0) -> Iterator[tuple[str, Any]]:
     if depth > MAX_DEPTH:
         raise TreeError(_TOO_DEEP)
-    kind, content = _kind(node)
+    kind, content = kind_of(node)
     yield kind, content
     for key in _CHILDREN.get(kind, ()):
         child = content[key]
@@ -120,7 +121,8 @@ def _walk(node: Node, depth: int = 0) -> Iterator[tuple[str, Any]]:
             yield from _walk(each, depth + 1)
 
 
-def _rebuild(kind: str, content: Any, change: Callable[[Node], Node]) -> Node:
+def rebuild(kind: str, content: Any, change: Callable[[Node], Node]) -> Node:
+    """Return the node with `change` applied to its children."""
     if not _CHILDREN[kind]:
         return kind if content is None else {kind: content}
     copy = list(content) if isinstance(content, list) else dict(content)
@@ -138,8 +140,8 @@ def _widen_integer(node: Node, empty: pl.DataFrame) -> Node:
     return _cast(node, "Int64") if _is_small_integer(node, empty) else node
 
 
-def _dtype(node: Node, empty: pl.DataFrame) -> pl.DataType | None:
-    """The type of a subtree, or None where it has none; the whole expression then fails with polars's own words."""
+def dtype_of(node: Node, empty: pl.DataFrame) -> pl.DataType | None:
+    """Return the type of a subtree, or None where it has none; the whole expression then fails with polars's own words."""
     try:
         return empty.select(to_expr(node).alias("_")).dtypes[0]
     except pl.exceptions.PolarsError:
@@ -147,9 +149,9 @@ def _dtype(node: Node, empty: pl.DataFrame) -> pl.DataType | None:
 
 
 def _is_decimal(node: Node, empty: pl.DataFrame) -> bool:
-    return isinstance(_dtype(node, empty), pl.Decimal)
+    return isinstance(dtype_of(node, empty), pl.Decimal)
 
 
 def _is_small_integer(node: Node, empty: pl.DataFrame) -> bool:
-    dtype = _dtype(node, empty)
+    dtype = dtype_of(node, empty)
     return dtype is not None and dtype.is_integer() and dtype != pl.Int64

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.core.expression_meaning import check_text, to_sql_meaning
 from pipeline.core.expression_tree import TreeError, column_names, parse_tree, to_expr, widen
 from pipeline.core.spelling import did_you_mean
 from pipeline.errors import StreamgaugeError
@@ -70,7 +71,8 @@ def compile_expression(text: str, columns: Mapping[str, pl.DataType]) -> Express
         raise ExpressionError(f"unknown field '{name}'.{did_you_mean(name, columns)}")
     frame = plausible_frame(columns)
     try:
-        raw = to_expr(widen(tree, frame.clear()))
+        empty = frame.clear()
+        raw = to_expr(to_sql_meaning(widen(tree, empty), empty))
         dtype, may_fail = _try_out(raw, frame)
     except TreeError as error:
         raise ExpressionError(str(error)) from error
@@ -131,6 +133,7 @@ def _parse(text: str) -> object:
     if (clock := _CLOCK.search(bare)) is not None:
         raise ExpressionError(f"{clock[1] or clock[2]} {_NOT_REPEATABLE}")
     try:
+        check_text(bare)
         tree = parse_tree(pl.sql_expr(text))
         # The clock is read while parsing, in microseconds: what slipped through the words above differs now.
         if tree != parse_tree(pl.sql_expr(text)):

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import Batch
+from pipeline.core.batches import Batch, split_id
 from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Stream
 from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
@@ -135,15 +135,16 @@ def _late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
 def dead_letters(
     stream: Stream, partition: int, group: str, batch: Batch, dead: Sequence[DeadRow]
 ) -> dict[str, Sequence[RowFields]]:
-    """The rows for the dead-letter stream: what could not be decoded, and what could not be computed."""
-    letters: list[RowFields] = [
-        {"entry": d.entry_id, "row": d.row, "n": d.n, "code": d.code, "error": d.message, "body": d.body}
-        for d in batch.dead
-    ]
+    """The rows for the dead-letter stream, in stream order: what could not be decoded, and what not be computed."""
+    refused = [(d.entry_id, d.row, d.n, d.code, d.message, d.body) for d in batch.dead]
     bodies = batch.raw_rows([d.row for d in dead])
-    for d, body in zip(dead, bodies, strict=True):
-        about: RowFields = {"entry": batch.entry_id(d.row), "row": batch.row_in_entry(d.row), "n": 1}
-        letters.append({**about, "code": d.code, "error": d.message, "body": body})
+    refused += [
+        (batch.entry_id(d.row), batch.row_in_entry(d.row), 1, d.code, d.message, body)
+        for d, body in zip(dead, bodies, strict=True)
+    ]
+    refused.sort(key=lambda letter: (split_id(letter[0]), letter[1]))
+    names = ("entry", "row", "n", "code", "error", "body")
+    letters: list[RowFields] = [dict(zip(names, letter, strict=True)) for letter in refused]
     return {keys.dead(stream.name, partition, group): letters} if letters else {}
 
 

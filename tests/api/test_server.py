@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from api.bodies import MAX_BODY_BYTES
-from api.server import serve
+from api.server import DRAIN_S, serve
 from pipeline.errors import ConfigError
 from pipeline.rim import keys
 from tests.servers import RunningServer, wait_for
@@ -49,6 +49,19 @@ class Api:
         except OSError:
             return False
         return True
+
+
+LOADS_FOR_EVER = """
+import signal, sys
+from pathlib import Path
+from api import server
+def load(*args, **options):
+    Path(sys.argv[3]).touch()
+    while True:
+        signal.pause()
+server.create_app = load
+server.serve(sys.argv[1], "127.0.0.1", 0, sys.argv[2])
+"""
 
 
 @pytest.fixture
@@ -150,6 +163,19 @@ def test_it_ends_in_order_when_told_to(api: Api) -> None:
     assert api.process.wait(20) == 0
     assert not [child for child in children if child.is_running()]
     assert not api.is_up()
+
+
+def test_it_ends_at_once_when_told_to_while_its_worker_still_loads(server: RunningServer, tmp_path: Path) -> None:
+    config, loading = tmp_path / "config.yaml", tmp_path / "loading"
+    config.write_text(CONFIG)
+    process = subprocess.Popen([sys.executable, "-c", LOADS_FOR_EVER, str(config), server.url, str(loading)])
+    try:
+        wait_for(loading.exists, "the worker to load the app")
+        process.terminate()
+        assert process.wait(DRAIN_S / 2) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_nothing_is_left_when_it_is_killed(api: Api) -> None:

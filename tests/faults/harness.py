@@ -30,7 +30,7 @@ from pipeline.rim.streams import IdempotencyKey, Step, append
 from pipeline.runtime.config import load_config
 from pipeline.runtime.leases import LEASE_MS
 from pipeline.runtime.setup import set_up, stage_groups
-from tests.faults.logs import cut_log
+from tests.faults.logs import cut_log, written
 from tests.servers import RunningServer, wait_for
 
 STREAM, METRIC, RARE = "s", "m", "rare"
@@ -269,6 +269,8 @@ class Storm:
         return lambda: self.fleet.wake(worker)
 
     def kill_server(self) -> None:
+        """kill -9, at a moment when the disk keeps up: what a slow disk may lose is the durability class's matter."""
+        written(self.server)
         self.server.kill()
         self.server.restart()
         self.server_kills += 1

@@ -1,7 +1,7 @@
 """A server's append-only file, cut as a power loss or a full disk would cut it.
 
-Invariant: the server is dead while its file is touched, and everything of a call that was answered is in the file:
-Redis writes before it replies.
+Invariant: the server is dead while its file is touched. With `appendfsync everysec` Redis writes before it replies,
+except while an fsync is under way: then for up to two seconds it keeps what it answered in memory; `written` waits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.servers import RunningServer
+from tests.servers import RunningServer, wait_for
 
 
 def log_file(server: RunningServer) -> Path:
@@ -18,8 +18,14 @@ def log_file(server: RunningServer) -> Path:
     return max(files, key=lambda path: int(path.name.split(".")[-3]))
 
 
+def written(server: RunningServer) -> None:
+    """Wait until everything that was answered is in the file."""
+    wait_for(lambda: server.client.info("persistence")["aof_buffer_length"] == 0, "the log to be written")
+
+
 def log_bytes(server: RunningServer) -> bytes:
     """The whole of it: everything that was answered so far, and nothing else."""
+    written(server)
     return log_file(server).read_bytes()
 
 

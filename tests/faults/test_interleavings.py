@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from pipeline.errors import FenceError, StreamgaugeError, TornError
-from pipeline.rim import keys, publish
+from pipeline.rim import keys, publish, store
 from pipeline.rim.commit import Mark
 from pipeline.rim.publish import Closed, Outgoing
+from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.worker import Worker
 from tests.faults.line import METRIC, STREAM, Interrupted, Line, without
@@ -174,6 +175,73 @@ def test_a_worker_rebuilds_a_torn_partition_from_the_log(server: RunningServer) 
     assert line.right()
 
 
+def test_a_rebuilt_window_is_published_again_even_when_the_clock_went_back(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1), (30_000, "x", 2))
+    in_an_hour_ms = str(store.redis_time_ms(server.client) + 3_600_000)
+    server.client.hset(keys.checkpoint(STREAM, 0, line.group), "load_ms", in_an_hour_ms)
+    line.finish()
+    line.closer().close_once()
+
+    server.client.hset(keys.checkpoint(STREAM, 0, line.group), "torn", "1")
+    rebuild_partition(server.client, Scripts(server.client), STREAM, 0, line.group)
+    line.finish()
+    line.closer().close_once()
+
+    assert published_revisions(server) == [("0", "0"), ("0", "1")]
+    assert line.right()
+
+
+def test_a_reset_is_refused_while_there_are_panes(server: RunningServer) -> None:
+    """A rebuilder that was paused since before another's reset knows nothing of the panes that came after it."""
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+    line.finish()
+    checkpoint = keys.checkpoint(STREAM, 0, line.group)
+    server.client.hset(checkpoint, "torn", "1")
+
+    raw, cut, panes = keys.raw(STREAM, 0), keys.cut(STREAM, 0), keys.panes(STREAM, 0, line.group)
+    due = keys.due(STREAM, 0, line.group)
+    done = Scripts(server.client).run("reset", keys=[raw, checkpoint, cut, panes, due], args=[line.group])
+
+    assert done == 0
+    assert line.checkpoint().torn
+    assert line.cells() == {(0, "x"): (1, 1)}
+
+
+@pytest.mark.parametrize("part", ["cursor", "commit", "max_seen_ms"])
+def test_each_part_of_the_checkpoint_is_compared(server: RunningServer, part: str) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+    line.finish()
+    worker = line.runner("worker")
+    line.add((2_000, "x", 2))
+    line.read(worker)
+    server.client.hset(keys.checkpoint(STREAM, 0, line.group), part, "7-7" if part == "cursor" else "7")
+
+    with pytest.raises(FenceError, match="checkpoint"):
+        worker.process(line.decode)
+
+
+def test_a_consumer_that_holds_entries_is_never_retired(server: RunningServer) -> None:
+    """Deleting it would drop its entries for good (FACTS 6)."""
+    line = Line(server.client)
+    line.add((1_000, "x", 1))
+    holder = line.runner("holder")
+    line.read(holder)
+    idle = line.runner("idle")  # claims it
+    line.runner("holds nothing since").process(line.decode)
+    line.add((2_000, "x", 2))
+    line.read(idle)
+
+    retired = Scripts(server.client).run("retire", keys=[keys.raw(STREAM, 0)], args=[line.group, -1])
+
+    assert retired == 2
+    assert [c["pending"] for c in server.client.xinfo_consumers(keys.raw(STREAM, 0), line.group)] == [1]
+    line.finish()
+    assert line.right()
+
+
 OURS: dict[str, Callable[[Line], str]] = {
     "checkpoint": lambda line: keys.checkpoint(STREAM, 0, line.group),
     "pane marks": lambda line: keys.panes(STREAM, 0, line.group),
@@ -217,8 +285,9 @@ def test_two_closers_at_once_publish_a_window_once(server: RunningServer) -> Non
     assert [server.client.hlen(keys.due(STREAM, p, line.group)) for p in range(2)] == [1, 1]  # the windows still open
 
 
-def window(*marks: Mark) -> Closed:
-    return Closed(METRIC, "v", 0, 10_000, "final", marks, [b'["x"]'], [b"cell"], [b"{}"])
+def window(*marks: Mark, start_ms: int = 0) -> Closed:
+    finished = b"%d" % start_ms
+    return Closed(METRIC, "v", start_ms, start_ms + 10_000, "final", marks, [b'["x"]'], [b"cell"], [finished])
 
 
 def test_a_publish_is_refused_unless_one_mark_is_ahead_and_none_behind(server: RunningServer) -> None:
@@ -231,6 +300,15 @@ def test_a_publish_is_refused_unless_one_mark_is_ahead_and_none_behind(server: R
     assert revision(Mark(100, 6), Mark(100, 4)) is None  # ahead in one, behind in another
     assert revision(Mark(200, 1), Mark(100, 5)) == 1  # loaded later: ahead, whatever the commit number
     assert revision(Mark(100, 9), Mark(100, 9)) is None  # of the load before
+
+
+def test_an_older_window_that_is_published_later_does_not_become_the_latest(server: RunningServer) -> None:
+    server.client.hset(keys.versions(METRIC), "active", "v")
+
+    for start_ms in (10_000, 0):
+        publish.publish(server.client, Scripts(server.client), window(Mark(100, 5), start_ms=start_ms))
+
+    assert server.client.hgetall(keys.latest(METRIC)) == {b'["x"]': b"10000"}
 
 
 def test_a_window_whose_staged_result_ran_out_is_published_by_the_next_pass(server: RunningServer) -> None:

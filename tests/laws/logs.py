@@ -107,7 +107,7 @@ def logs(draw: st.DrawFn, max_entries: int = 14) -> list[Logged]:
     """Entries of one partition: chunks, rows, bad rows, damaged chunks, ticks and control entries."""
     log: list[Logged] = []
     arrival_ms, position = FIRST_ARRIVAL_MS, 0
-    for number in range(draw(st.integers(1, max_entries))):
+    for number in range(draw(st.integers(max_entries // 2, max_entries))):
         arrival_ms += draw(st.integers(0, 3_000))
         kind = draw(st.sampled_from(["chunk"] * 6 + ["row"] * 3 + ["tick", "damaged", "bad_row", "control"]))
         fields: Mapping[str, Any]

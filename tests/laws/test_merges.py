@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.core.accumulators import (
@@ -135,6 +135,7 @@ def test_a_blank_cell_is_the_identity(part: Accumulator, events: list[Event]) ->
 
 @small_law
 @pytest.mark.parametrize("part", [*EXACT, FloatSum("f")], ids=lambda part: f"{part.name} {part.columns[-1][1]}")
+@example(events=[Event(0, 0, 1, value) for value in (0.1, 0.2, 0.3)], cut=1)  # (a + b) + c is not a + (b + c)
 @given(events=some_events, cut=st.integers(0, 8))
 def test_folding_in_two_batches_is_folding_at_once(part: Accumulator, events: list[Event], cut: int) -> None:
     in_two = partial(part, events[:cut], 0)

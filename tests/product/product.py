@@ -131,6 +131,10 @@ class Product(Process):
         except httpx.TransportError:  # not listening, or on its way down
             return False
 
+    def listens(self) -> bool:
+        assert self.process.poll() is None, f"{self.name} ended with {self.process.returncode}:\n{self.said}"
+        return listens(self.port)
+
     def wait_until_ready(self, timeout_s: float = READY_S) -> Product:
         wait_for(self.ready, f"{self.name} to be ready; it said:\n{self.said}", timeout_s)
         return self

@@ -161,7 +161,7 @@ def test_a_cut_never_moves_back(server: RunningServer) -> None:
     run(server, 200, groups=("slow@v1",))
     older = Sample(f"{20 * MINUTE_MS}-0", 200, 220)
     checkpoint = keys.checkpoint("readings", 0, "slow@v1")
-    args = [older.cursor, 200, 220, older.next_id, 100]
+    args: list[str | bytes | int] = [older.cursor, 200, 220, older.next_id, 100]
     assert Scripts(server.client).run("trim", keys=[RAW, CUTS, CUT, checkpoint], args=args) == [0, 1]
     assert cut(server)[b"cursor"] == b"%d-0" % (50 * MINUTE_MS)
 

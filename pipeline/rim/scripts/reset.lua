@@ -13,8 +13,8 @@ local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
 redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], cut[1] or '0', 'MKSTREAM')
 redis.call('UNLINK', KEYS[2], unpack(KEYS, 5))
--- the load time stays: marks of the rebuilt panes must be ahead of those published before
-redis.call('HSET', KEYS[2], 'load_ms', torn[2] or '0')
+-- Commits are numbered from 1 again, so the load time goes on: marks of the rebuilt panes must be ahead of the published ones.
+redis.call('HSET', KEYS[2], 'load_ms', string.format('%.0f', tonumber(torn[2] or '0') + 1))
 if cut[2] then redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2]) end
 if cut[3] then redis.call('HSET', KEYS[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3]) end
 return 1
