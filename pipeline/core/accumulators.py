@@ -1,8 +1,8 @@
 """The mergeable parts that aggregates are made of, each a few 8-byte columns of a table of cells.
 
-An accumulator folds events into rows of the table in stream order, and merges partials of other panes or partitions into
-them. Integer parts are exact. Float sums are a left fold from the stored state, so the way a log was cut into batches
-cannot change a bit (DESIGN section 5).
+An accumulator folds events into rows of the table in stream order, and merges partials of other panes or partitions
+into them. Integer parts are exact. Float sums are a left fold from the stored state, so the way a log was cut into
+batches cannot change a bit (DESIGN section 5).
 
     position of an event, comparable in two int64 columns:
       place = partition << 48 | entry id ms        row = entry id seq << 20 | row in its entry
@@ -37,7 +37,7 @@ def _silent() -> np.errstate:
 class Values:
     """What one batch brings for one accumulator, nulls already left out; all arrays have one length.
 
-    `slots` rows of the table, `values` numpy array (object array for strings), `times_ms`, `places` and `rows` of events.
+    `slots` rows of the table, `values` numpy array (objects for strings), `times_ms`, `places` and `rows` of events.
     """
 
     slots: Slots

@@ -24,6 +24,7 @@ from pipeline.core.accumulators import (
     IntSum,
     Slots,
 )
+from pipeline.core.column_types import type_text
 from pipeline.core.definitions import AggregateSpec
 
 Value = int | float | str | bool | None
@@ -45,7 +46,7 @@ class Finisher:
         if self.spec.function == "mean":
             return "float"
         assert self.dtype is not None
-        return type_name(self.dtype)
+        return type_text(self.dtype)
 
     def finish(self, state: Mapping[str, Column], slots: Slots) -> list[Value]:
         """Return the finished value of each cell in `slots`, in JSON types; times are epoch milliseconds."""
@@ -97,14 +98,6 @@ def _totals(part: Accumulator, state: Mapping[str, Column], slots: Slots) -> lis
 def finite(value: int | float) -> int | float | None:
     """JSON has no infinity: a float sum that overflowed is null."""
     return value if isinstance(value, int) or math.isfinite(value) else None
-
-
-def type_name(dtype: pl.DataType) -> str:
-    """The config's name of a canonical column type."""
-    if isinstance(dtype, pl.Datetime):
-        return "timestamp"
-    names: dict[Any, str] = {pl.String: "string", pl.Int64: "int", pl.Float64: "float", pl.Boolean: "bool"}
-    return names[dtype.base_type()]
 
 
 def bind(spec: AggregateSpec, columns: Mapping[str, pl.DataType]) -> Finisher:

@@ -1,4 +1,4 @@
-"""What one read of a partition brings, as columns in stream order: the events, the ticks between them, and the undecodable.
+"""What one read of a partition brings, as columns in stream order: events, ticks between them, the undecodable.
 
 entries   e1 (chunk, 3 events)   e2 (row)   e3 (tick)   e4 (chunk, 2 events)
 rows      0  1  2                3                      4  5
@@ -42,7 +42,7 @@ class Batch:
     """The rows of several entries as columns; all arrays have one length, one element an event, in stream order.
 
     `frame`: the decoded fields. `times_ms` event time, `effective_ms` min(event time, arrival), `places` and `rows` the
-    position (see accumulators). `ticks`: (row before which it stands, effective ms). `dead`: events that have no row here.
+    position (see accumulators). `ticks`: (row before which it stands, effective ms). `dead`: events without a row here.
     """
 
     frame: pl.DataFrame

@@ -92,7 +92,7 @@ class Layout:
 
 
 class CellTable:
-    """The open panes of one stage and partition (or the windows of one merge) as columns with an index by pane and cell."""
+    """The open panes of one stage and partition (or the windows of one merge) as columns, indexed by pane and cell."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout

@@ -70,7 +70,7 @@ Entry = Chunk | Row | Tick | Control
 
 
 def parse_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-    """Tell what an entry is. A header of ours that cannot be read makes an empty, damaged chunk: it becomes a dead letter."""
+    """Tell what an entry is. A header of ours that cannot be read makes a damaged chunk of no events: a dead letter."""
     kind = fields.get(KIND)
     arrival_ms = int(entry_id.partition(b"-")[0])
     if kind is None:

@@ -27,8 +27,7 @@ _FIND = (
     "Write x LIKE '%text%', STARTS_WITH(x, 'text') or SPLIT_PART(x, 'text', 1)."
 )
 _DISTINCT = (
-    "IS DISTINCT FROM takes everything after it, AND and OR too. "
-    "Put it in brackets: (x IS DISTINCT FROM y) AND …"
+    "IS DISTINCT FROM takes everything after it, AND and OR too. Put it in brackets: (x IS DISTINCT FROM y) AND …"
 )
 _VALIDITY = {"EqValidity", "NotEqValidity"}
 _LOGICAL = {"And", "Or"}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.core.column_types import type_text
 from pipeline.core.expression_meaning import check_text, to_sql_meaning
 from pipeline.core.expression_tree import TreeError, column_names, parse_tree, to_expr, widen
 from pipeline.core.spelling import did_you_mean
@@ -90,23 +91,6 @@ def compile_filter(text: str, columns: Mapping[str, pl.DataType]) -> Expression:
             "Compare it with something, such as `... > 0`."
         )
     return expression
-
-
-def type_text(dtype: pl.DataType) -> str:
-    """Name a canonical column type as config.yaml does; any other as polars does, in lower case."""
-    if isinstance(dtype, pl.List):
-        inner = dtype.inner
-        return f"list[{type_text(inner if isinstance(inner, pl.DataType) else inner())}]"
-    return _TYPE_NAMES.get(dtype, str(dtype).lower())
-
-
-_TYPE_NAMES: dict[pl.DataType, str] = {
-    pl.String(): "string",
-    pl.Int64(): "int",
-    pl.Float64(): "float",
-    pl.Boolean(): "bool",
-    _DATETIME: "timestamp",
-}
 
 
 def plausible_frame(columns: Mapping[str, pl.DataType]) -> pl.DataFrame:

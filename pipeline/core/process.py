@@ -147,7 +147,7 @@ def _late_rows(program: Program, batch: Batch, rows: Rows, starts_ms: Int64, wat
 
 
 def _cells(program: Program, frame: pl.DataFrame, starts_ms: Int64) -> tuple[list[tuple[int, bytes]], Rows]:
-    """The distinct (pane, cell field) of the rows in order of first appearance by code, and each row's number among them."""
+    """The distinct (pane, cell field) of the rows, and each row's number among them."""
     columns = [column_codes(frame[name]) for name in program.stage.group_by]
     if len(starts_ms) and starts_ms.min() != starts_ms.max():
         panes, numbers = np.unique(starts_ms, return_inverse=True)

@@ -14,8 +14,9 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from pipeline.core.aggregates import Finisher, bind, type_name
+from pipeline.core.aggregates import Finisher, bind
 from pipeline.core.cells import Layout
+from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Stage, Stream, Transform, Tumbling
 from pipeline.core.expressions import compile_expression
 
@@ -71,7 +72,7 @@ class Program:
     @property
     def group_types(self) -> tuple[tuple[str, str], ...]:
         """(name, config type) of each group column."""
-        return tuple((name, type_name(self.columns[name])) for name in self.stage.group_by)
+        return tuple((name, type_text(self.columns[name])) for name in self.stage.group_by)
 
 
 def column_type(field: Field) -> pl.DataType:

@@ -3,7 +3,7 @@
 1. What changed is put together from plain values (`Commit`), nothing is read here.
 2. The script checks the fence: not torn, the checkpoint is the one this worker started from, and the group's pending
    entries of this consumer are the n it knows of, the smallest first.
-3. It writes cells, pane marks, due panes, rows (late, dead, published), acknowledgements and the checkpoint, or nothing.
+3. It writes cells, marks, due panes, rows (late, dead, published), acknowledgements and the checkpoint, or nothing.
 """
 
 from __future__ import annotations

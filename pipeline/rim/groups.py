@@ -1,6 +1,7 @@
 """Consumer groups of raw streams: made by set-up only, read without blocking, and taken over entry by entry.
 
-A group is `<stage>@<version>`. NOGROUP is fatal to a worker: re-creating a group at 0 would count everything again (FACTS 6).
+A group is `<stage>@<version>`. NOGROUP is fatal to a worker: a group made again at 0 would count everything again
+(FACTS 6).
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def retire_consumers(scripts: Scripts, stream: str, partition: int, group: str) 
 
 
 def wait_for_entries(client: redis.Redis, cursors: Mapping[str, bytes], block_ms: int | None) -> dict[str, bytes]:
-    """Return the raw streams (key → id) that have an entry after the cursor given; block for one unless `block_ms` is None."""
+    """Return the raw streams (key → id) with an entry after the cursor given; block unless `block_ms` is None."""
     if not cursors:
         return {}
     block = [] if block_ms is None else ["BLOCK", block_ms]

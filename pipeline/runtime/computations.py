@@ -1,6 +1,7 @@
-"""What a consumer group does with a batch: aggregate it into panes, or publish its rows; state in memory, no Redis writes.
+"""What a consumer group does with a batch: aggregate it into panes, or publish its rows.
 
-`compute` is pure and may fail on the data; `apply` changes the state in memory and returns what the commit has to write.
+State is in memory and nothing is written to Redis here: `compute` is pure and may fail on the data; `apply` changes the
+state and returns what the commit has to write.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.core.column_types import type_text
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateFunction, AggregateSpec
-from pipeline.core.expressions import type_text
 from pipeline.core.spelling import did_you_mean
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import not_built, seen

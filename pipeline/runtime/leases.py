@@ -1,6 +1,7 @@
 """Leases of stream partitions: which worker works on which, shared out evenly among the living.
 
-A lease only saves wasted work. When it fails, and two workers think they own a partition, the fence keeps the numbers right.
+A lease only saves wasted work. When it fails, and two workers think they own a partition, the fence keeps the numbers
+right.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from itertools import product
 from pathlib import Path
 
@@ -153,17 +154,16 @@ def test_what_is_quoted_is_no_operator() -> None:
 def duck(text: str, events: pl.DataFrame) -> list[object]:
     with duckdb.connect() as connection:
         connection.register("events", events.with_row_index("row_number").to_arrow())
-        found = connection.execute(f"SELECT {text} FROM events ORDER BY row_number")
-        column = found.fetch_arrow_table().to_pydict().popitem()[1]
-    return [canonical(value) for value in column]
+        rows = connection.execute(f"SELECT {text} FROM events ORDER BY row_number").fetchall()
+    return [canonical(value) for (value,) in rows]
 
 
 def canonical(value: object) -> object:
-    """A value of DuckDB as a field of ours holds it: dates are midnights, decimals floats, infinity null."""
-    if hasattr(value, "year") and not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day)  # type: ignore[attr-defined]
-    if type(value).__name__ == "Decimal":
-        value = float(value)  # type: ignore[arg-type]
+    """Return a value of DuckDB as a field of ours holds it: dates are midnights, decimals floats, infinity null."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return datetime(value.year, value.month, value.day)
+    if isinstance(value, Decimal):
+        return float(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

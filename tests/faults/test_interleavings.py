@@ -311,6 +311,14 @@ def test_an_older_window_that_is_published_later_does_not_become_the_latest(serv
     assert server.client.hgetall(keys.latest(METRIC)) == {b'["x"]': b"10000"}
 
 
+def test_a_version_that_does_not_answer_yet_leaves_the_latest_alone(server: RunningServer) -> None:
+    server.client.hset(keys.versions(METRIC), "active", "the version before")
+
+    publish.publish(server.client, Scripts(server.client), window(Mark(100, 5)))
+
+    assert not server.client.exists(keys.latest(METRIC))
+
+
 def test_a_window_whose_staged_result_ran_out_is_published_by_the_next_pass(server: RunningServer) -> None:
     line = Line(server.client)
     line.add((1_000, "x", 1), (30_000, "x", 2))

@@ -58,12 +58,14 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = SETTLE_S) -> None:
-    """Poll until `condition` holds; fail with `what` when it does not in time."""
+def wait_for(
+    condition: Callable[[], bool], what: str, timeout_s: float = SETTLE_S, said: Callable[[], str] = str
+) -> None:
+    """Poll until `condition` holds; fail with `what`, and what was `said`, when it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s} s for: {what}")
+            pytest.fail(f"waited {timeout_s} s for: {what}\n{said()}")
         time.sleep(POLL_S)
 
 
@@ -95,7 +97,12 @@ class Process:
 
     def drain(self) -> int:
         self.process.terminate()
-        return self.process.wait(STOP_S)
+        return self.end()
+
+    def end(self) -> int:
+        """Wait until it has ended, and return its exit code."""
+        wait_for(lambda: self.process.poll() is not None, f"{self.name} to end", STOP_S, lambda: self.said)
+        return self.process.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +143,7 @@ class Product(Process):
         return listens(self.port)
 
     def wait_until_ready(self, timeout_s: float = READY_S) -> Product:
-        wait_for(self.ready, f"{self.name} to be ready; it said:\n{self.said}", timeout_s)
+        wait_for(self.ready, f"{self.name} to be ready", timeout_s, lambda: self.said)
         return self
 
     def tree(self) -> dict[str, psutil.Process]:
@@ -200,7 +207,7 @@ class Product(Process):
     def press_ctrl_c(self) -> int:
         """As a terminal does: SIGINT to the whole foreground group."""
         os.killpg(self.process.pid, signal.SIGINT)
-        return self.process.wait(STOP_S)
+        return self.end()
 
     def wait_until_applied(self, *stages: str) -> None:
         """Wait until these stages have read all that is stored."""

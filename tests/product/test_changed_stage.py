@@ -148,7 +148,7 @@ def test_other_partitions_for_a_stream_with_data_are_refused_in_a_sentence(tmp_p
 
     config_path.write_text(OLD.replace("partitions: 2", "partitions: 3"))
     with Product(tmp_path, "--no-demo", config=config_path) as second:
-        assert second.process.wait(20) == BAD_CONFIG
+        assert second.end() == BAD_CONFIG
         assert "streams.weblog.partitions: this data has 2 partitions, the file says 3" in second.said
         assert "Traceback" not in second.said
 

@@ -169,7 +169,7 @@ def test_three_workers_share_the_partitions_and_take_over_a_dead_ones(
         wait_for(lambda: api.stage("by_status")["ledger"]["read"] > 500, "the workers to be at it")
         workers["w2"].kill()
         at_kill = api.stage("by_status")["ledger"]["read"]
-        assert replay.process.wait(60) == 0, replay.said
+        assert replay.end() == 0, replay.said
         assert at_kill < (rows := line_count(WEB_LOG)), "the kill came after all was done"
 
         wait_for(lambda: holders() == {"w1": 3, "w3": 3}, "the others to take over", LEASED_S)

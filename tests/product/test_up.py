@@ -64,7 +64,7 @@ def test_a_killed_child_is_started_again_and_the_numbers_go_on(demo: Product, vi
         tree = demo.tree()
         return victim in tree and tree[victim].pid != before.pid and demo.ready()
 
-    wait_for(back, f"{victim} to be started again; up said:\n{demo.said}", COMES_BACK_S)
+    wait_for(back, f"{victim} to be started again", COMES_BACK_S, lambda: demo.said)
     assert sensors_stored(demo) >= stored, "what was acknowledged is gone"
     wait_for(lambda: sensors_stored(demo) > stored, "new readings", COMES_BACK_S)
     goal = sensors_stored(demo)
@@ -128,5 +128,5 @@ def test_a_server_allowed_to_be_volatile_is_complained_about_by_nobody(
         assert "unfit" not in product.said
 
     with Product(tmp_path / "refused", *options) as refused:
-        assert refused.process.wait(20) == 1
+        assert refused.end() == 1
         assert "appendonly" in refused.said

@@ -255,3 +255,20 @@ def test_simulate_refuses_what_it_cannot_make(
 ) -> None:
     assert streamgauge("simulate", *options) == 2
     assert said in capsys.readouterr().err
+
+
+def test_help_does_not_load_what_only_running_processes_need() -> None:
+    code = "import sys; from api.main import app; from pipeline.runtime.cli import run; run(app, ['--help']); "
+    code += "print(sorted({'structlog', 'polars', 'pandas', 'redis', 'flask'} & sys.modules.keys()), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("options", [["--debug", "worker"], ["worker", "--debug"], ["worker"]])
+def test_debug_shows_log_lines_of_every_level(options: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr("pipeline.runtime.logs.configure", lambda *, debug: seen.append(debug))
+    monkeypatch.setattr("pipeline.runtime.worker.run_worker", lambda **_: None)
+    assert streamgauge(*options, "--redis-url", "redis://127.0.0.1:1") == 0
+    assert seen == ["--debug" in options]

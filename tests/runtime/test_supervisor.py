@@ -16,7 +16,8 @@ import pytest
 from pipeline.errors import ConfigError, ServerUnfitError
 from pipeline.rim.connection import writer
 from pipeline.runtime.children import FIRST_PAUSE_S, LONGEST_PAUSE_S, STABLE_AFTER_S, Pauses
-from pipeline.runtime.supervisor import DataDirTakenError, PortTakenError, ServerAwayError, run_up
+from pipeline.runtime.config import load_config
+from pipeline.runtime.supervisor import DataDirTakenError, PortTakenError, ServerAwayError, path_to_try, run_up
 from tests.servers import RunningServer, answers, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -341,3 +342,11 @@ def test_pauses_between_starts_grow_to_a_limit_and_begin_anew_after_a_stable_run
     pauses.started(now_s=100.0)
     assert pauses.ended(now_s=100.0 + STABLE_AFTER_S) == FIRST_PAUSE_S
     assert pauses.due_s == 100.0 + STABLE_AFTER_S + FIRST_PAUSE_S
+
+
+@pytest.mark.parametrize(
+    ("demo", "path"),
+    [(False, "/v1/metrics/events_per_minute"), (True, "/v1/metrics/sensor_climate?start=-1m")],
+)
+def test_it_says_to_try_a_metric_that_has_numbers(demo: bool, path: str) -> None:
+    assert path_to_try(load_config(ROOT / "config.yaml", {}), demo=demo) == path
