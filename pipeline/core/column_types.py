@@ -1,4 +1,4 @@
-"""What config.yaml calls the type of a column: `string int float bool timestamp list[…]`; one spelling for all messages."""
+"""What config.yaml calls the type of a column: `string int float bool timestamp list[…]`; one spelling everywhere."""
 
 from __future__ import annotations
 

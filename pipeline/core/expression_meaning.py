@@ -12,7 +12,7 @@ import polars as pl
 
 from pipeline.core.expression_tree import Node, TreeError, dtype_of, kind_of, rebuild
 
-# polars reads `x IS TRUE` as `x = TRUE`, which is null for null; the parsed form of the two is one, so the text decides.
+# polars reads `x IS TRUE` as `x = TRUE`, which is null for null; both parse to the same form, so the text decides.
 _IS_TRUTH = re.compile(r"\bIS\s+(NOT\s+)?(TRUE|FALSE)\b", re.IGNORECASE)
 _INSTEAD = {
     (False, "TRUE"): "COALESCE(x, FALSE)",
@@ -23,8 +23,8 @@ _INSTEAD = {
 _LOG = re.compile(r"\blog[\"`]?\s*\(", re.IGNORECASE)
 _LOG_ORDER = "LOG(a, b) has its base first in some databases and last in others. Write LN(x), LOG10(x) or LOG2(x)."
 _FIND = (
-    "STRPOS and POSITION are not possible here: they would count bytes, read the text as a pattern, and give 0 for null. "
-    "Write x LIKE '%text%', STARTS_WITH(x, 'text') or SPLIT_PART(x, 'text', 1)."
+    "STRPOS and POSITION are not possible here: they would count bytes, read the text as a pattern, and give 0 for "
+    "null. Write x LIKE '%text%', STARTS_WITH(x, 'text') or SPLIT_PART(x, 'text', 1)."
 )
 _DISTINCT = (
     "IS DISTINCT FROM takes everything after it, AND and OR too. Put it in brackets: (x IS DISTINCT FROM y) AND …"

@@ -141,7 +141,7 @@ def _widen_integer(node: Node, empty: pl.DataFrame) -> Node:
 
 
 def dtype_of(node: Node, empty: pl.DataFrame) -> pl.DataType | None:
-    """Return the type of a subtree, or None where it has none; the whole expression then fails with polars's own words."""
+    """Return the type of a subtree, or None where it has none: the whole expression then fails, in polars's words."""
     try:
         return empty.select(to_expr(node).alias("_")).dtypes[0]
     except pl.exceptions.PolarsError:

@@ -24,6 +24,16 @@ from pipeline.runtime.config_yaml import Path
 
 Columns = Mapping[str, pl.DataType]
 
+# Words that stand where a published transform's name stands in a key (`{pageviews.0}:human_views`), or may come to.
+KEY_WORDS = frozenset(
+    (
+        *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record"),
+        *("cp", "panes", "pane", "due", "late", "dead", "suspect"),
+        *("versions", "result", "windows", "ages", "published", "emit", "rows", "latest"),
+        *("staging", "staging_latest", "workers"),
+    )
+)
+
 _UNBUILT = {
     name: not_built(name) for name in ("lookup", "python", "explode", "select", "rollups", "max_groups", "output")
 }
@@ -63,6 +73,11 @@ def _shape(
 ) -> TransformShape | AggregateShape | None:
     path: Path = ("stages", name)
     named = check_name(report, path, name)
+    if name in KEY_WORDS:
+        report.add(
+            path, f"'{name}' is the name of a key of ours, and a stage's name becomes one. Rename it.", at_key=True
+        )
+        named = False
     if name in stream_names:
         report.add(path, f"a stream is named '{name}' too; the two share one namespace. Rename one.", at_key=True)
         named = False

@@ -1,4 +1,4 @@
-"""Every operator against DuckDB, null by null: it equals SQL, or it is refused, or docs/expressions.md says how it differs."""
+"""Every operator against DuckDB, null by null: equal, or refused, or docs/expressions.md says how it differs."""
 
 from __future__ import annotations
 

@@ -168,3 +168,9 @@ class Line:
 def state_of(runner: Runner) -> Loaded:
     assert runner.state is not None, "the runner has forgotten its state"
     return runner.state
+
+
+def published_revisions(client: redis.Redis) -> list[tuple[str, str]]:
+    """(window start, revision) of every downstream row."""
+    rows = [fields for _, fields in rows_of(client, keys.rows(METRIC))]
+    return [(row[b"window_start"].decode(), row[b"revision"].decode()) for row in rows]

@@ -149,7 +149,8 @@ class Product(Process):
     def tree(self) -> dict[str, psutil.Process]:
         """Its processes by what they are: up, api, granian (the API's worker), worker-1, scheduler, demo, redis."""
         up = psutil.Process(self.process.pid)
-        return {_name(each): each for each in (up, *up.children(recursive=True))}
+        named = ((_name(each), each) for each in (up, *up.children(recursive=True)))
+        return {name: each for name, each in named if name is not None}
 
     @contextmanager
     def redis(self) -> Iterator[redis.Redis]:
@@ -254,12 +255,19 @@ def _is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def _name(process: psutil.Process) -> str:
-    words = process.cmdline()
+def _name(process: psutil.Process) -> str | None:
+    """What a process of the tree is; None when it has just ended."""
+    try:
+        words, parent = process.cmdline(), process.parent()
+        inherited = parent is not None and parent.cmdline() == words  # forked, such as Granian's worker
+    except psutil.NoSuchProcess:
+        return None
+    if not words:  # a zombie
+        return None
     if "--name" in words:
         return words[words.index("--name") + 1]
     if "valkey-server" in words[0]:
         return "redis"
-    name = {"simulate": "demo"}.get(words[3], words[3])
-    parent = process.parent()
-    return "granian" if name == "api" and parent is not None and parent.cmdline() == words else name
+    if words[3] == "api":
+        return "granian" if inherited else "api"
+    return "demo" if words[3] == "simulate" else words[3]

@@ -5,12 +5,15 @@ In the examples `¦` stands just before the place that the message must point to
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.rim import keys
 from pipeline.runtime.config import load_config
+from pipeline.runtime.config_stages import KEY_WORDS
 
 STREAMS = """\
 streams:
@@ -108,6 +111,7 @@ REFUSED_STREAMS = [
 
 REFUSED_STAGES = [
     (STAGES + "  ¦clicks: {from: clicks}", "stages.clicks: a stream is named 'clicks' too"),
+    (STAGES + "  ¦door: {from: clicks, publish: true}", "stages.door: 'door' is the name of a key of ours"),
     (STAGES + "  ¦a-b: {from: clicks}", "stages.a-b: the name 'a-b' must be lower-case letters"),
     (STAGES + "  ¦x: {publish: true}", "stages.x: needs `from`."),
     (STAGES + "  x: {from: ¦clicsk}", "stages.x.from: unknown stream or stage 'clicsk'. Did you mean 'clicks'?"),
@@ -225,3 +229,13 @@ def test_a_wrong_aggregate_is_one_message_at_its_line_and_column(tmp_path: Path,
     (problem,) = problems_of(tmp_path, marked.replace("¦", ""))
 
     assert problem.startswith(f"{expected_place(marked)}stages.hits.aggregates.{sentence}")
+
+
+def test_no_stage_can_have_the_name_of_a_key() -> None:
+    """The words are read from the module of keys, so that a new key cannot be forgotten."""
+    documented = re.findall(r"^    \{\w[.\w]*\}:(\w+)", keys.__doc__ or "", re.MULTILINE)
+
+    words = {word for word in documented if word != "TRANSFORM"}
+
+    assert {"raw", "door", "cp", "result", "record"} <= words
+    assert sorted(words - KEY_WORDS) == []
