@@ -45,3 +45,7 @@ class FenceError(StreamgaugeError):
 
 class TornError(StreamgaugeError):
     """A commit was cut off in the middle (a server error after its first write): the partition needs a rebuild."""
+
+
+class ForeignKeyError(StreamgaugeError):
+    """A key of ours holds another type: something else writes to this Redis. Nothing was written."""

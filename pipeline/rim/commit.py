@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.errors import FenceError, StreamgaugeError, TornError
+from pipeline.errors import FenceError, ForeignKeyError, TornError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
 
@@ -145,7 +145,7 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
     Raises:
         FenceError: another worker or a rollback moved on; nothing was written.
         TornError: an earlier commit was cut off; the partition needs a rebuild.
-        StreamgaugeError: a key of ours has been overwritten with another type.
+        ForeignKeyError: a key of ours has been overwritten with another type; nothing was written.
     """
     group = what.fence.group
     streams = list(what.rows)
@@ -170,7 +170,7 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
         raise TornError(f"{where}: an earlier commit was cut off in the middle; the partition has to be rebuilt")
     if answer in (b"checkpoint", b"pending"):
         raise FenceError(f"{where}: the {answer.decode()} is not the one this worker knows; nothing was written")
-    raise StreamgaugeError(f"{where}: cannot commit: {answer!r}; something else writes to our keys")
+    raise ForeignKeyError(f"{where}: cannot commit: {answer!r}; something else writes to our keys; delete it")
 
 
 def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:

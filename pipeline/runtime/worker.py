@@ -20,7 +20,7 @@ from pipeline.core.definitions import Config, Stream, Transform
 from pipeline.core.entries import Entry
 from pipeline.core.events import Reader
 from pipeline.core.programs import Program, compile_programs, compile_steps, version_of
-from pipeline.errors import FenceError, TornError
+from pipeline.errors import FenceError, ForeignKeyError, TornError
 from pipeline.rim import connection, groups, keys
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
@@ -34,6 +34,7 @@ BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it noti
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
 CLOSE_IDLE_S = 1.0  # and while none do: what another worker's commit or a tick made due
 TIDY_EVERY_S = 5.0
+REST_S = 5.0  # between tries on a partition whose keys something else has overwritten; the others go on
 AWAY_PAUSE_S = 0.5  # between tries while Redis is away
 
 log = structlog.get_logger(__name__)
@@ -61,6 +62,7 @@ class PartitionWork:
     reader: Reader
     cursor: bytes = b""  # the last id we know of: an entry behind it wakes us
     again: bool = False  # a group lost its state and has to load before anything new comes
+    resting_until_s: float = 0.0
     _decoded: tuple[tuple[bytes, ...], Batch] | None = None
 
     @property
@@ -135,8 +137,16 @@ class PartitionWork:
             rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
             self.again = True
             return 0
+        except ForeignKeyError as error:
+            log.error("partition rests", group=runner.group, partition=self.partition, seconds=REST_S, why=str(error))
+            self.resting_until_s = time.monotonic() + REST_S
+            return 0
         self._see(last)
         return max(events, 1)  # a tick alone is work done as well
+
+    @property
+    def is_resting(self) -> bool:
+        return time.monotonic() < self.resting_until_s
 
     def is_elsewhere(self) -> bool:
         """Whether a group is not where we left it: a rollback of Redis, or another worker."""
@@ -179,7 +189,7 @@ class Worker:
         events = 0
         for partition in self._ready():
             work = self._work[partition]
-            done = work.poll(self.client)
+            done = 0 if work.is_resting else work.poll(self.client)
             (self._hot.add if done or work.again else self._hot.discard)(partition)
             events += done
         self._committed |= events > 0
@@ -224,24 +234,22 @@ class Worker:
 
     def _ready(self) -> list[Partition]:
         """Partitions that brought events last time, and those that have new entries."""
-        cold = {work.key: work.cursor or b"0" for p, work in self._work.items() if p not in self._hot}
-        by_key = {work.key: p for p, work in self._work.items()}
-        fresh = groups.wait_for_entries(self.waiter, cold, None) if cold else {}
-        self._see(fresh, by_key)
+        self._look({p: work for p, work in self._work.items() if p not in self._hot}, None)
         return sorted(self._hot)
 
     def _wait(self, block_ms: int) -> None:
-        cursors = {work.key: work.cursor or b"0" for work in self._work.values()}
-        by_key = {work.key: p for p, work in self._work.items()}
-        if not cursors:
-            time.sleep(block_ms / 1000)  # holding nothing: until the next beat
-            return
-        self._see(groups.wait_for_entries(self.waiter, cursors, block_ms), by_key)
+        if not self._look(self._work, block_ms):
+            time.sleep(block_ms / 1000)  # holding nothing that could wake us: until the next beat
 
-    def _see(self, fresh: Mapping[str, bytes], by_key: Mapping[str, Partition]) -> None:
-        for key, entry_id in fresh.items():
+    def _look(self, among: Mapping[Partition, PartitionWork], block_ms: int | None) -> bool:
+        """Make those hot that have an entry we do not know; False when there was nothing to look at."""
+        awake = {partition: work for partition, work in among.items() if not work.is_resting}
+        cursors = {work.key: work.cursor or b"0" for work in awake.values()}
+        by_key = {work.key: partition for partition, work in awake.items()}
+        for key, entry_id in groups.wait_for_entries(self.waiter, cursors, block_ms).items():
             self._work[by_key[key]].announce(entry_id)
             self._hot.add(by_key[key])
+        return bool(cursors)
 
     def _close(self) -> int:
         """Publish what is due: the holder of a stream's first partition at once, everybody now and then."""
@@ -259,7 +267,7 @@ class Worker:
                 done = Closer(program, self.client, self.scripts).close_once()
                 published += done.published
                 more |= done.more
-                if everybody:
+                if everybody and not done.more:  # else windows that were final would be shown open again
                     activate_when_caught_up(self.client, self.config, program.name, program.group)
         self._committed = more
         return published
