@@ -84,7 +84,8 @@ def serve(
 def _require_usable(config_path: str | Path) -> None:
     """Raise the config's errors in this process, but load it in another: polars starts threads at its first use, and
     granian's worker, forked from here after that, hung in the first expression it compiled (measured)."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as other:
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(1, mp_context=fork, initializer=die_with_parent()) as other:
         other.submit(load_config, config_path, dict(os.environ)).result()
 
 

@@ -92,8 +92,6 @@ def test_the_page_names_everything_that_is_refused_as_not_built() -> None:
     assert [name for name in names if f"`{name}`" not in refused] == []
     written = set(re.findall(r"not_built\((f?\"[^\"{]+\")\)", source("config_shapes.py")))
     assert written <= {f'"{name}"' for name in names}
-        f'"{name}"' for name in names
-    }
 
 
 def test_the_page_names_every_aggregate() -> None:

@@ -17,9 +17,9 @@ import redis
 
 from pipeline.core.batches import Batch, split_id
 from pipeline.core.cells import CellTable
-from pipeline.core.definitions import Stream
+from pipeline.core.definitions import Config, Stream, Transform
 from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
-from pipeline.core.programs import Program, Step
+from pipeline.core.programs import Program, Step, compile_steps, version_of
 from pipeline.core.windows import is_final
 from pipeline.rim import keys, store
 
@@ -217,3 +217,31 @@ def flat_rows(frame: pl.DataFrame) -> list[RowFields]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def reads_log(stage: object) -> bool:
+    """Whether a stage has a consumer group of its own."""
+    return not isinstance(stage, Transform) or stage.publish
+
+
+def computations_of(
+    config: Config, programs: Mapping[str, Program], stream: Stream, partition: int
+) -> list[Computation]:
+    """Everything that reads one partition of a stream."""
+    found: list[Computation] = []
+    for stage in config.stages.values():
+        if config.stream_of(stage).name != stream.name or not reads_log(stage):
+            continue
+        if isinstance(stage, Transform):
+            found.append(_publish_computation(config, stage, stream, partition))
+        else:
+            found.append(AggregateComputation(programs[stage.name], partition))
+    return found
+
+
+def _publish_computation(config: Config, stage: Transform, stream: Stream, partition: int) -> PublishComputation:
+    derived = [name for transform in (*config.transforms_of(stage), stage) for name in transform.derive]
+    columns = (*(f.name for f in stream.fields), *derived)
+    steps, needs, _ = compile_steps(config, stage, frozenset(columns))
+    group = f"{stage.name}@{version_of(config, stage.name)}"
+    return PublishComputation(stage.name, group, stream, partition, steps, columns, needs)

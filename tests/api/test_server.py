@@ -51,6 +51,17 @@ class Api:
         return True
 
 
+CHECKS_FOR_EVER = """
+import signal, sys
+from pathlib import Path
+from api import server
+def load(*args):
+    Path(sys.argv[3]).touch()
+    while True:
+        signal.pause()
+server.load_config = load
+server.serve(sys.argv[1], "127.0.0.1", 0, sys.argv[2])
+"""
 LOADS_FOR_EVER = """
 import signal, sys
 from pathlib import Path
@@ -176,6 +187,20 @@ def test_it_ends_at_once_when_told_to_while_its_worker_still_loads(server: Runni
     finally:
         process.kill()
         process.wait()
+
+
+def test_nothing_is_left_when_it_is_killed_while_it_checks_its_config(server: RunningServer, tmp_path: Path) -> None:
+    checking = tmp_path / "checking"
+    process = subprocess.Popen([sys.executable, "-c", CHECKS_FOR_EVER, "config.yaml", server.url, str(checking)])
+    try:
+        wait_for(checking.exists, "another process to check the config")
+        children = psutil.Process(process.pid).children()
+        assert children
+    finally:
+        process.kill()
+        process.wait()
+    _, left = psutil.wait_procs(children, 5)
+    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_nothing_is_left_when_it_is_killed(api: Api) -> None:

@@ -1,0 +1,154 @@
+"""One partition in a worker's hands: all groups that read it, one decoding for those at the same entries, its doubts.
+
+Whatever the fence refuses is loaded again; nothing here decides whether a number counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import redis
+import structlog
+
+from pipeline.core.batches import Batch, read_batch
+from pipeline.core.definitions import Config, Stream
+from pipeline.core.entries import Entry
+from pipeline.core.events import Reader
+from pipeline.core.programs import Program
+from pipeline.errors import FenceError, TornError
+from pipeline.rim import groups, keys
+from pipeline.rim.rebuild import rebuild_partition
+from pipeline.rim.scripts import Scripts
+from pipeline.runtime.computations import computations_of
+from pipeline.runtime.runner import Loaded, Runner
+
+REST_S = 5.0  # between tries on a partition whose keys something else has overwritten; the others go on
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class PartitionWork:
+    """All groups that read one partition; those at the same entries share one decoding."""
+
+    stream: Stream
+    partition: int
+    runners: Sequence[Runner]
+    reader: Reader
+    cursor: bytes = b""  # the last id we know of: an entry behind it wakes us
+    again: bool = False  # a group lost its state and has to load before anything new comes
+    resting_until_s: float = 0.0
+    _decoded: tuple[tuple[bytes, ...], Batch] | None = None
+
+    @property
+    def key(self) -> str:
+        return keys.raw(self.stream.name, self.partition)
+
+    def decode(self, entries: Sequence[Entry]) -> Batch:
+        ids = tuple(entry.id for entry in entries)
+        if self._decoded is None or self._decoded[0] != ids:
+            max_future_ms = self.stream.time.max_future_ms
+            batch = read_batch(entries, self.reader, partition=self.partition, max_future_ms=max_future_ms)
+            self._decoded = (ids, batch)
+        return self._decoded[1]
+
+    def poll(self, client: redis.Redis) -> int:
+        """Load what has no state, read for every group, compute and commit; return the events of the busiest group."""
+        self.again = False
+        announced = self.cursor
+        fresh = {runner.group for runner in self.runners if runner.state is None}
+        loaded = {runner.group: runner.state or runner.load() for runner in self.runners}
+        for state in loaded.values():
+            self._see(state.checkpoint.cursor)
+        wanted = {
+            runner.group: (loaded[runner.group].consumer, runner.read_count)
+            for runner in self.runners
+            if not loaded[runner.group].pending
+        }
+        found = groups.read_new(client, self.stream.name, self.partition, wanted) if wanted else {}
+        events = 0
+        for runner in self.runners:
+            runner.take(found.get(runner.group, []))
+            if not loaded[runner.group].pending:
+                self._doubt(runner, announced, runner.group in fresh)
+            events = max(events, self._process(runner, loaded[runner.group]))
+        self._decoded = None
+        return events
+
+    def announce(self, entry_id: bytes) -> None:
+        """An entry was seen in the log: the next poll has to bring every group at least there."""
+        self._see(entry_id)
+
+    def _see(self, entry_id: bytes) -> None:
+        self.cursor = max(self.cursor, entry_id, key=groups.id_order)
+
+    def _doubt(self, runner: Runner, announced: bytes, fresh: bool) -> None:
+        """Nothing came although the log has more: it went to another consumer. Load again, and with that claim it.
+
+        When it does not come after a load either, it is in nobody's hands: a rollback of Redis took it.
+        """
+        state = runner.state
+        if state is None or groups.id_order(state.checkpoint.cursor) >= groups.id_order(announced):
+            return
+        if fresh:
+            self.cursor = state.checkpoint.cursor
+            return
+        log.info("another worker holds entries of ours", group=runner.group, partition=self.partition)
+        runner.state = None
+        self.again = True
+
+    def _process(self, runner: Runner, loaded: Loaded) -> int:
+        if not loaded.pending:
+            return 0
+        last = loaded.pending[-1].id
+        try:
+            events = runner.process(self.decode)
+        except FenceError as error:
+            log.info("fenced off", group=runner.group, partition=self.partition, why=str(error))
+            self.again = True
+            return 0
+        except TornError as error:
+            log.error("rebuilding a torn partition", group=runner.group, partition=self.partition, why=str(error))
+            rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
+            self.again = True
+            return 0
+        self._see(last)
+        return max(events, 1)  # a tick alone is work done as well
+
+    def rest(self, error: Exception) -> None:
+        """Forget the state and leave the partition alone for a while."""
+        log.error("partition rests", stream=self.stream.name, partition=self.partition, seconds=REST_S, why=str(error))
+        self.forget()
+        self.resting_until_s = time.monotonic() + REST_S
+
+    @property
+    def is_resting(self) -> bool:
+        return time.monotonic() < self.resting_until_s
+
+    def is_elsewhere(self) -> bool:
+        """Whether a group is not where we left it: a rollback of Redis, or another worker."""
+        return any(runner.is_elsewhere() for runner in self.runners)
+
+    def forget(self) -> None:
+        for runner in self.runners:
+            runner.state = None
+
+
+def partition_work(
+    config: Config,
+    programs: Mapping[str, Program],
+    stream_name: str,
+    partition: int,
+    *,
+    client: redis.Redis,
+    scripts: Scripts,
+    worker: str,
+) -> PartitionWork:
+    """Everything a config has to do on one partition, nothing loaded yet."""
+    stream = config.streams[stream_name]
+    computations = computations_of(config, programs, stream, partition)
+    runners = [Runner(stream, partition, each, client, scripts, worker) for each in computations]
+    needs = frozenset[str]().union(*(each.needs for each in computations))
+    return PartitionWork(stream, partition, runners, Reader(stream, needs))
