@@ -97,6 +97,16 @@ def _stage(client: redis.Redis, steps: Sequence[tuple[str, Sequence[tuple[bytes,
     pipe.execute()
 
 
+def replace_latest(client: redis.Redis, metric: str, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+    """Make the `latest` hash that of another version, when that one begins to answer."""
+    pipe = client.pipeline(transaction=True)
+    pipe.execute_command("UNLINK", keys.latest(metric))
+    for at in range(0, len(pairs), LATEST_STEP):
+        step = pairs[at : at + LATEST_STEP]
+        pipe.execute_command("HSET", keys.latest(metric), *(part for pair in step for part in pair))
+    pipe.execute()
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """The head of a metric's list of windows on their way downstream: the next row to send is `row`."""

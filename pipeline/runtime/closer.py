@@ -130,17 +130,31 @@ class Closer:
                 if not publish.emit(self.scripts, program.name, program.version, head, rows):
                     return  # somebody else is sending
 
+    def show_latest(self) -> None:
+        """Put the newest published window of this version into the `latest` hash."""
+        program = self.program
+        newest = store.published_windows(self.client, program.name, program.version, -(2**62), 2**62, limit=1)
+        pairs = [
+            (group, msgspec.json.encode(_latest(result.start_ms, result.end_ms, row)))
+            for result in store.load_results(self.client, program.name, program.version, newest)
+            for group, row in zip(result.groups, self._finished(result), strict=True)
+        ]
+        publish.replace_latest(self.client, program.name, pairs)
+
+    def _finished(self, result: store.Result) -> list[dict[str, Any]]:
+        """The finished values of a published window, in the order of its groups."""
+        table = CellTable(self.program.layout)
+        cells = [(result.start_ms, group) for group in result.groups]
+        table.merge(cells, self.program.layout.unpack(result.cells))
+        return finished_rows(self.program, table.columns, table.slots(cells))
+
     def _outgoing_rows(self, head: Outgoing) -> list[Mapping[str, bytes | str | int]]:
         program = self.program
         found = store.load_results(self.client, program.name, program.version, [(head.start_ms, head.end_ms)])
         if not found or found[0].revision != head.revision:
             return []  # expired, or a newer revision took its place and is in the list behind it
         result = found[0]
-        partials = program.layout.unpack(result.cells)
-        table = CellTable(program.layout)
-        table.merge([(head.start_ms, group) for group in result.groups], partials)
-        slots = table.slots((head.start_ms, group) for group in result.groups)
-        rows = finished_rows(program, table.columns, slots)
+        rows = self._finished(result)
         about: dict[str, bytes | str | int] = {
             "window_start": head.start_ms,
             "window_end": head.end_ms,

@@ -59,23 +59,36 @@ class PartitionWork:
         self.again = False
         announced = self.cursor
         fresh = {runner.group for runner in self.runners if runner.state is None}
-        loaded = {runner.group: runner.state or runner.load() for runner in self.runners}
-        for state in loaded.values():
-            self._see(state.checkpoint.cursor)
+        loaded = {runner.group: state for runner in self.runners if (state := self._loaded(runner)) is not None}
+        runners = [runner for runner in self.runners if runner.group in loaded]
         wanted = {
             runner.group: (loaded[runner.group].consumer, runner.read_count)
-            for runner in self.runners
+            for runner in runners
             if not loaded[runner.group].pending
         }
         found = groups.read_new(client, self.stream.name, self.partition, wanted) if wanted else {}
         events = 0
-        for runner in self.runners:
+        for runner in runners:
             runner.take(found.get(runner.group, []))
             if not loaded[runner.group].pending:
                 self._doubt(runner, announced, runner.group in fresh)
             events = max(events, self._process(runner, loaded[runner.group]))
         self._decoded = None
         return events
+
+    def _loaded(self, runner: Runner) -> Loaded | None:
+        try:
+            state = runner.state or runner.load()
+        except TornError as error:
+            self._rebuild(runner, error)
+            return None
+        self._see(state.checkpoint.cursor)
+        return state
+
+    def _rebuild(self, runner: Runner, error: TornError) -> None:
+        log.error("rebuilding a torn partition", group=runner.group, partition=self.partition, why=str(error))
+        rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
+        self.again = True
 
     def announce(self, entry_id: bytes) -> None:
         """An entry was seen in the log: the next poll has to bring every group at least there."""
@@ -110,9 +123,7 @@ class PartitionWork:
             self.again = True
             return 0
         except TornError as error:
-            log.error("rebuilding a torn partition", group=runner.group, partition=self.partition, why=str(error))
-            rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
-            self.again = True
+            self._rebuild(runner, error)
             return 0
         self._see(last)
         return max(events, 1)  # a tick alone is work done as well

@@ -16,6 +16,7 @@ import structlog
 from pipeline.core.definitions import Stream
 from pipeline.core.entries import Chunk, Entry, Row, Tick, parse_entry
 from pipeline.core.process import TimeState
+from pipeline.errors import TornError
 from pipeline.rim import groups, keys, store
 from pipeline.rim.commit import MAX_CELLS, Checkpoint, Commit, Fence, commit
 from pipeline.rim.replies import Entry as RawEntry
@@ -66,11 +67,16 @@ class Runner:
         """Claim every pending entry under a new name, then read the checkpoint and the open panes.
 
         In this order: after the claim no other worker's commit can pass the fence, so what is read next stands still.
+
+        Raises:
+            TornError: a commit was cut off, or entries were trimmed that this group had not read; rebuild it.
         """
         consumer = f"{self.worker}-{secrets.token_hex(4)}"
         load_ms = store.redis_time_ms(self.client)
         claimed = groups.claim_all(self.client, self.stream.name, self.partition, self.group, consumer)
         checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, self.group)
+        if checkpoint.torn:
+            raise TornError(f"{self.group} on partition {self.partition} of {self.stream.name} is marked torn")
         if claimed.lost:
             log.error("pending entries are gone from the log", group=self.group, ids=[i.decode() for i in claimed.lost])
         self.computation.load(self.client, time_state(checkpoint))

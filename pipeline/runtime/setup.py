@@ -87,7 +87,7 @@ def _announce(client: redis.Redis, config: Config, metric: str) -> None:
         return
     stream = config.stream_of(config.stages[metric])
     targets = [_last_id(client, stream.name, partition) for partition in range(stream.partitions)]
-    client.execute_command("HSETNX", key, f"targets:{version}", msgspec.json.encode(targets))
+    client.execute_command("HSET", key, f"targets:{version}", msgspec.json.encode(targets))
 
 
 def _last_id(client: redis.Redis, stream: str, partition: int) -> str:
@@ -96,11 +96,14 @@ def _last_id(client: redis.Redis, stream: str, partition: int) -> str:
 
 
 def activate_when_caught_up(client: redis.Redis, config: Config, metric: str, group: str) -> bool:
-    """Make a rebuilt version answer once every partition has reached where the log was at its set-up."""
+    """Make a rebuilt version answer once every partition has reached where the log was at its set-up.
+
+    Returns whether it began to answer now.
+    """
     version = group.partition("@")[2]
     stored = replies.parse_hash(client.execute_command("HGETALL", keys.versions(metric)))
     if stored.get(b"active") == version.encode():
-        return True
+        return False
     targets = stored.get(f"targets:{version}".encode())
     if targets is None:
         return False

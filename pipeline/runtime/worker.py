@@ -167,9 +167,14 @@ class Worker:
                 published += done.published
                 more |= done.more
                 if everybody and not done.more:  # else windows that were final would be shown open again
-                    activate_when_caught_up(self.client, self.config, program.name, program.group)
+                    self._activate(program)
         self._committed = more
         return published
+
+    def _activate(self, program: Program) -> None:
+        if activate_when_caught_up(self.client, self.config, program.name, program.group):
+            log.info("a changed stage has caught up and answers now", stage=program.name, version=program.version)
+            Closer(program, self.client, self.scripts).show_latest()
 
     def _close_metric(self, program: Program) -> Pass:
         try:

@@ -29,9 +29,7 @@ TEN_SECONDS = Tumbling(10_000)
 
 
 def keeper(server: RunningServer, stream: Stream = STREAM) -> TimeKeeper:
-    return TimeKeeper(
-        server.client, Scripts(server.client), stream, (TEN_SECONDS,), ("stage@v1",), Reader(stream, ())
-    )
+    return TimeKeeper(server.client, Scripts(server.client), stream, (TEN_SECONDS,), ("stage@v1",), Reader(stream, ()))
 
 
 def add_row(server: RunningServer, partition: int, time_ms: object, **fields: str) -> str:

@@ -36,9 +36,7 @@ def store(server: RunningServer, key: str, **fields: str | int) -> None:
 
 def commit(server: RunningServer, group: str, minute: int) -> None:
     cursor = f"{minute * MINUTE_MS}-0"
-    store(
-        server, keys.checkpoint("readings", 0, group), cursor=cursor, max_seen_ms=minute * 10, max_ts_ms=minute * 11
-    )
+    store(server, keys.checkpoint("readings", 0, group), cursor=cursor, max_seen_ms=minute * 10, max_ts_ms=minute * 11)
 
 
 def run(

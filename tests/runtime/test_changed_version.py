@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
+from pipeline.rim import keys
 from pipeline.runtime import worker
 from pipeline.runtime.closer import WINDOWS_A_PASS
 from tests.line import Line
@@ -50,3 +52,42 @@ def test_no_window_that_was_final_is_shown_open_or_missing_while_a_changed_stage
 
     wait_for(switched, "the new version to answer")
     assert {row["total"] for row in new.rows("m")} == {2}
+    [newest] = server.client.hvals(keys.latest("m"))
+    assert json.loads(newest) == {
+        "window_start": times_ms[-1],
+        "window_end": times_ms[-1] + SECOND_MS,
+        "n": 1,
+        "total": 2,
+    }
+
+
+def test_a_version_that_comes_back_after_a_trim_it_did_not_see_is_rebuilt_and_counts_whole_windows_only(
+    server: RunningServer,
+) -> None:
+    # Given a version that counted one window, and another config under which the log went on and was trimmed
+    old = Line(config(OLD), server)
+    old.row("s", {"ts": str(BASE_MS), "v": "1"})
+    old.settle()
+    new = Line(config(NEW), server)
+    in_the_gap = BASE_MS + 10 * SECOND_MS
+    new.row("s", {"ts": str(in_the_gap), "v": "1"})
+    new.settle()
+    raw = keys.raw("s", 0)
+    cursor = server.client.xrevrange(raw, count=1)[0][0]
+    server.client.hset(keys.cut("s", 0), mapping={"cursor": cursor, "max_seen_ms": in_the_gap, "max_ts_ms": in_the_gap})
+    server.client.xtrim(raw, maxlen=0, approximate=False)
+
+    # When the first version comes back, and with it events of the window that lost one, and of a later one
+    again = Line(config(OLD), server)
+    again.row("s", {"ts": str(in_the_gap + 1), "v": "1"})
+    later = in_the_gap + 5 * SECOND_MS
+    again.row("s", {"ts": str(later), "v": "1"})
+    again.end("s", later)
+    again.settle()
+
+    # Then the half window is left alone and said to be late, and the whole one is counted
+    rows = {row["window_start"]: row["n"] for row in again.rows("m")}
+    assert rows[later] == 1
+    assert in_the_gap not in rows
+    [late] = again.late("m")
+    assert late["reason"] == "before_log"

@@ -4,17 +4,30 @@
 --
 -- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut
 -- ARGV[1] consumer group
--- Returns 1 when the group was made now, 0 when it was there.
+-- Returns 1 when the group was made now, 0 when it was there, 2 when it was there and missed entries that were trimmed while
+-- no config ran it: it is marked torn, and the worker rebuilds it from what is left of the log.
 
-local known = redis.call('EXISTS', KEYS[1]) == 1
-if known then
+local function before(a, b)
+  local a_ms, a_seq = string.match(a or '', '^(%d+)%-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)%-(%d+)$')
+  if not a_ms then return true end
+  if a_ms ~= b_ms then return tonumber(a_ms) < tonumber(b_ms) end
+  return tonumber(a_seq) < tonumber(b_seq)
+end
+
+local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
+local cursor = redis.call('HGET', KEYS[2], 'cursor')
+if redis.call('EXISTS', KEYS[1]) == 1 then
   for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
     for i = 1, #group, 2 do
-      if group[i] == 'name' and group[i + 1] == ARGV[1] then return 0 end
+      if group[i] == 'name' and group[i + 1] == ARGV[1] then
+        if not cut[1] or not before(cursor, cut[1]) then return 0 end
+        redis.call('HSET', KEYS[2], 'torn', '1')
+        return 2
+      end
     end
   end
 end
-local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
 if redis.call('EXISTS', KEYS[2]) == 1 then return redis.error_reply('SETUP the checkpoint is there and its group is not') end
 
 -- a trim removes entries in steps after it wrote its cut: some at or before it may still stand
