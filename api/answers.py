@@ -45,6 +45,7 @@ def meta(answer: Answer) -> dict[str, Any]:
         "step": answer.step_ms,
         "window": window(program),
         "watermark": completeness.watermark_ms,
+        "complete_from": completeness.complete_from_ms,
         "complete_to": completeness.complete_to_ms,
         "complete_by": completeness.complete_by,
         "unit": {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
@@ -75,6 +76,7 @@ def _csv_response(answer: Answer) -> Response:
     text = csv_text(names, ([row[name] for name in names] for row in answer.rows))
     said = {
         "Streamgauge-Watermark": answer.completeness.watermark_ms,
+        "Streamgauge-Complete-From": answer.completeness.complete_from_ms,
         "Streamgauge-Complete-To": answer.completeness.complete_to_ms,
         "Streamgauge-Complete-By": answer.completeness.complete_by,
         "Streamgauge-Truncated": str(answer.truncated).lower(),

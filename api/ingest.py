@@ -34,7 +34,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
     @blueprint.post("/publish")
     def publish() -> Response:
         _only_parameters()
-        receipt = _default_intake(intakes).take_one(read_body(request))
+        receipt = _default_intake(intakes).take_one(read_body(request), _idempotency_key())
         _refuse_if_none_taken(receipt)
         (entry_id,) = next(iter(receipt.ids.values()))
         return _json({"event_id": entry_id, "status": "Event published"}, 201)

@@ -74,16 +74,15 @@ class Intake:
             raise BadRequestError("The body breaks off in the middle of a row. Send all of it again.", code="cut_off")
         if key is None:
             return self._append(checked, self._next_partition(), None, now_ms)
-        named = IdempotencyKey(key, hashlib.sha256(body).hexdigest()[:32])
-        home = zlib.crc32(key.encode()) % self.stream.partitions
+        named, home = IdempotencyKey(key, fingerprint(body)), self._home(key)
         steps = self._steps(checked, home, now_ms)
         first = append(self._scripts, self.stream.name, home, steps[home][0], named)
         if first.known and first.judged_ms != now_ms:
             checked = self._check(body, kind, first.judged_ms)
         return self._append(checked, home, named, first.judged_ms, first)
 
-    def take_one(self, body: bytes) -> Receipt:
-        """Store one event as a row entry, which any Redis client can read."""
+    def take_one(self, body: bytes, key: str | None = None) -> Receipt:
+        """Store one event as a row entry, which any Redis client can read; a `key` makes it count once."""
         self.pressure.check()
         now_ms = self.pressure.now_ms()
         checked = self._check(body, "json", now_ms)
@@ -94,15 +93,22 @@ class Intake:
                 code="not_one_event",
                 status=422,
             )
-        home = self._next_partition()
         checked = refuse_nested(checked)
+        named = None if key is None else IdempotencyKey(key, fingerprint(body))
+        home = self._next_partition() if key is None else self._home(key)
         fields = {} if checked.refusals else row_fields(self.stream, self._validator.event(checked.body))
         if not fields:  # refused, or an event of nulls only: XADD takes no entry without fields, so it is a chunk
-            return self._append(checked, home, None, now_ms)
+            return self._append(checked, home, named, now_ms)
         entry = RowEntry(fields, None if checked.times_ms is None else int(checked.times_ms[0]))
         partition = home if checked.keys is None else partition_of(checked.keys[0], self.stream.partitions)
-        done = append(self._scripts, self.stream.name, partition, Step([entry], [], checked.undeclared, now_ms))
-        return _receipt(checked, {partition: [done]}, 1, 0)
+        if named is not None and partition != home:  # only the record: the key with another body is refused there
+            append(self._scripts, self.stream.name, home, Step([], [], 0, now_ms), named)
+        done = append(self._scripts, self.stream.name, partition, Step([entry], [], checked.undeclared, now_ms), named)
+        return _receipt(checked, {partition: [done]}, int(not done.known), int(done.known))
+
+    def _home(self, key: str) -> int:
+        """The partition that keeps the record of an idempotency key."""
+        return zlib.crc32(key.encode()) % self.stream.partitions
 
     def _next_partition(self) -> int:
         return next(self._turns) % self.stream.partitions
@@ -156,6 +162,11 @@ class Intake:
             return {home: list(chunks(checked.body, checked.n_good, checked.times_ms))}
         shares = share_out(checked.body, checked.times_ms, checked.keys, self.stream.partitions)
         return {partition: list(chunks(*share)) for partition, share in shares.items()}
+
+
+def fingerprint(body: bytes) -> str:
+    """What a request says, for telling a retry from another request under the same key."""
+    return hashlib.sha256(body).hexdigest()[:32]
 
 
 class Intakes:

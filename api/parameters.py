@@ -24,6 +24,7 @@ DEFAULT_ROWS = 10_000
 DEFAULT_EVENTS = 20
 MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
 WHERE = "where."
+PLUS_HINT = "A + in a URL means a space; write it %2B."
 
 METRIC_PARAMETERS = ("start", "end", "step", "order", "limit", "format", "state")
 NOT_BUILT = ("tz", "group_by", "agg", "fill", "cursor")  # of the contract (DESIGN 9), refused until they work
@@ -118,7 +119,8 @@ def _time(args: Arguments, name: str, now_ms: int) -> int | None:
     try:
         return parse_time_ms(_plus_sign(text), now_ms)
     except ValueError as error:
-        raise BadRequestError(f"{name}: {error}", code="bad_time") from None
+        hint = f" {PLUS_HINT}" if " " in text else ""
+        raise BadRequestError(f"{name}: {error}{hint}", code="bad_time") from None
 
 
 def _plus_sign(text: str) -> str:
@@ -168,7 +170,7 @@ def _group_value(name: str, kind: str, text: str) -> Any:
             case _:
                 return text
     except ValueError as error:
-        raise BadRequestError(f"{name}: {error}; the field is of type {kind}", code="wrong_type") from None
+        raise BadRequestError(f"{name}: {str(error).rstrip('.')}; the field is of type {kind}", code="wrong_type") from None
 
 
 def _int64(text: str) -> int:

@@ -23,6 +23,8 @@ from pipeline.core.partitioning import partition_of
 from pipeline.core.watermarks import prefix_watermarks
 
 _ROW_MASK = (1 << ROW_BITS) - 1
+# The door judges age by Redis's clock as it sampled it up to a second before a row arrives: what it let in stays in.
+DOOR_CLOCK_MS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,10 +205,17 @@ def read_row(row: Row, reader: Reader, partition: int) -> Any:
     """Decode a row entry of a partition.
 
     Raises:
-        RowError: it does not fit the schema, or it stands in another partition than its key's (`misplaced`), where it
-            would escape the order of its key; only a foreign XADD can put it there.
+        RowError: it does not fit the schema, it is older than the stream's `max_age` (`too_old`), or it stands in
+            another partition than its key's (`misplaced`), where it would escape the order of its key; the door lets
+            none of these in, a foreign XADD does.
     """
     struct, stream = reader.row(row.fields), reader.stream
+    max_age_ms = stream.time.max_age_ms
+    if max_age_ms is not None:
+        age_ms = row.arrival_ms - int(reader.times([struct], np.array([row.arrival_ms]))[0])
+        if age_ms > max_age_ms + DOOR_CLOCK_MS:
+            message = f"the event is {age_ms / 1000:.0f} s old; max_age of {stream.name} is {max_age_ms / 1000:.0f} s"
+            raise RowError(stream.time.field, "too_old", message)
     if stream.partition_by is not None:
         right = partition_of(reader.partition_key(row.fields), stream.partitions)
         if right != partition:

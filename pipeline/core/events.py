@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from pipeline.core.definitions import Field, ScalarType, Stream
+from pipeline.core.definitions import Field, FieldType, ScalarType, Stream
 from pipeline.core.schema import field_type, fields_of, slices, struct_type
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
@@ -23,6 +23,15 @@ _DTYPES: dict[ScalarType, Any] = {
     "float": pl.Float64(),
     "bool": pl.Boolean(),
     "timestamp": pl.Datetime("ms"),  # naive, UTC
+}
+
+_KINDS: dict[FieldType, str] = {
+    "string": "a string",
+    "int": "an int",
+    "float": "a float",
+    "bool": "a bool (true or false)",
+    "timestamp": "a timestamp",
+    "list": "a list in JSON",
 }
 
 _raw_lines = msgspec.json.Decoder(msgspec.Raw)
@@ -165,8 +174,15 @@ class _TextReader:
         except TimestampsError as error:
             raise RowError(name, "bad_time", f"{name}: {error}") from None
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            shown = text[:60].decode(errors="replace")
-            raise RowError(name, "wrong_type", f"{name}: {shown!r} is not a {self.field.type}: {error}") from None
+            raise RowError(name, "wrong_type", f"{name}: {self._misfit(text, error)}") from None
+
+    def _misfit(self, text: bytes, error: Exception) -> str:
+        """Say what a text is not. That it is no JSON says nothing to somebody who typed XADD; a wrong type does."""
+        shown = repr(text[:60].decode(errors="replace"))
+        if isinstance(error, RecursionError):
+            return f"{shown} is nested too deeply"
+        reason = f": {error}".replace("`", "") if isinstance(error, msgspec.ValidationError) else ""
+        return f"{shown} is not {_KINDS[self.field.type]}{reason}"
 
 
 def row_fields(stream: Stream, event: Any) -> dict[str, bytes]:

@@ -153,7 +153,7 @@ def version_of(config: Config, stage_name: str) -> str:
         "format": PROGRAM_FORMAT,
         "stream": stream.name,
         "fields": sorted([f.name, f.type, f.item or "", f.nullable, f.unit, f.zone] for f in stream.fields),
-        "time": [stream.time.field, stream.time.disorder_ms, stream.time.max_future_ms],
+        "time": [stream.time.field, stream.time.disorder_ms, stream.time.max_future_ms, stream.time.max_age_ms or 0],
         "partitions": [stream.partition_by, stream.partitions],
         "transforms": [[t.filter, dict(t.derive)] for t in chain],
     }

@@ -5,18 +5,23 @@ Invariant: a refusal carries the row's own bytes, so that quarantine can show an
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
 import msgspec
 
-from pipeline.core.times import format_duration
+from pipeline.core.times import about_duration, format_duration
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# An escape in a JSON string: a whole surrogate pair, a lone half (group 1), or any other.
+_HALF = rb"u[dD][89abAB][0-9a-fA-F]{2}"
+_ESCAPES = re.compile(rb"\\(?:" + _HALF + rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _AT = re.compile(r" - at `\$\.?(?P<field>[A-Za-z]\w*)?(?P<rest>.*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
 _UNKNOWN = re.compile(r"contains unknown field `(?P<field>.*)`", re.DOTALL)
+_LONE_SURROGATE = r"not valid Unicode: half of a surrogate pair, such as \ud800, stands alone"
 _MESSAGE_CHARS = 300  # of a message: an undeclared field's name may be as long as the row
 
 
@@ -35,6 +40,8 @@ def explain(index: int, line: bytes, error: msgspec.MsgspecError) -> Refusal:
     """Say in the schema's words what msgspec found wrong with one row."""
     text = str(error)
     if not isinstance(error, msgspec.ValidationError):
+        if has_lone_surrogate(line):
+            return Refusal(index, None, "not_utf8", _LONE_SURROGATE, line)
         return Refusal(index, None, "malformed", f"not one JSON object: {_reason(text)}", line)
     if (match := _MISSING.search(text)) is not None:
         return Refusal(index, match["field"], "missing", f"{match['field']} is missing; the schema requires it", line)
@@ -56,6 +63,8 @@ def malformed_document(body: bytes, error: Exception) -> Refusal:
     """A body in which not even rows can be told apart."""
     if isinstance(error, RecursionError):
         return Refusal(0, None, "too_deep", "the JSON document is nested too deeply to be read", body)
+    if has_lone_surrogate(body):
+        return Refusal(0, None, "not_utf8", _LONE_SURROGATE, body)
     return Refusal(0, None, "malformed", f"the body is not JSON: {_reason(str(error))}", body)
 
 
@@ -70,7 +79,7 @@ def too_deep(index: int, line: bytes, limit: int) -> Refusal:
 def too_far_ahead(name: str, ahead_ms: int, max_future_ms: int) -> tuple[str, str, str]:
     """Field, code and message of a time beyond `max_future`."""
     message = (
-        f"{name} is {format_duration(ahead_ms)} ahead of the server's clock; max_future is "
+        f"{name} is {about_duration(ahead_ms)} ahead of the server's clock; max_future is "
         f"{format_duration(max_future_ms)}. Check the sender's clock and the field's unit"
     )
     return name, "too_far_ahead", message
@@ -78,7 +87,7 @@ def too_far_ahead(name: str, ahead_ms: int, max_future_ms: int) -> tuple[str, st
 
 def too_old(name: str, age_ms: int, max_age_ms: int) -> tuple[str, str, str]:
     """Field, code and message of a time before `max_age`."""
-    return name, "too_old", f"{name} is {format_duration(age_ms)} old; max_age is {format_duration(max_age_ms)}"
+    return name, "too_old", f"{name} is {about_duration(age_ms)} old; max_age is {format_duration(max_age_ms)}"
 
 
 def not_utf8(text: bytes) -> bool:
@@ -87,6 +96,17 @@ def not_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return True
     return False
+
+
+def has_lone_surrogate(text: bytes) -> bool:
+    """True where JSON that is whole otherwise escapes half a character: msgspec may call that a text cut short."""
+    if not any(match[1] for match in _ESCAPES.finditer(text)):
+        return False
+    try:
+        json.loads(text)  # unlike msgspec it takes lone surrogates
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def depth_exceeds(line: bytes, limit: int) -> bool:

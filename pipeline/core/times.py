@@ -12,6 +12,8 @@ from itertools import pairwise
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 
 UNITS_MS = {"w": 7 * DAY_MS, "d": DAY_MS, "h": HOUR_MS, "m": MINUTE_MS, "s": SECOND_MS, "ms": 1}
+_SPOKEN_MS = {"days": DAY_MS, "hours": HOUR_MS, "minutes": MINUTE_MS, "seconds": SECOND_MS}
+MIN_SPOKEN_COUNT = 10  # of a unit: what is cut off below it is less than a tenth
 MAX_DURATION_MS = 100 * 366 * DAY_MS  # a century: longer is a typo, and int64 arithmetic stays safe
 
 # Magnitudes that tell the unit of an epoch number: seconds reach 1e11 in the year 5138, milliseconds are below it only
@@ -61,6 +63,15 @@ def format_duration(duration_ms: int) -> str:
             parts.append(f"{count}{name}")
     combined = "".join(parts)
     return sign + (single if len(single) <= len(combined) else combined)
+
+
+def about_duration(duration_ms: int) -> str:
+    """Return a duration of at least 0 for people: `over 20780 days`, `90 seconds`; it is never rounded up."""
+    for name, unit in _SPOKEN_MS.items():
+        count, rest = divmod(duration_ms, unit)
+        if count >= MIN_SPOKEN_COUNT:
+            return f"over {count} {name}" if rest else f"{count} {name}"
+    return format_duration(duration_ms)
 
 
 def parse_time_ms(text: str, now_ms: int) -> int:

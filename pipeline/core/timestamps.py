@@ -38,7 +38,10 @@ _FORMS = "Send an epoch number, or RFC 3339 such as 2026-05-17T10:05:03.250Z"
 
 
 class TimestampsError(ValueError):
-    """Some values of a column are no times: `errors` maps an index to its message; `times_ms` holds 0 there."""
+    """Some values of a column are no times: `errors` maps an index to its message; `times_ms` holds 0 there.
+
+    A message has no last full stop, as every message of a refusal: whoever shows it puts it into a sentence.
+    """
 
     def __init__(self, errors: dict[int, str], times_ms: Int64) -> None:
         self.errors = errors
@@ -118,10 +121,10 @@ def _one_to_ms(value: TimeValue, unit: TimeUnit, local: tzinfo) -> int:
     if isinstance(value, str):
         return _text_to_ms(value, local)
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is not a time. {_FORMS}.")
+        raise ValueError(f"{value} is not a time. {_FORMS}")
     time_ms = _TO_MS[_unit_of(value) if unit == "auto" else unit](value)
     if not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:
-        raise ValueError(f"{_short(value)} is outside the years 1 to 9999 when read as {unit}. Check the field's unit.")
+        raise ValueError(f"{_short(value)} is outside the years 1 to 9999 when read as {unit}. Check the field's unit")
     return time_ms
 
 
@@ -141,16 +144,16 @@ _TO_MS: dict[TimeUnit, Callable[[Any], int]] = {
 
 def _text_to_ms(text: str, local: tzinfo) -> int:
     if _TEXT.fullmatch(text) is None:
-        raise ValueError(f"{_short(text)} is not a time. {_FORMS}.")
+        raise ValueError(f"{_short(text)} is not a time. {_FORMS}")
     try:
         moment = datetime.fromisoformat(text.upper())
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=local)
         time_ms = (moment - _EPOCH) // _MS
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{_short(text)} is not a time: {error}. {_FORMS}.") from None
+        raise ValueError(f"{_short(text)} is not a time: {error}. {_FORMS}") from None
     if not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:  # an offset can move it out of the year 1 or 9999
-        raise ValueError(f"{_short(text)} is outside the years 1 to 9999.")
+        raise ValueError(f"{_short(text)} is outside the years 1 to 9999")
     return time_ms
 
 

@@ -79,8 +79,9 @@ class TimeKeeper:
         ahead_ms = time_ms - now_ms
         if ahead_ms > self.stream.time.max_future_ms:
             raise BadRequestError(
-                f"the heartbeat {time_ms} is {ahead_ms} ms ahead of the server's clock, stream {self.stream.name} takes"
-                f" at most {self.stream.time.max_future_ms} ms (max_future); check the clock it comes from",
+                f"the heartbeat {time_ms} is {about_duration(ahead_ms)} ahead of the server's clock, stream {self.stream.name}"
+                f" takes at most {format_duration(self.stream.time.max_future_ms)} (max_future);"
+                " check the clock it comes from",
                 code="too_far_ahead",
                 status=422,
             )

@@ -54,11 +54,14 @@ class Completeness:
     """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
 
     `complete_by`: `events` when the events alone have brought every partition's time there, `silence` when a tick did.
+    `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
+    trimmed: windows before it are not there. None: nothing is known to be missing.
     """
 
     watermark_ms: int | None
     complete_to_ms: int | None
     complete_by: CompleteBy | None
+    complete_from_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +144,11 @@ class Metrics:
         due = [set(panes) for panes in store.due_panes(self._client, stream.name, partitions, program.group)]
         watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
         if watermark_ms is None:
-            return Completeness(None, None, None), due
+            return Completeness(None, None, None, None), due
         waiting = min((start for panes in due for start in panes), default=watermark_ms)
         complete_to_ms = min(pane_start(program.window, watermark_ms), waiting)
         by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
-        return Completeness(watermark_ms, complete_to_ms, by), due
+        return Completeness(watermark_ms, complete_to_ms, by, _complete_from(program, checkpoints)), due
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
         """Answer a query over windows that overlap [start, end).
@@ -247,6 +250,12 @@ def _of_results(results: Iterable[store.Result]) -> list[_Partial]:
         for result in results
         for group, cell in zip(result.groups, result.cells, strict=True)
     ]
+
+
+def _complete_from(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
+    """The first window that lost nothing to a trim this stage did not see, over all partitions."""
+    floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
+    return pane_start(program.window, max(floors)) + program.window.size_ms if floors else None
 
 
 def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:

@@ -7,11 +7,12 @@ which is why everything here starts from it. One folder has one `up`.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import redis
@@ -29,6 +30,7 @@ from pipeline.runtime.simulate import SIMULATIONS
 
 EMBEDDED = "embedded"
 COMMAND_MODULE = "api.main"  # every command; named, not imported: the runtime does not know the API
+RUNNING_CONFIG = Path("running", "config.yaml")  # in the data folder: the text this `up` runs
 CONNECT_TIMEOUT_S = 0.2
 TRY_START = "-1m"  # six windows of the shipped demo: short enough to be seen moving in a terminal
 
@@ -98,11 +100,20 @@ def run_up(
         )
     with lock:
         require_free(host, port)
+        up = replace(up, config_path=_kept(config_path, data_dir))
         url = redis_url or config.redis_url
         if url != EMBEDDED:
             return _run_on(up, config, url, None, say)
         with EmbeddedServer(data_dir) as server:
             return _run_on(up, config, server.url, server, say)
+
+
+def _kept(config_path: Path, data_dir: Path) -> Path:
+    """Keep the text that was checked: a child that is started again must not read what was saved since."""
+    kept = data_dir / RUNNING_CONFIG
+    kept.parent.mkdir(exist_ok=True)
+    shutil.copyfile(config_path, kept)
+    return kept
 
 
 def _run_on(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import FrameType
 
 import redis
@@ -24,6 +25,7 @@ from pipeline.runtime.closer import Closer, Pass
 from pipeline.runtime.computations import reads_log
 from pipeline.runtime.leases import Leases, Partition
 from pipeline.runtime.partition_work import PartitionWork, partition_work
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import activate_when_caught_up, set_up
 
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
@@ -173,7 +175,9 @@ class Worker:
 
     def _activate(self, program: Program) -> None:
         if activate_when_caught_up(self.client, self.config, program.name, program.group):
-            log.info("a changed stage has caught up and answers now", stage=program.name, version=program.version)
+            begins_ms = Metrics(self.config, self.client).completeness(program).complete_from_ms
+            begins = None if begins_ms is None else datetime.fromtimestamp(begins_ms / 1000, UTC).isoformat()
+            log.info("a changed stage answers now", stage=program.name, version=program.version, begins=begins)
             Closer(program, self.client, self.scripts).show_latest()
 
     def _close_metric(self, program: Program) -> Pass:

@@ -97,6 +97,25 @@ def test_a_published_event_goes_to_the_partition_of_its_key(server: RunningServe
         assert users == [f"u{k}" for k in range(10) if partition_of(f"u{k}", 3) == partition]
 
 
+@pytest.mark.parametrize("stream", [SPREAD, KEYED])
+def test_a_published_event_with_a_key_counts_once_however_often_it_is_sent(
+    server: RunningServer, stream: Stream
+) -> None:
+    http = create_app(Config(CONFIG.streams, {}, default_stream=stream.name), server.url).test_client()
+    event = {"ts": NOW_MS, "user": "u1"}
+    answers = [http.post("/publish", json=event, headers=KEY) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert len({answer.get_json()["event_id"] for answer in answers}) == 1
+    lengths = [server.client.xlen(keys.raw(stream.name, partition)) for partition in range(stream.partitions)]
+    assert sum(lengths) == 1
+    assert ledger(server, stream) == {"received": 3, "stored": 1, "duplicate": 2, "rejected": 0}
+
+    for user in ("u1", "u2", "u3", "u4"):  # whichever partition the other event belongs to
+        other = http.post("/publish", json={"ts": NOW_MS + 1, "user": user}, headers=KEY)
+        assert (other.status_code, other.get_json()["code"]) == (409, "idempotency_conflict")
+    assert http.post("/publish", json=event, headers={"Idempotency-Key": "not valid"}).status_code == 400
+
+
 @pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson", "text/plain", None])
 @pytest.mark.parametrize("packed", [False, True])
 def test_bodies_are_told_apart_by_what_they_are(

@@ -64,6 +64,7 @@ def test_a_metric_is_answered_in_the_shape_of_the_contract(line: Line) -> None:
         "step": 10 * S,
         "window": {"tumbling_ms": 10 * S, "offset_ms": 0},
         "watermark": BASE + 25 * S,
+        "complete_from": None,
         "complete_to": BASE + 20 * S,
         "complete_by": "events",
         "unit": {"views": None, "mean_ms": "ms", "last_ms": "ms"},

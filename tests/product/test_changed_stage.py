@@ -156,3 +156,26 @@ def test_other_partitions_for_a_stream_with_data_are_refused_in_a_sentence(tmp_p
     with Product(tmp_path, "--no-demo", config=config_path) as third:
         third.wait_until_ready()
         assert sum(row["n"] for row in third.rows("by_status", **ALL)) == 1
+
+
+@pytest.mark.parametrize("saved", [NEW, "streams: ["])
+def test_what_is_saved_while_up_runs_waits_for_the_next_start(tmp_path: Path, config_path: Path, saved: str) -> None:
+    """A worker that dies hours after an edit is started again with what was checked, and is no outage."""
+    with Product(tmp_path / "up", config=config_path) as running:
+        running.wait_until_ready()
+        version = running.stage("by_status")["version"]
+        before = running.tree()["worker-1"]
+
+        config_path.write_text(saved)
+        before.kill()
+
+        def back() -> bool:
+            tree = running.tree()
+            return "worker-1" in tree and tree["worker-1"].pid != before.pid and running.ready()
+
+        wait_for(back, "the worker to be started again", said=lambda: running.said)
+        event = {"ts": 1_431_857_103_000, "user": "u", "method": "GET", "page": "/", "status": 200}
+        answer = running.http.post("/v1/streams/weblog/events?wait=applied", json=event)
+        assert answer.json()["applied"] is True
+        assert running.stage("by_status")["version"] == version
+        assert_balanced(running)

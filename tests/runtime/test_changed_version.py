@@ -91,3 +91,4 @@ def test_a_version_that_comes_back_after_a_trim_it_did_not_see_is_rebuilt_and_co
     assert in_the_gap not in rows
     [late] = again.late("m")
     assert late["reason"] == "before_log"
+    assert again.get("m")["meta"]["complete_from"] == in_the_gap + SECOND_MS

@@ -1,4 +1,4 @@
-"""Rows that foreign clients XADD: one that stands in another partition than its key's is a dead letter."""
+"""Rows that foreign clients XADD past the door: misplaced and too old ones are dead letters."""
 
 from __future__ import annotations
 
@@ -63,3 +63,16 @@ def test_a_misplaced_row_does_not_move_time() -> None:
 def test_rows_of_a_stream_that_spreads_evenly_stand_anywhere() -> None:
     for partition in range(PARTITIONS):
         assert len(read(stream_of("string", partition_by=None), partition, "a", "b").times_ms) == 2
+
+
+@pytest.mark.parametrize(("age_ms", "codes"), [(59_000, []), (64_000, []), (66_000, ["too_old"]), (10**9, ["too_old"])])
+def test_a_row_older_than_max_age_is_dead_and_what_the_door_let_in_stays_in(age_ms: int, codes: list[str]) -> None:
+    """The door's clock may be a second behind the row's arrival: at the edge the row counts."""
+    fields = (Field("ts", "timestamp", unit="ms"),)
+    stream = Stream("s", fields, TimePolicy("ts", max_age_ms=60_000), partitions=1)
+    entry = parse_entry(f"{ARRIVAL_MS}-0".encode(), {b"ts": b"%d" % (ARRIVAL_MS - age_ms)})
+
+    batch = read_batch([entry], Reader(stream, []), partition=0, max_future_ms=0)
+
+    assert [dead.code for dead in batch.dead] == codes
+    assert len(batch.times_ms) == 1 - len(codes)
