@@ -5,8 +5,7 @@ Invariant: rows are flat and their columns come in one order: the window, its st
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,11 @@ from pipeline.runtime.query import Answer
 
 WINDOW_COLUMNS = ("window_start", "window_end", "state", "revision")
 # What a spreadsheet takes for a formula (OWASP, CSV injection): a text that begins so gets an apostrophe before it.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
+# Control characters end a text early or command a terminal: U+2400 to U+2421 show them, U+FFFD stands for the others.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\r\n"} | {0x7F: 0x2421}
+_CONTROLS = _PICTURES | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 
 def json_response(body: Any, status: int = 200) -> Response:
@@ -87,19 +90,27 @@ def _csv_response(answer: Answer) -> Response:
 
 
 def csv_text(names: Sequence[str], rows: Any) -> str:
-    """Rows as CSV: null is an empty cell, texts that would be formulas are defused."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out)  # its default is RFC 4180: commas, CRLF, quotes doubled, quoted only where needed
-    writer.writerow(names)
-    writer.writerows([_cell(value) for value in row] for row in rows)
-    return out.getvalue()
+    """Rows as RFC 4180 has them: null is an empty cell, the empty text is `""`, formulas and controls are defused."""
+    return "".join(f"{','.join(map(_cell, row))}\r\n" for row in (names, *rows))
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any) -> str:
+    """One cell. The csv module would write null and the empty text alike."""
     match value:
-        case str() if value.startswith(FORMULA_STARTS):
-            return f"'{value}"
+        case None:
+            return ""
+        case str():
+            return _text_cell(value)
         case bool():
             return "true" if value else "false"
         case _:
-            return value
+            return str(value)
+
+
+def _text_cell(text: str) -> str:
+    safe = text.translate(_CONTROLS)
+    if safe.startswith(FORMULA_STARTS):
+        safe = f"'{safe}"
+    if not safe or _NEEDS_QUOTES.search(safe):
+        return '"' + safe.replace('"', '""') + '"'
+    return safe

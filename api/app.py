@@ -13,6 +13,7 @@ from api import problems
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
+from api.parameters import check_encoding
 from api.read import read_blueprint
 from api.timecontrol import blueprint as time_blueprint
 from pipeline.core.definitions import Config
@@ -28,6 +29,7 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     problems.register(app)
     if loopback_only:
         app.before_request(_refuse_foreign_host)
+    app.before_request(lambda: check_encoding(request.query_string))
     writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
     intakes = Intakes(writer(redis_url, large_values=True), config, groups)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import MultiDict
 
@@ -65,6 +66,23 @@ def metric_request(args: Arguments, program: Program, now_ms: int) -> MetricRequ
         closed_only=_closed_only(args),
     )
     return MetricRequest(query, _format(args))
+
+
+def check_encoding(query: bytes) -> None:
+    """Refuse a query string that is not UTF-8: werkzeug would put U+FFFD there, and so ask for another value.
+
+    Raises:
+        BadRequestError: 400, some parameter cannot be read.
+    """
+    for part in query.split(b"&"):
+        try:
+            unquote_to_bytes(part).decode()
+        except UnicodeDecodeError:
+            name = unquote_to_bytes(part.partition(b"=")[0]).decode(errors="replace")
+            raise BadRequestError(
+                f"the parameter '{_shown(name)}' is not UTF-8 text; escape its UTF-8 bytes, such as %C3%A9 for é",
+                code="not_utf8",
+            ) from None
 
 
 def latest_format(args: Arguments) -> Format:
@@ -170,7 +188,9 @@ def _group_value(name: str, kind: str, text: str) -> Any:
             case _:
                 return text
     except ValueError as error:
-        raise BadRequestError(f"{name}: {str(error).rstrip('.')}; the field is of type {kind}", code="wrong_type") from None
+        raise BadRequestError(
+            f"{name}: {str(error).rstrip('.')}; the field is of type {kind}", code="wrong_type"
+        ) from None
 
 
 def _int64(text: str) -> int:

@@ -27,6 +27,8 @@ _REFUSED = {
 }
 MAX_DEPTH = 40  # of nested operations (a chain of 40 additions is one too): polars reads back 128 levels of JSON
 _TOO_DEEP = f"the expression is nested more than {MAX_DEPTH} deep. Split it over several derived fields."
+_COMPARISONS = {"Eq", "NotEq", "Lt", "LtEq", "Gt", "GtEq"}
+_NULL = {"Literal": {"Scalar": {"Null": "Null"}}}
 _WRAPPING_OPERATORS = {"Plus", "Minus", "Multiply"}
 
 
@@ -66,6 +68,17 @@ def to_expr(tree: Node) -> pl.Expr:
 
 def column_names(tree: Node) -> frozenset[str]:
     return frozenset(content for kind, content in _walk(tree) if kind == "Column")
+
+
+def compares_with_null(tree: Node) -> bool:
+    """True where a comparison has NULL itself on a side, cast or not: its answer is null, whatever the event."""
+    comparisons = (content for kind, content in _walk(tree) if kind == "BinaryExpr" and content["op"] in _COMPARISONS)
+    return any(_is_null_literal(content[side]) for content in comparisons for side in ("left", "right"))
+
+
+def _is_null_literal(node: Node) -> bool:
+    kind, content = kind_of(node)
+    return _is_null_literal(content["expr"]) if kind == "Cast" else node == _NULL
 
 
 def widen(node: Node, empty: pl.DataFrame) -> Node:

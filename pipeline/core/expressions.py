@@ -14,7 +14,7 @@ import polars as pl
 
 from pipeline.core.column_types import type_text
 from pipeline.core.expression_meaning import check_text, to_sql_meaning
-from pipeline.core.expression_tree import TreeError, column_names, parse_tree, to_expr, widen
+from pipeline.core.expression_tree import TreeError, column_names, compares_with_null, parse_tree, to_expr, widen
 from pipeline.core.spelling import did_you_mean
 from pipeline.errors import StreamgaugeError
 
@@ -22,6 +22,7 @@ MAX_TEXT_LENGTH = 4_000  # of an expression; longer ones are programs, and the S
 MAX_REASON_LENGTH = 200  # of polars's words: its parser repeats the whole expression
 
 _DATETIME = pl.Datetime("ms")
+_WORDS = {*("CASE", "WHEN", "THEN", "ELSE", "END", "NOT", "AND", "OR", "IN", "IS", "LIKE", "ILIKE", "BETWEEN")}
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _CLOCK_WORDS = r"current_timestamp|current_date|current_time|localtimestamp|localtime"
 _CLOCK = re.compile(rf"(?<![\"`])\b({_CLOCK_WORDS})\b|\b(now|{_CLOCK_WORDS})[\"`]?\s*\(", re.IGNORECASE)
@@ -69,7 +70,7 @@ def compile_expression(text: str, columns: Mapping[str, pl.DataType]) -> Express
     tree = _parse(text)
     names = column_names(tree)
     for name in sorted(names - columns.keys()):
-        raise ExpressionError(f"unknown field '{name}'.{did_you_mean(name, columns)}")
+        raise ExpressionError(unknown_name(name, columns))
     frame = plausible_frame(columns)
     try:
         empty = frame.clear()
@@ -90,7 +91,30 @@ def compile_filter(text: str, columns: Mapping[str, pl.DataType]) -> Expression:
             f"a filter must be true or false, and this one gives {type_text(expression.dtype)}. "
             "Compare it with something, such as `... > 0`."
         )
+    if compares_with_null(parse_tree(pl.sql_expr(text))):
+        raise ExpressionError(
+            "a comparison with NULL is null for every event, and so never true. Write x IS NULL or x IS NOT NULL."
+        )
     return expression
+
+
+def expression_names(text: str) -> frozenset[str]:
+    """Return the names of fields in an expression, whether there are such fields or not.
+
+    Raises:
+        ExpressionError: it does not parse, or is not row-wise.
+    """
+    return column_names(_parse(text))
+
+
+def unknown_name(name: str, columns: Iterable[str]) -> str:
+    """Say that no field has this name; polars reads what breaks off (`CASE WHEN`) as a field with a new name."""
+    if name.upper() in _WORDS:
+        return (
+            f"'{name}' is a word of SQL, and what follows it is missing or misspelt (CASE WHEN a > 0 THEN 1 ELSE 0 END)."
+            f' A field of this name stands in quotes: "{name}".'
+        )
+    return f"unknown field '{name}'.{did_you_mean(name, columns)}"
 
 
 def plausible_frame(columns: Mapping[str, pl.DataType]) -> pl.DataFrame:

@@ -16,7 +16,9 @@ from pipeline.core.times import about_duration, format_duration
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # An escape in a JSON string: a whole surrogate pair, a lone half (group 1), or any other.
 _HALF = rb"u[dD][89abAB][0-9a-fA-F]{2}"
-_ESCAPES = re.compile(rb"\\(?:" + _HALF + rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL)
+_ESCAPES = re.compile(
+    rb"\\(?:" + _HALF + rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _AT = re.compile(r" - at `\$\.?(?P<field>[A-Za-z]\w*)?(?P<rest>.*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")

@@ -14,6 +14,7 @@ import redis
 
 from pipeline.core.definitions import Stream, Tumbling
 from pipeline.core.events import Reader
+from pipeline.core.times import about_duration, format_duration
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, end_tick_time, idle_ticks
 from pipeline.errors import BackpressureError, BadRequestError
 from pipeline.rim import keys
@@ -77,10 +78,11 @@ class TimeKeeper:
             BackpressureError: as for `end`.
         """
         ahead_ms = time_ms - now_ms
-        if ahead_ms > self.stream.time.max_future_ms:
+        max_future_ms = self.stream.time.max_future_ms
+        if ahead_ms > max_future_ms:
             raise BadRequestError(
-                f"the heartbeat {time_ms} is {about_duration(ahead_ms)} ahead of the server's clock, stream {self.stream.name}"
-                f" takes at most {format_duration(self.stream.time.max_future_ms)} (max_future);"
+                f"the heartbeat {time_ms} is {about_duration(ahead_ms)} ahead of the server's clock, stream"
+                f" {self.stream.name} takes at most {format_duration(max_future_ms)} (max_future);"
                 " check the clock it comes from",
                 code="too_far_ahead",
                 status=422,

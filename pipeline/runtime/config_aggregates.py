@@ -9,17 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import polars as pl
-
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateFunction, AggregateSpec
 from pipeline.core.spelling import did_you_mean
+from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import not_built, seen
 from pipeline.runtime.config_streams import check_field_name
 from pipeline.runtime.config_yaml import Path
-
-Columns = Mapping[str, pl.DataType]
 
 RESULT_COLUMNS = ("window_start", "window_end", "state", "revision")
 GROUP_TYPES = ("string", "int", "bool", "timestamp")
@@ -51,13 +48,15 @@ def check_group_by(report: Report, path: Path, names: Sequence[str], columns: Co
 
 
 def _group_problem(name: str, before: Sequence[str], columns: Columns) -> str | None:
-    if name not in columns:
+    if columns.unknown([name]):
         return _unknown_field(name, columns)
     if name in before:
         return f"'{name}' is here twice. Remove one."
     if name in RESULT_COLUMNS:
         return f"every result has a column '{name}' of its own. Derive the field under another name."
-    kind = type_text(columns[name])
+    if columns.may_hold(name):
+        return None
+    kind = type_text(columns.known[name])
     if kind in GROUP_TYPES:
         return None
     way_out = "ROUND it and CAST it to BIGINT or VARCHAR" if kind == "float" else "Take one value out of it"
@@ -116,9 +115,11 @@ def _argument_problem(function: AggregateFunction, name: str, columns: Columns) 
         if not name or name == "*":
             return "write `count` without brackets." if function == "count" else f"{function} needs a field."
         return f"{function} takes the name of one field, not {seen(name)}. Compute it in a `derive` of a transform."
-    if name not in columns:
+    if columns.unknown([name]):
         return _unknown_field(name, columns)
-    kind = type_text(columns[name])
+    if columns.may_hold(name):
+        return None
+    kind = type_text(columns.known[name])
     allowed = ARGUMENT_TYPES.get(function)
     if allowed is None or kind in allowed:
         return None
