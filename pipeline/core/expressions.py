@@ -22,7 +22,7 @@ MAX_TEXT_LENGTH = 4_000  # of an expression; longer ones are programs, and the S
 MAX_REASON_LENGTH = 200  # of polars's words: its parser repeats the whole expression
 
 _DATETIME = pl.Datetime("ms")
-_WORDS = {*("CASE", "WHEN", "THEN", "ELSE", "END", "NOT", "AND", "OR", "IN", "IS", "LIKE", "ILIKE", "BETWEEN")}
+_WORDS = {"CASE", "WHEN", "THEN", "ELSE", "NOT", "AND", "OR", "LIKE", "ILIKE", "BETWEEN"}
 _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/", re.DOTALL)
 _CLOCK_WORDS = r"current_timestamp|current_date|current_time|localtimestamp|localtime"
 _CLOCK = re.compile(rf"(?<![\"`])\b({_CLOCK_WORDS})\b|\b(now|{_CLOCK_WORDS})[\"`]?\s*\(", re.IGNORECASE)
@@ -111,7 +111,7 @@ def unknown_name(name: str, columns: Iterable[str]) -> str:
     """Say that no field has this name; polars reads what breaks off (`CASE WHEN`) as a field with a new name."""
     if name.upper() in _WORDS:
         return (
-            f"'{name}' is a word of SQL, and what follows it is missing or misspelt (CASE WHEN a > 0 THEN 1 ELSE 0 END)."
+            f"'{name}' is a word of SQL, and what follows it is missing or misspelt: CASE WHEN a > 0 THEN 1 ELSE 0 END."
             f' A field of this name stands in quotes: "{name}".'
         )
     return f"unknown field '{name}'.{did_you_mean(name, columns)}"

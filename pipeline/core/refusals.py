@@ -14,11 +14,7 @@ import msgspec
 from pipeline.core.times import about_duration, format_duration
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# An escape in a JSON string: a whole surrogate pair, a lone half (group 1), or any other.
-_HALF = rb"u[dD][89abAB][0-9a-fA-F]{2}"
-_ESCAPES = re.compile(
-    rb"\\(?:" + _HALF + rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _BRACKETS = re.compile(rb"[\[\]{}]")
 _AT = re.compile(r" - at `\$\.?(?P<field>[A-Za-z]\w*)?(?P<rest>.*)`$")
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]+)`")
@@ -102,13 +98,18 @@ def not_utf8(text: bytes) -> bool:
 
 def has_lone_surrogate(text: bytes) -> bool:
     """True where JSON that is whole otherwise escapes half a character: msgspec may call that a text cut short."""
-    if not any(match[1] for match in _ESCAPES.finditer(text)):
+    if _SURROGATE.search(text) is None:
         return False
     try:
-        json.loads(text)  # unlike msgspec it takes lone surrogates
+        # Unlike msgspec, json takes halves; pairs, since a dict would drop what stands under a repeated key.
+        value = json.dumps(json.loads(text, object_pairs_hook=list), ensure_ascii=False)
     except (ValueError, RecursionError):
         return False
-    return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def depth_exceeds(line: bytes, limit: int) -> bool:

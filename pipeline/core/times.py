@@ -71,7 +71,7 @@ def about_duration(duration_ms: int) -> str:
         count, rest = divmod(duration_ms, unit)
         if count >= MIN_SPOKEN_COUNT:
             return f"over {count} {name}" if rest else f"{count} {name}"
-    return format_duration(duration_ms)
+    return f"{duration_ms} ms"
 
 
 def parse_time_ms(text: str, now_ms: int) -> int:

@@ -29,6 +29,8 @@ MAX_TIME_MS = 253_402_300_799_999
 # `auto`: seconds reach 1e11 in the year 5138, and milliseconds are below it only before March 1973; so on by thousands.
 MAX_AUTO_S, MAX_AUTO_MS, MAX_AUTO_US = 10**11, 10**14, 10**17
 
+MAX_NUMBER = 10**30  # far beyond the year 9999 in every unit; 1e303 s would be infinite in µs, and no integer
+
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -122,7 +124,8 @@ def _one_to_ms(value: TimeValue, unit: TimeUnit, local: tzinfo) -> int:
         return _text_to_ms(value, local)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a time. {_FORMS}")
-    time_ms = _TO_MS[_unit_of(value) if unit == "auto" else unit](value)
+    read = _TO_MS[_unit_of(value) if unit == "auto" else unit]
+    time_ms = read(value) if abs(value) < MAX_NUMBER else MAX_TIME_MS + 1
     if not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:
         raise ValueError(f"{_short(value)} is outside the years 1 to 9999 when read as {unit}. Check the field's unit")
     return time_ms

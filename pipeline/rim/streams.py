@@ -5,10 +5,11 @@ Invariant: every call leaves `received = stored + duplicate + rejected` in the p
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from isal.isal_zlib import crc32
 
 from pipeline.core.partitioning import Chunk
 from pipeline.core.refusals import Refusal
@@ -100,7 +101,7 @@ def _arguments(step: Step, key: IdempotencyKey | None) -> list[Argument]:
 
 
 def _chunk(chunk: Chunk) -> list[Argument]:
-    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), zlib.crc32(chunk.body), chunk.body]
+    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), crc32(chunk.body), chunk.body]
 
 
 def _row(row: RowEntry) -> list[Argument]:

@@ -21,6 +21,10 @@ EXIT_STOPPED_BEFORE_SENDING = 3
 EXIT_BAD_CONFIG = 78  # EX_CONFIG of sysexits(3)
 EXIT_INTERRUPTED = 130
 
+# Of a worker, read by polars when it starts: workers share the cores by being several, and handing a batch round
+# threads cost 0.1 µs of 0.95 an event. A number in the environment goes first.
+POLARS_THREADS = "1"
+
 app = typer.Typer(
     name="streamgauge",
     help="Self-hosted real-time analytics: events over HTTP, exact event-time windows, a read API.",
@@ -93,6 +97,7 @@ def worker(
     name: Annotated[str | None, typer.Option(help="Name among the workers (default: host and process).")] = None,
 ) -> None:
     """Run one worker: reads streams, keeps windows, publishes results."""
+    os.environ.setdefault("POLARS_MAX_THREADS", POLARS_THREADS)
     from pipeline.runtime.config import load_config
     from pipeline.runtime.redis_url import find_redis_url
     from pipeline.runtime.worker import run_worker

@@ -70,8 +70,8 @@ def _read_file(path: str) -> Config:
 def _build(report: Report, root: object, top: TopShape | None) -> tuple[dict[str, Stream], dict[str, Any]]:
     """Check the sections as far as they are mappings, also when the top of the file has a problem of its own."""
     raw_streams, raw_stages = _section(root, "streams"), _section(root, "stages")
-    streams = build_streams(report, raw_streams) if _has(root, "streams") else {}
-    stages = build_stages(report, raw_stages, streams, frozenset(raw_streams))
+    streams, columns = build_streams(report, raw_streams) if _has(root, "streams") else ({}, {})
+    stages = build_stages(report, raw_stages, columns)
     default = top.default_stream if top is not None else None
     if default is not None and default not in raw_streams:
         report.add(("default_stream",), f"unknown stream '{default}'.{did_you_mean(default, raw_streams)}")

@@ -38,13 +38,12 @@ _CALL = re.compile(r"(\w+)\s*(?:\((.*)\))?", re.DOTALL)
 _WHERE = re.compile(r"\bwhere\b", re.IGNORECASE)
 
 
-def check_group_by(report: Report, path: Path, names: Sequence[str], columns: Columns) -> bool:
+def check_group_by(report: Report, path: Path, names: Sequence[str], columns: Columns) -> None:
     """Report the groups that are unknown, of an unusable type, repeated, or named as a result's own column."""
     problems = [_group_problem(name, names[:index], columns) for index, name in enumerate(names)]
     for index, problem in enumerate(problems):
         if problem is not None:
             report.add((*path, index), problem)
-    return not any(problems)
 
 
 def _group_problem(name: str, before: Sequence[str], columns: Columns) -> str | None:
@@ -127,7 +126,7 @@ def _argument_problem(function: AggregateFunction, name: str, columns: Columns) 
 
 
 def _unknown_field(name: str, columns: Columns) -> str:
-    return f"unknown field '{name}'.{did_you_mean(name, columns)}"
+    return f"unknown field '{name}'.{did_you_mean(name, columns.known)}"
 
 
 def _either(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import polars as pl
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """`known` by type; `failed` are names whose problem is reported where they are made; `open`: there may be others."""
+    """`known` by type; `failed` are reported where they are made; where it is `open` there may be others."""
 
     known: Mapping[str, pl.DataType]
     failed: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
 """The `stages:` section: the graph of transforms and aggregates, checked against the columns that reach each stage.
 
 A stage's columns are its source's plus what it derives; a problem is reported once, where it is, and not again in the
-stages below.
+stages below, which are checked with the columns that are good.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.core.definitions import Aggregate, Stage, Stream, Transform, Tumbling
-from pipeline.core.expressions import ExpressionError, compile_expression, compile_filter
-from pipeline.core.programs import stream_columns
+from pipeline.core.definitions import Aggregate, Stage, Transform, Tumbling
+from pipeline.core.expressions import (
+    ExpressionError,
+    compile_expression,
+    compile_filter,
+    expression_names,
+    unknown_name,
+)
 from pipeline.core.spelling import did_you_mean
+from pipeline.core.times import format_duration
 from pipeline.runtime.config_aggregates import build_aggregates, check_group_by
+from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report
-from pipeline.runtime.config_shapes import AggregateShape, TransformShape, not_built
+from pipeline.runtime.config_shapes import AggregateShape, TransformShape, WindowShape, not_built
 from pipeline.runtime.config_streams import check_field_name, check_name
 from pipeline.runtime.config_yaml import Path
-
-Columns = Mapping[str, pl.DataType]
 
 # Words that stand where a published transform's name stands in a key (`{pageviews.0}:human_views`), or may come to.
 KEY_WORDS = frozenset(
@@ -46,22 +51,19 @@ _REFUSED_IN_TRANSFORM = _UNBUILT | dict.fromkeys(("group_by", "emit", "retention
 
 @dataclass(slots=True)
 class _Graph:
-    """What is known while stages are checked; `columns` of a stage is None when it or what it reads has a problem."""
+    """What is known while stages are checked; `columns` of a stage is None when it cannot be read at all."""
 
     report: Report
-    streams: Mapping[str, Stream]
-    broken_streams: frozenset[str]
+    streams: Mapping[str, Columns]
     shapes: dict[str, TransformShape | AggregateShape | None]
     columns: dict[str, Columns | None] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
-def build_stages(
-    report: Report, raw: dict[str, Any], streams: Mapping[str, Stream], stream_names: frozenset[str]
-) -> dict[str, Stage]:
+def build_stages(report: Report, raw: dict[str, Any], streams: Mapping[str, Columns]) -> dict[str, Stage]:
     """Return the stages that have no problem, in the order of the file."""
-    shapes = {name: _shape(report, name, value, stream_names) for name, value in raw.items()}
-    graph = _Graph(report, streams, stream_names - streams.keys(), shapes)
+    shapes = {name: _shape(report, name, value, streams) for name, value in raw.items()}
+    graph = _Graph(report, streams, shapes)
     _refuse_circles(graph)
     for name in shapes:
         _columns_after(graph, name)
@@ -69,7 +71,7 @@ def build_stages(
 
 
 def _shape(
-    report: Report, name: str, value: object, stream_names: frozenset[str]
+    report: Report, name: str, value: object, streams: Mapping[str, Columns]
 ) -> TransformShape | AggregateShape | None:
     path: Path = ("stages", name)
     named = check_name(report, path, name)
@@ -78,7 +80,7 @@ def _shape(
             path, f"'{name}' is the name of a key of ours, and a stage's name becomes one. Rename it.", at_key=True
         )
         named = False
-    if name in stream_names:
+    if name in streams:
         report.add(path, f"a stream is named '{name}' too; the two share one namespace. Rename one.", at_key=True)
         named = False
     shape = _fit(report, path, value)
@@ -95,7 +97,16 @@ def _fit(report: Report, path: Path, value: object) -> TransformShape | Aggregat
     if unbuilt:
         # The rest of the stage is checked as if its window were one that is built.
         value = {**value, "window": {"tumbling": "1s"}}
-    return report.fit(AggregateShape, path, value, _REFUSED_IN_AGGREGATE)
+    shape = report.fit(AggregateShape, path, value, _REFUSED_IN_AGGREGATE)
+    # Without its window or aggregates, what is left is still checked; a misfit seen twice is one message.
+    return shape or report.fit(AggregateShape, path, _completed(value), _REFUSED_IN_AGGREGATE)
+
+
+def _completed(value: dict[str, Any]) -> dict[str, Any]:
+    """An aggregate with what it must have besides `from`; its window is gone, since it may be what does not fit."""
+    aggregates = value.get("aggregates")
+    usable = aggregates if isinstance(aggregates, dict) else {"events": "count"}
+    return {**value, "window": {"tumbling": "1s"}, "aggregates": usable}
 
 
 def _refuse_circles(graph: _Graph) -> None:
@@ -117,22 +128,21 @@ def _columns_after(graph: _Graph, name: str) -> Columns | None:
         shape = graph.shapes[name]
         graph.columns[name] = None
         source = _source_columns(graph, name, shape.source) if shape is not None else None
-        if isinstance(shape, TransformShape) and source is not None:
+        source = source or Columns({}, open=True)
+        if isinstance(shape, TransformShape):
             graph.columns[name] = _transform(graph, name, shape, source)
-        elif isinstance(shape, AggregateShape) and source is not None:
+        elif isinstance(shape, AggregateShape):
             _aggregate(graph, name, shape, source)
     return graph.columns[name]
 
 
 def _source_columns(graph: _Graph, name: str, source: str) -> Columns | None:
     if source in graph.streams:
-        return stream_columns(graph.streams[source])
-    if source in graph.broken_streams:
-        return None
+        return graph.streams[source]
     path: Path = ("stages", name, "from")
     if source not in graph.shapes:
         transforms = [each for each, shape in graph.shapes.items() if isinstance(shape, TransformShape)]
-        known = [each for each in (*graph.streams, *graph.broken_streams, *transforms) if each != name]
+        known = [each for each in (*graph.streams, *transforms) if each != name]
         graph.report.add(path, f"unknown stream or stage '{source}'.{did_you_mean(source, known)}")
         return None
     if isinstance(graph.shapes[source], AggregateShape):
@@ -142,14 +152,15 @@ def _source_columns(graph: _Graph, name: str, source: str) -> Columns | None:
     return _columns_after(graph, source)
 
 
-def _transform(graph: _Graph, name: str, shape: TransformShape, source: Columns) -> Columns | None:
+def _transform(graph: _Graph, name: str, shape: TransformShape, source: Columns) -> Columns:
     path: Path = ("stages", name)
     derived = {each: _derived(graph.report, path, each, text, shape, source) for each, text in shape.derive.items()}
-    kept = shape.filter is None or _check_filter(graph.report, (*path, "filter"), shape.filter, source)
-    if not kept or None in derived.values():
-        return None
+    if shape.filter is not None:
+        _check_filter(graph.report, (*path, "filter"), shape.filter, source)
     graph.stages[name] = Transform(name, shape.source, shape.filter, dict(shape.derive), shape.publish)
-    return {**source, **{each: dtype for each, dtype in derived.items() if dtype is not None}}
+    typed = {each: dtype for each, dtype in derived.items() if dtype is not None}
+    failed = source.failed | (derived.keys() - typed.keys() - source.known.keys())
+    return Columns({**source.known, **typed}, failed, source.open)
 
 
 def _derived(
@@ -158,11 +169,11 @@ def _derived(
     path = (*stage, "derive", name)
     if not check_field_name(report, path, name):
         return None
-    if name in source:
+    if name in source.known or name in source.failed:
         report.add(path, f"'{name}' is a field already. Give the derived one another name.", at_key=True)
         return None
     try:
-        return compile_expression(text, source).dtype
+        return None if _is_uncertain(text, source) else compile_expression(text, source.known).dtype
     except ExpressionError as error:
         report.add(path, _with_sibling_hint(str(error), name, shape))
         return None
@@ -176,20 +187,30 @@ def _with_sibling_hint(message: str, name: str, shape: TransformShape) -> str:
     return f"'{sibling}' is derived in this same stage. Derive '{name}' in a stage that reads this one."
 
 
-def _check_filter(report: Report, path: Path, text: str, source: Columns) -> bool:
+def _check_filter(report: Report, path: Path, text: str, source: Columns) -> None:
     try:
-        compile_filter(text, source)
+        if not _is_uncertain(text, source):
+            compile_filter(text, source.known)
     except ExpressionError as error:
         report.add(path, str(error))
+
+
+def _is_uncertain(text: str, source: Columns) -> bool:
+    """True where an expression reads a field with a problem of its own; one that is nowhere is told all the same."""
+    names = expression_names(text)
+    if not source.uncertain(names):
         return False
+    for name in source.unknown(names):
+        raise ExpressionError(unknown_name(name, source.known))
     return True
 
 
 def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns) -> None:
     path: Path = ("stages", name)
-    grouped = check_group_by(graph.report, (*path, "group_by"), shape.group_by, source)
+    check_group_by(graph.report, (*path, "group_by"), shape.group_by, source)
+    _check_offset(graph.report, (*path, "window", "offset"), shape.window)
     specs = build_aggregates(graph.report, (*path, "aggregates"), shape.aggregates, shape.group_by, source)
-    if not grouped or specs is None:
+    if specs is None:
         return
     graph.stages[name] = Aggregate(
         name=name,
@@ -199,3 +220,11 @@ def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns)
         aggregates=specs,
         retention_ms=shape.retention,
     )
+
+
+def _check_offset(report: Report, path: Path, window: WindowShape) -> None:
+    size_ms, offset_ms = window.tumbling, window.offset
+    if abs(offset_ms) >= size_ms:
+        same = format_duration(offset_ms % size_ms)
+        size = format_duration(size_ms)
+        report.add(path, f"must be shorter than the window of {size}. Write {same}, which gives the same windows.")

@@ -1,7 +1,7 @@
 """The `streams:` section: schemas, time, partitions; every name and type checked before the first event.
 
-A stream that has a problem is left out of the answer and named in `broken`, so that the stages that read it are not
-reported as well.
+A stream that has a problem is left out of the streams, and its good fields are still told, so that the stages that read
+it are checked in the same run as far as they can be.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream, TimePolicy, TimeUnit
+from pipeline.core.programs import column_type
 from pipeline.core.spelling import did_you_mean
+from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import TIME_UNITS, FieldShape, StreamShape, TimeShape, not_built, seen
 from pipeline.runtime.config_yaml import Path
@@ -25,12 +27,13 @@ _TYPE = re.compile(r"(?:(list)\[(\w+)\]|(\w+))(\?)?")
 _REFUSED = {name: not_built(name) for name in ("dedup", "archive", "compression")}
 
 
-def build_streams(report: Report, raw: dict[str, Any]) -> dict[str, Stream]:
-    """Return the streams that have no problem, in the order of the file."""
+def build_streams(report: Report, raw: dict[str, Any]) -> tuple[dict[str, Stream], dict[str, Columns]]:
+    """Return the streams that have no problem, in the order of the file, and the columns of every one."""
     built = {name: _stream(report, name, value) for name, value in raw.items()}
     if not raw:
         report.add(("streams",), "needs at least one stream.", at_key=True)
-    return {name: stream for name, stream in built.items() if stream is not None}
+    streams = {name: stream for name, (stream, _) in built.items() if stream is not None}
+    return streams, {name: columns for name, (_, columns) in built.items()}
 
 
 def check_name(report: Report, path: Path, name: str) -> bool:
@@ -51,23 +54,24 @@ def check_field_name(report: Report, path: Path, name: str) -> bool:
     return False
 
 
-def _stream(report: Report, name: str, value: object) -> Stream | None:
+def _stream(report: Report, name: str, value: object) -> tuple[Stream | None, Columns]:
     path: Path = ("streams", name)
     named = check_name(report, path, name)
     shape = report.fit(StreamShape, path, value, _REFUSED)
     if shape is None:
-        return None
+        return None, Columns({}, open=True)
     checked = {each: _field(report, (*path, "schema", each), each, form) for each, form in shape.fields.items()}
     fields = {each: field for each, field in checked.items() if field is not None}
     if isinstance(value, dict) and value.get("schema") == {}:
         report.add((*path, "schema"), "needs at least one field.", at_key=True)
+    columns = _columns(value, fields)
     if len(fields) < len(checked) or not fields:
-        return None
+        return None, columns
     timed = _check_time_field(report, path, shape.time, fields)
     parted = _check_partition_field(report, path, shape.partition_by, fields)
     if not (named and timed and parted):
-        return None
-    return Stream(
+        return None, columns
+    stream = Stream(
         name=name,
         fields=tuple(fields.values()),
         time=TimePolicy(
@@ -83,6 +87,13 @@ def _stream(report: Report, name: str, value: object) -> Stream | None:
         retention_bytes=shape.retention.bytes,
         extra=shape.extra,
     )
+    return stream, columns
+
+
+def _columns(value: object, fields: dict[str, Field]) -> Columns:
+    written = value.get("schema") if isinstance(value, dict) else None
+    names = frozenset(written) if isinstance(written, dict) else frozenset()
+    return Columns({name: column_type(field) for name, field in fields.items()}, names - fields.keys())
 
 
 def _field(report: Report, path: Path, name: str, form: FieldShape) -> Field | None:

@@ -14,6 +14,7 @@ from api.parameters import (
     FORMATS_NOT_BUILT,
     METRIC_PARAMETERS,
     NOT_BUILT,
+    check_encoding,
     event_limit,
     known_name,
     latest_format,
@@ -209,3 +210,31 @@ def test_every_parameter_is_in_the_docs_with_what_is_not_built() -> None:
         name for name in (*METRIC_PARAMETERS, "where.<field>") if not any(f"`{name}`" in row for row in table)
     ] == []
     assert [name for name in (*NOT_BUILT, *FORMATS_NOT_BUILT) if f"`{name}`" not in page] == []
+
+
+@pytest.mark.parametrize("text", [" 1h", "now 15x", "2023-11-14T22:13:20.5 1:00"])
+def test_a_time_with_a_plus_that_became_a_space_says_how_to_write_it(text: str) -> None:
+    assert str(refusal(start=text)).endswith("A + in a URL means a space; write it %2B.")
+
+
+def test_a_time_without_a_space_says_nothing_of_a_plus() -> None:
+    assert "%2B" not in str(refusal(start="yesterday"))
+
+
+def test_a_wrong_time_of_a_group_is_one_sentence() -> None:
+    for name, value in (("where_ts", "noon"), ("where_ts", "now"), ("where_status", "x")):
+        with pytest.raises(BadRequestError) as caught:
+            asked("by_kind", **{name: value})
+        assert ".;" not in str(caught.value)
+
+
+@pytest.mark.parametrize("query", [b"where.page=%ff", b"start=now&where.page=a%C3", b"%ff=1", b"where.page=\xff"])
+def test_a_query_that_is_not_utf8_is_refused(query: bytes) -> None:
+    with pytest.raises(BadRequestError, match="is not UTF-8 text") as caught:
+        check_encoding(query)
+    assert (caught.value.status, caught.value.code) == (400, "not_utf8")
+
+
+@pytest.mark.parametrize("query", [b"", b"where.page=%C3%A9&a=+b", b"where.page=%EF%BF%BD", b"a=%zz", "a=é".encode()])
+def test_a_query_in_utf8_is_taken(query: bytes) -> None:
+    check_encoding(query)

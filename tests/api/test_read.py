@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from api.answers import FORMULA_STARTS, csv_text
 from pipeline.core.definitions import Config
 from pipeline.rim import keys, store
 from pipeline.runtime import query as query_module
@@ -217,7 +220,7 @@ def test_csv_has_a_header_quotes_and_no_formulas(line: Line) -> None:
     assert answer.headers["Streamgauge-Truncated"] == "false"
 
 
-@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx", "\nx"])
 def test_a_text_that_a_spreadsheet_would_run_is_defused(line: Line, text: str) -> None:
     line.add(0, text)
     line.work()
@@ -225,6 +228,30 @@ def test_a_text_that_a_spreadsheet_would_run_is_defused(line: Line, text: str) -
     [_, row] = csv.reader(io.StringIO(line.http.get("/v1/metrics/by_page?format=csv").text, newline=""))
     assert row[4] == "'" + text
     assert line.get("/v1/metrics/by_page")["data"][0]["page"] == text
+
+
+def test_the_empty_text_and_null_are_two_cells() -> None:
+    assert csv_text(("a", "b", "c"), [("", None, 1)]) == 'a,b,c\r\n"",,1\r\n'
+
+
+def test_control_characters_are_shown_and_not_sent() -> None:
+    row = ("a\0b", "\x1b[31m", "\x7f", "\x00=1", "\x85", "a\tb", "é\u2028")
+    assert csv_text(row[:0], [row]) == "\r\na␀b,␛[31m,␡,␀=1,\ufffd,a\tb,é\u2028\r\n"
+
+
+@given(texts=st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]) | st.sampled_from("\r\n\t"))))
+def test_a_csv_reader_reads_every_text_back(texts: list[str]) -> None:
+    table = csv_text(("text", "n"), [(text, n) for n, text in enumerate(texts)])
+
+    _, *read = csv.reader(io.StringIO(table, newline=""))
+
+    defused = [f"'{text}" if text.startswith(FORMULA_STARTS) else text for text in texts]
+    assert read == [[text, str(n)] for n, text in enumerate(defused)]
+
+
+def test_a_query_that_is_not_utf8_is_a_400_of_the_app(line: Line) -> None:
+    assert line.get("/v1/metrics/by_page?where.page=%ff", 400)["code"] == "not_utf8"
+    assert line.get("/v1/metrics/by_page?where.page=%EF%BF%BD")["data"] == []
 
 
 def test_an_empty_metric_says_that_nothing_is_known(line: Line) -> None:

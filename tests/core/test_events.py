@@ -88,7 +88,7 @@ REFUSED: list[tuple[bytes, str, str | None]] = [
     (b'{"ts":1747476303250,"name":"\xff"}', "not_utf8", None),
     (b'{"ts":1747476303250,"name":"a","x":"\xff"}', "not_utf8", None),
     (b'{"ts":1747476303250,"name":"a\x00"}', "malformed", None),
-    (b'{"ts":1747476303250,"name":"\\ud800"}', "malformed", None),
+    (b'{"ts":1747476303250,"name":"\\ud800"}', "not_utf8", None),
     (event(x=msgspec.Raw(b"[" * 65 + b"]" * 65)), "too_deep", None),
     (event(x=msgspec.Raw(b"[" * 100_000 + b"]" * 100_000)), "too_deep", None),
     (b"[" * 100_000, "too_deep", None),
@@ -103,6 +103,43 @@ def test_a_bad_row_is_refused_alone_with_its_bytes(row: bytes, code: str, field:
     assert (refusal.index, refusal.code, refusal.field, refusal.body) == (1, code, field, row)
     assert refusal.message
     assert checked.body == GOOD + b"\n" + GOOD
+
+
+HALF = "not valid Unicode: half of a surrogate pair, such as \\ud800, stands alone"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (rb"\ud800", HALF),
+        (rb"\udc00", HALF),
+        (rb"\ud800 and more", HALF),
+        (rb"\ud800\u0041", HALF),
+        (rb"\\\ud800", HALF),
+        (rb"\ud83d\ude00 \uD83D", HALF),
+    ],
+)
+def test_half_a_character_is_no_row_that_ends_too_early(text: bytes, message: str) -> None:
+    for row in (b'{"ts":1747476303250,"name":"%s"}' % text, b'{"ts":1747476303250,"name":"a","x":["%s"]}' % text):
+        (refusal,) = check(row).refusals
+        assert (refusal.code, refusal.message) == ("not_utf8", message)
+        (refusal,) = check(b"[%s,%s]" % (GOOD, row)).refusals
+        assert (refusal.code, refusal.message) == ("not_utf8", message)
+
+
+@pytest.mark.parametrize("row", [rb'{"ts":1747476303250,"name":"\ud800', rb'{"ts":1747476303250,"name":"\\ud800'])
+def test_a_row_that_does_end_too_early_is_called_so(row: bytes) -> None:
+    (refusal,) = check(row).refusals
+    assert (refusal.code, refusal.message) == ("malformed", "not one JSON object: it ends too early")
+
+
+def test_no_message_of_a_refusal_ends_with_a_full_stop() -> None:
+    """Whoever shows it makes the sentence: two would add up to `..`."""
+    bad_times = ["noon", "2026-13-01T00:00:00Z", "9999-12-31T23:59:59-01:00", 2**62, 10**30, 10**14 * 3]
+    body = b"\n".join([*(row for row, _, _ in REFUSED), *(event(ts=value) for value in bad_times)])
+    messages = [refusal.message for refusal in check(body).refusals]
+    assert len(messages) > len(bad_times)
+    assert [message for message in messages if message.endswith(".")] == []
 
 
 ACCEPTED = [
@@ -165,6 +202,9 @@ def test_events_older_than_max_age_are_refused() -> None:
     stream = Stream("events", FIELDS, TimePolicy("ts", max_age_ms=1_000))
     checked = check(event(ts=NOW_MS - 1_001) + b"\n" + event(ts=NOW_MS - 1_000), validator=Validator(stream))
     assert [(r.index, r.code) for r in checked.refusals] == [(0, "too_old")]
+    assert checked.refusals[0].message == "ts is 1001 ms old; max_age is 1s"
+    ancient = check(event(ts=NOW_MS - 400 * 86_400_000 - 343), validator=Validator(stream))
+    assert ancient.refusals[0].message == "ts is over 400 days old; max_age is 1s"
 
 
 def test_a_stream_without_a_time_field_takes_events_without_times() -> None:
@@ -298,3 +338,20 @@ def test_a_row_that_does_not_fit_is_refused_with_its_field(fields: dict[bytes, b
         with pytest.raises(RowError) as caught:
             reader.row(fields)
         assert (caught.value.code, caught.value.field) == (code, field)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("value", b"nan", "value: 'nan' is not a float"),
+        ("value", b"", "value: '' is not a float"),
+        ("count", b"abc", "count: 'abc' is not an int"),
+        ("count", b"1.5", "count: '1.5' is not an int: Expected int | null, got float"),
+        ("ok", b"True", "ok: 'True' is not a bool (true or false)"),
+        ("tags", b"a,b", "tags: 'a,b' is not a list in JSON"),
+    ],
+)
+def test_a_row_typed_by_hand_is_refused_in_words_without_json_errors(name: str, text: bytes, message: str) -> None:
+    with pytest.raises(RowError) as caught:
+        READER.row({b"ts": b"1", b"name": b"a", name.encode(): text})
+    assert str(caught.value) == message

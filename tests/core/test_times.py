@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS
-from pipeline.core.times import MAX_DURATION_MS, format_duration, parse_duration_ms, parse_time_ms
+from pipeline.core.times import MAX_DURATION_MS, about_duration, format_duration, parse_duration_ms, parse_time_ms
 
 NOW_MS = 1_800_000_000_000
 MAY_MS = 1_779_012_303_000  # 2026-05-17T10:05:03Z
@@ -123,3 +123,19 @@ def test_a_time_of_a_query_is_read_in_epoch_milliseconds(text: str, expected_ms:
 def test_what_is_not_a_time_is_refused_with_a_sentence(text: str) -> None:
     with pytest.raises(ValueError, match=r"\.$"):
         parse_time_ms(text, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("duration_ms", "text"),
+    [
+        (0, "0 ms"),
+        (9_999, "9999 ms"),
+        (10_000, "10 seconds"),
+        (90_001, "over 90 seconds"),
+        (51 * HOUR_MS, "51 hours"),
+        (51 * HOUR_MS + 1, "over 51 hours"),
+        (1_795_469_417_343, "over 20780 days"),
+    ],
+)
+def test_a_duration_for_people_is_cut_off_and_says_so(duration_ms: int, text: str) -> None:
+    assert about_duration(duration_ms) == text

@@ -75,7 +75,7 @@ def test_written_times_are_read_in_their_offset_or_the_fields_zone(text: str, zo
 
 
 NO_TEXTS = ["", "yesterday", "2026-05-17", "2026-13-01T00:00:00Z", "2026-05-17T25:00:00Z", "1747476303"]
-OUTSIDE = [1e300, 2**63, -(2**63), 2**64, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-01:00"]
+OUTSIDE = [1e300, 1e307, -1e308, 2**63, -(2**63), 2**64, "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-01:00"]
 
 
 @pytest.mark.parametrize("value", [*NO_TEXTS, "\uff12026-05-17T10:05:03Z", float("nan"), float("inf"), *OUTSIDE])
@@ -112,3 +112,10 @@ def _exact(value: int, unit: str) -> int | None:
         unit = next(name for name, limit in limits.items() if abs(value) < limit)
     time_ms = value * {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}[unit] // 10**6
     return time_ms if MIN_TIME_MS <= time_ms <= MAX_TIME_MS else None
+
+
+@pytest.mark.parametrize("unit", ["auto", "s", "ms", "us", "ns"])
+@pytest.mark.parametrize("value", [1e303, -1.7e308, 10**400])
+def test_a_number_that_overflows_while_it_is_converted_is_refused_like_any_other(value: float, unit: Any) -> None:
+    with pytest.raises(TimestampsError, match="outside the years 1 to 9999"):
+        to_ms([value], unit)

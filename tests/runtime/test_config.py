@@ -171,6 +171,7 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
         "8:50",
         "8:70",
         "8:81",
+        "9:24",
     ]
 
 
@@ -180,6 +181,74 @@ def test_what_reads_a_broken_stage_is_not_reported_as_well(tmp_path: Path) -> No
     )
 
     assert len(problems_of(tmp_path, text)) == 1
+
+
+def test_a_stage_of_a_broken_stream_is_checked_with_the_fields_that_are_good(tmp_path: Path) -> None:
+    text = (
+        "streams: {s: {schema: {ts: timestamp, name: string, value: flaot}, time: {field: tss}}}\n"
+        "stages:\n"
+        "  t: {from: s, filter: value > 1 AND nmae = 'a', derive: {twice: value * 2, bad: name +, ok: name}}\n"
+        "  m:\n"
+        "    from: t\n"
+        "    window: {tumbling: 10s, offset: 1m}\n"
+        "    group_by: [value, twice, ok, okk]\n"
+        "    aggregates: {a: median(value), b: sum(twice), c: sum(ok), d: mean(bad), e: max(vlaue)}\n"
+    )
+
+    problems = [problem.partition("\n")[0].split(": ", 1)[1] for problem in problems_of(tmp_path, text)]
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "streams.s.schema.value.type",
+        "stages.t.filter",
+        "stages.t.derive.bad",
+        "stages.m.window.offset",
+        "stages.m.group_by[3]",
+        "stages.m.aggregates.a",
+        "stages.m.aggregates.c",
+        "stages.m.aggregates.e",
+    ]
+    assert "unknown field 'nmae'. Did you mean 'name'?" in problems[1]
+    assert "must be shorter than the window of 10s. Write 0s" in problems[3]
+    assert "unknown aggregate 'median'" in problems[5]
+
+
+def test_a_stage_of_a_stream_without_a_schema_is_checked_as_far_as_it_can_be(tmp_path: Path) -> None:
+    text = (
+        "streams: {s: {partitions: 0}}\n"
+        "stages:\n"
+        "  m: {from: s, window: {tumbling: 10s}, group_by: [x], aggregates: {a: sum(y), b: median(y)}}\n"
+    )
+
+    places = [problem.split(": ")[1] for problem in problems_of(tmp_path, text)]
+
+    assert places == ["streams.s", "streams.s.partitions", "stages.m.aggregates.b"]
+
+
+def test_aggregates_are_checked_beside_a_window_that_does_not_fit(tmp_path: Path) -> None:
+    text = STAGES + (
+        "  a: {from: clicks, window: {tumbling: 0s}, aggregates: {}}\n"
+        "  b: {from: clicks, window: {tumbling: 1}, group_by: [pge], aggregates: {n: sum(page)}}\n"
+        "  c: {from: clicks, group_by: [pge], aggregates: {n: sum(page)}}\n"
+        "  d: {from: clicks, window: {tumbling: 1s}, group_by: [pge]}\n"
+        "  e: {from: clikcs, window: {tumbling: 1s}, group_by: [a], aggregates: {}}\n"
+    )
+
+    places = [problem.split(": ")[1] for problem in problems_of(tmp_path, text)]
+
+    assert sorted(places) == [
+        "stages.a.aggregates",
+        "stages.a.window.tumbling",
+        "stages.b.aggregates.n",
+        "stages.b.group_by[0]",
+        "stages.b.window.tumbling",
+        "stages.c",
+        "stages.c.aggregates.n",
+        "stages.c.group_by[0]",
+        "stages.d",
+        "stages.d.group_by[0]",
+        "stages.e.aggregates",
+        "stages.e.from",
+    ]
 
 
 @pytest.mark.parametrize(

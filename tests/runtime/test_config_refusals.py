@@ -167,6 +167,23 @@ UNBUILT_AGGREGATES = (
     *("var(ms)", "stddev(ms)", "quantile(ms, 0.95)", "histogram(ms)", "distinct(user)", "distinct_exact(user)"),
     *("topk(page, 5)", "rate(status)", "increase(status)", "time_weighted_mean(ms)"),
 )
+NULL_AND_WORDS = [
+    *(
+        (
+            STAGES + f"  x: {{from: clicks, filter: ¦'{text}'}}",
+            "stages.x.filter: a comparison with NULL is null for every",
+        )
+        for text in ("ms = NULL", "ms <> NULL", "NULL < ms", "status > 1 OR ms != NULL", "ms = CAST(NULL AS DOUBLE)")
+    ),
+    *(
+        (STAGES + f"  x: {{from: clicks, derive: {{u: ¦{text}}}}}", f"stages.x.derive.u: '{word}' is a word of SQL")
+        for text, word in (("CASE WHEN", "CASE"), ("NOT", "NOT"), ("case", "case"))
+    ),
+    (
+        AGGREGATE.replace("10s}", "10s, offset: ¦-10s}") + "}",
+        "stages.hits.window.offset: must be shorter than the window of 10s. Write 0s",
+    ),
+]
 NOT_BUILT = [
     *(
         (AGGREGATE + f", ¦{name}: x}}", f"stages.hits.{name}: `{name}` is not built yet")
@@ -211,7 +228,7 @@ def expected_place(marked: str) -> str:
     return f"config.yaml:{before.count(chr(10)) + 1}:{len(before) - before.rfind(chr(10))}: "
 
 
-MARKED = [*REFUSED_STREAMS, *REFUSED_STAGES, *NOT_BUILT]
+MARKED = [*REFUSED_STREAMS, *REFUSED_STAGES, *NULL_AND_WORDS, *NOT_BUILT]
 
 
 @pytest.mark.parametrize(("marked", "sentence"), MARKED)
