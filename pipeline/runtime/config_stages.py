@@ -21,11 +21,10 @@ from pipeline.core.expressions import (
     unknown_name,
 )
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.times import format_duration
 from pipeline.runtime.config_aggregates import build_aggregates, check_group_by
 from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report
-from pipeline.runtime.config_shapes import AggregateShape, TransformShape, WindowShape, not_built
+from pipeline.runtime.config_shapes import AggregateShape, TransformShape, not_built
 from pipeline.runtime.config_streams import check_field_name, check_name
 from pipeline.runtime.config_yaml import Path
 
@@ -208,7 +207,6 @@ def _is_uncertain(text: str, source: Columns) -> bool:
 def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns) -> None:
     path: Path = ("stages", name)
     check_group_by(graph.report, (*path, "group_by"), shape.group_by, source)
-    _check_offset(graph.report, (*path, "window", "offset"), shape.window)
     specs = build_aggregates(graph.report, (*path, "aggregates"), shape.aggregates, shape.group_by, source)
     if specs is None:
         return
@@ -220,11 +218,3 @@ def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns)
         aggregates=specs,
         retention_ms=shape.retention,
     )
-
-
-def _check_offset(report: Report, path: Path, window: WindowShape) -> None:
-    size_ms, offset_ms = window.tumbling, window.offset
-    if abs(offset_ms) >= size_ms:
-        same = format_duration(offset_ms % size_ms)
-        size = format_duration(size_ms)
-        report.add(path, f"must be shorter than the window of {size}. Write {same}, which gives the same windows.")

@@ -179,10 +179,6 @@ NULL_AND_WORDS = [
         (STAGES + f"  x: {{from: clicks, derive: {{u: ¦{text}}}}}", f"stages.x.derive.u: '{word}' is a word of SQL")
         for text, word in (("CASE WHEN", "CASE"), ("NOT", "NOT"), ("case", "case"))
     ),
-    (
-        AGGREGATE.replace("10s}", "10s, offset: ¦-10s}") + "}",
-        "stages.hits.window.offset: must be shorter than the window of 10s. Write 0s",
-    ),
 ]
 NOT_BUILT = [
     *(
