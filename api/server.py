@@ -23,6 +23,7 @@ from api.app import create_app
 from pipeline.errors import ConfigError
 from pipeline.rim.lifeline import die_with_parent
 from pipeline.runtime.config import load_config
+from pipeline.runtime.memory import keep_freed_memory
 
 # A request holds a thread while its body arrives and Redis answers; half-sent ones must not take them all (FACTS 19).
 BLOCKING_THREADS = 8
@@ -41,6 +42,7 @@ class AppLoader:
 
     def __call__(self) -> Flask:
         self.tie()
+        keep_freed_memory()
         config = load_config(self.config_path, os.environ)
         return create_app(config, self.redis_url, loopback_only=self.loopback_only, allow_volatile=self.allow_volatile)
 

@@ -24,6 +24,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.runtime.closer import Closer, Pass
 from pipeline.runtime.computations import reads_log
 from pipeline.runtime.leases import Leases, Partition
+from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.partition_work import PartitionWork, partition_work
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import activate_when_caught_up, set_up
@@ -216,6 +217,7 @@ def run_worker(*, config: Config, redis_url: str, name: str) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    keep_freed_memory()
     client = connection.writer(redis_url)
     waiter = connection.reader(redis_url, block_ms=BLOCK_MS)
     while not stop.is_set():
