@@ -129,14 +129,22 @@ class Result:
 
 
 def published_windows(
-    client: redis.Redis, metric: str, version: str, from_ms: int, to_ms: int, *, limit: int | None = None
+    client: redis.Redis,
+    metric: str,
+    version: str,
+    from_ms: int | None = None,
+    to_ms: int | None = None,
+    *,
+    limit: int | None = None,
 ) -> list[tuple[int, int]]:
     """(start, end) of the published windows with from_ms < end <= to_ms, oldest first; the newest `limit` of them."""
     key = keys.windows(metric, version)
+    lowest = "-inf" if from_ms is None else f"({from_ms}"
+    highest = "+inf" if to_ms is None else to_ms
     if limit is None:
-        members = client.execute_command("ZRANGEBYSCORE", key, f"({from_ms}", to_ms)
+        members = client.execute_command("ZRANGEBYSCORE", key, lowest, highest)
     else:
-        members = client.execute_command("ZREVRANGEBYSCORE", key, to_ms, f"({from_ms}", "LIMIT", 0, limit)[::-1]
+        members = client.execute_command("ZREVRANGEBYSCORE", key, highest, lowest, "LIMIT", 0, limit)[::-1]
     pairs = (member.partition(b":") for member in members)
     return [(int(start), int(end)) for start, _, end in pairs]
 

@@ -88,7 +88,6 @@ class Closer:
             for partition, (mark, stored) in enumerate(zip(window.marks, in_place, strict=False)):
                 if mark != Mark() and mark == stored:
                     done[partition][start_ms] = mark
-        self._emit_rest()
         for partition, marks in enumerate(done):
             publish.settle(self.scripts, stream.name, partition, program.group, marks)
         return published
@@ -133,7 +132,7 @@ class Closer:
     def show_latest(self) -> None:
         """Put the newest published window of this version into the `latest` hash."""
         program = self.program
-        newest = store.published_windows(self.client, program.name, program.version, -(2**62), 2**62, limit=1)
+        newest = store.published_windows(self.client, program.name, program.version, limit=1)
         pairs = [
             (group, msgspec.json.encode(_latest(result.start_ms, result.end_ms, row)))
             for result in store.load_results(self.client, program.name, program.version, newest)

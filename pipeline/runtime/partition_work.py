@@ -82,7 +82,7 @@ class PartitionWork:
         except TornError as error:
             self._rebuild(runner, error)
             return None
-        self._see(state.checkpoint.cursor)
+        self.see(state.checkpoint.cursor)
         return state
 
     def _rebuild(self, runner: Runner, error: TornError) -> None:
@@ -90,11 +90,8 @@ class PartitionWork:
         rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
         self.again = True
 
-    def announce(self, entry_id: bytes) -> None:
-        """An entry was seen in the log: the next poll has to bring every group at least there."""
-        self._see(entry_id)
-
-    def _see(self, entry_id: bytes) -> None:
+    def see(self, entry_id: bytes) -> None:
+        """An entry is known to be in the log: the next poll has to bring every group at least there."""
         self.cursor = max(self.cursor, entry_id, key=groups.id_order)
 
     def _doubt(self, runner: Runner, announced: bytes, fresh: bool) -> None:
@@ -125,7 +122,7 @@ class PartitionWork:
         except TornError as error:
             self._rebuild(runner, error)
             return 0
-        self._see(last)
+        self.see(last)
         return max(events, 1)  # a tick alone is work done as well
 
     def rest(self, error: Exception) -> None:

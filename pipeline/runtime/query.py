@@ -148,7 +148,7 @@ class Metrics:
         waiting = min((start for panes in due for start in panes), default=watermark_ms)
         complete_to_ms = min(pane_start(program.window, watermark_ms), waiting)
         by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
-        return Completeness(watermark_ms, complete_to_ms, by, _complete_from(program, checkpoints)), due
+        return Completeness(watermark_ms, complete_to_ms, by, complete_from_ms(program, checkpoints)), due
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
         """Answer a query over windows that overlap [start, end).
@@ -198,8 +198,8 @@ class Metrics:
             self._client,
             program.name,
             program.version,
-            -(2**62) if start_ms is None else start_ms,
-            2**62 if end_ms is None else end_ms,
+            start_ms,
+            end_ms,
             limit=NEWEST_WINDOWS if start_ms is None else None,
         )
         if len(windows) > MAX_WINDOWS:
@@ -235,7 +235,7 @@ class Metrics:
         """The newest closed window."""
         program = self.program(metric)
         completeness = self.completeness(program)
-        windows = store.published_windows(self._client, program.name, program.version, -(2**62), 2**62, limit=1)
+        windows = store.published_windows(self._client, program.name, program.version, limit=1)
         results = store.load_results(self._client, program.name, program.version, windows)
         size_ms = program.window.size_ms
         rows = _ordered(program, _rows(program, _of_results(results), size_ms, completeness), "window")
@@ -252,7 +252,7 @@ def _of_results(results: Iterable[store.Result]) -> list[_Partial]:
     ]
 
 
-def _complete_from(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
+def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
     """The first window that lost nothing to a trim this stage did not see, over all partitions."""
     floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
     return pane_start(program.window, max(floors)) + program.window.size_ms if floors else None

@@ -21,12 +21,13 @@ from pipeline.core.programs import Program, compile_programs
 from pipeline.errors import ForeignKeyError
 from pipeline.rim import connection, groups
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.store import load_checkpoints
 from pipeline.runtime.closer import Closer, Pass
 from pipeline.runtime.computations import reads_log
 from pipeline.runtime.leases import Leases, Partition
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.partition_work import PartitionWork, partition_work
-from pipeline.runtime.query import Metrics
+from pipeline.runtime.query import complete_from_ms
 from pipeline.runtime.setup import activate_when_caught_up, set_up
 
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
@@ -149,7 +150,7 @@ class Worker:
         cursors = {work.key: work.cursor or b"0" for work in awake.values()}
         by_key = {work.key: partition for partition, work in awake.items()}
         for key, entry_id in groups.wait_for_entries(self.waiter, cursors, block_ms).items():
-            self._work[by_key[key]].announce(entry_id)
+            self._work[by_key[key]].see(entry_id)
             self._hot.add(by_key[key])
         return bool(cursors)
 
@@ -176,7 +177,9 @@ class Worker:
 
     def _activate(self, program: Program) -> None:
         if activate_when_caught_up(self.client, self.config, program.name, program.group):
-            begins_ms = Metrics(self.config, self.client).completeness(program).complete_from_ms
+            stream = program.stream
+            checkpoints = load_checkpoints(self.client, stream.name, stream.partitions, program.group)
+            begins_ms = complete_from_ms(program, checkpoints)
             begins = None if begins_ms is None else datetime.fromtimestamp(begins_ms / 1000, UTC).isoformat()
             log.info("a changed stage answers now", stage=program.name, version=program.version, begins=begins)
             Closer(program, self.client, self.scripts).show_latest()
