@@ -7,15 +7,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
+
+import msgspec
 
 FieldType = Literal["string", "int", "float", "bool", "timestamp", "list"]
 ScalarType = Literal["string", "int", "float", "bool", "timestamp"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 ExtraPolicy = Literal["drop", "refuse"]
-AggregateFunction = Literal["count", "sum", "mean", "min", "max", "first", "last"]
+AggregateFunction = str
+CalendarUnit = Literal["day", "week", "month"]
+EmitPolicy = Literal["on_close", "on_update"]
+OutputKind = Literal["rows", "chunks", "none"]
+BuiltInFunction = Literal[
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "first",
+    "last",
+    "var",
+    "stddev",
+    "quantile",
+    "histogram",
+    "distinct",
+    "distinct_exact",
+    "topk",
+    "increase",
+    "rate",
+    "time_weighted_mean",
+]
 
-AGGREGATE_FUNCTIONS: tuple[AggregateFunction, ...] = ("count", "sum", "mean", "min", "max", "first", "last")
+AGGREGATE_FUNCTIONS: tuple[BuiltInFunction, ...] = get_args(BuiltInFunction)
 
 SECOND_MS = 1_000
 MINUTE_MS = 60 * SECOND_MS
@@ -76,21 +100,75 @@ class Transform:
     publish: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tumbling:
+class Tumbling(msgspec.Struct, frozen=True, tag="tumbling"):
     """Windows [k·size + offset, (k+1)·size + offset), aligned to the epoch; negative times work."""
 
     size_ms: int
     offset_ms: int = 0
 
 
+class Hopping(msgspec.Struct, frozen=True, tag="hopping"):
+    """Windows [k·every + offset, k·every + offset + size); `every` <= `size`, which need not be a multiple of it."""
+
+    size_ms: int
+    every_ms: int
+    offset_ms: int = 0
+
+
+class Cumulating(msgspec.Struct, frozen=True, tag="cumulating"):
+    """Windows that share a start: [D, D + every), [D, D + 2·every) … [D, D + size), D = k·size + offset.
+
+    `every` divides `size`, as in Flink's CUMULATE.
+    """
+
+    size_ms: int
+    every_ms: int
+    offset_ms: int = 0
+
+
+class Calendar(msgspec.Struct, frozen=True, tag="calendar"):
+    """Local days, ISO weeks (from Monday) or months of an IANA time zone; a day has 23 to 25 hours."""
+
+    unit: CalendarUnit
+    zone: str
+
+
+class Session(msgspec.Struct, frozen=True, tag="session"):
+    """Events of one group at most `gap` apart; with `max`, a session never crosses a multiple of it."""
+
+    gap_ms: int
+    max_ms: int | None = None
+
+
+PaneWindow = Tumbling | Hopping | Cumulating | Calendar
+Window = PaneWindow | Session
+
+
 @dataclass(frozen=True, slots=True)
 class AggregateSpec:
-    """One named value of a metric: `bytes_sum: sum(bytes)`; `field` None is `count` of events."""
+    """One named value of a metric: `clicks: count where event = 'click'`, `p95: quantile(load_ms, 0.95)`.
+
+    `function` is built in or a registered one's name. `field` None is `count` of events. `argument` is quantile's q
+    (0 to 1) or topk's k. `where` is an SQL expression over the columns that reach the stage; rows where it is not TRUE
+    are left out of this value.
+    """
 
     name: str
-    function: AggregateFunction
+    function: str
     field: str | None = None
+    argument: float | int | None = None
+    where: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """A tier of a metric: windows of `size_ms` merged from the base's, kept for `retention_ms`."""
+
+    size_ms: int
+    retention_ms: int
+
+
+MAX_GROUPS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +177,16 @@ class Aggregate:
 
     name: str
     source: str  # a stream or a transform
-    window: Tumbling
+    window: Window
     group_by: tuple[str, ...]
     aggregates: tuple[AggregateSpec, ...]
     retention_ms: int = DAY_MS
+    select: Mapping[str, str] = field(default_factory=dict)  # name → SQL over the finished aggregates
+    allowed_lateness_ms: int = 0
+    emit: EmitPolicy = "on_close"
+    output: OutputKind = "rows"
+    max_groups: int = MAX_GROUPS  # of a pane in a partition; the ones after go to `__other__` (not for sessions)
+    rollups: tuple[Rollup, ...] = ()  # by size
 
 
 Stage = Transform | Aggregate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -159,7 +159,7 @@ def version_of(config: Config, stage_name: str) -> str:
     }
     if isinstance(stage, Aggregate):
         definition |= {
-            "window": asdict(stage.window),
+            "window": msgspec.to_builtins(stage.window),
             "group_by": stage.group_by,
             "aggregates": [[s.name, s.function, s.field] for s in stage.aggregates],
         }
