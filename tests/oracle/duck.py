@@ -7,8 +7,10 @@ decoded is no row of it. Of the pipeline only the definitions are used here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -21,8 +23,33 @@ from tests.oracle.expectations import Row, assert_same_rows, same
 
 __all__ = ["Row", "assert_same_rows", "same"]
 
-Events = duckdb.DuckDBPyRelation
 NEVER_MS = 2**62  # arrival of files that nobody watched arriving: later than every event
+
+
+@cache
+def _database() -> duckdb.DuckDBPyConnection:
+    """One database for the run, since making one takes 20 ms; each table is a cursor's own."""
+    database = duckdb.connect()
+    database.execute("SET threads = 1; SET preserve_insertion_order = true")
+    return database
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """A table of events, called `events` in the SQL that is asked of it."""
+
+    cursor: duckdb.DuckDBPyConnection
+
+    @classmethod
+    def of(cls, select: str) -> Events:
+        cursor = _database().cursor()
+        cursor.execute(f"CREATE TEMP TABLE events AS {select}")
+        return cls(cursor)
+
+    def rows(self, sql: str) -> list[Row]:
+        found = self.cursor.execute(sql)
+        names = [column[0] for column in found.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in found.fetchall()]
 
 
 def web_log(path: Path, *, part: str = "0") -> Events:
@@ -43,18 +70,18 @@ def sensor(path: Path) -> Events:
 
 
 def table(frame: pl.DataFrame) -> Events:
-    """Events made by a test, as a table; `frame` has the five columns beside the stream's fields."""
-    connection = duckdb.connect()
-    connection.execute("SET threads = 1")
-    return connection.from_arrow(frame.to_arrow())
+    """Events made by a test; `frame` has the five columns beside the stream's fields."""
+    cursor = _database().cursor()
+    cursor.register("_frame", frame.to_arrow())
+    cursor.execute("CREATE TEMP TABLE events AS SELECT * FROM _frame")
+    cursor.unregister("_frame")
+    return Events(cursor)
 
 
 def _placed(events: str) -> Events:
     """Number the events of each partition in the order of the file."""
     position = "row_number() OVER (PARTITION BY part ORDER BY line) - 1 AS position"
-    connection = duckdb.connect()
-    connection.execute("SET threads = 1; SET preserve_insertion_order = true")
-    return connection.sql(f"SELECT *, {NEVER_MS}::BIGINT AS arrival_ms, {position}, false AS is_tick FROM ({events})")
+    return Events.of(f"SELECT *, {NEVER_MS}::BIGINT AS arrival_ms, {position}, false AS is_tick FROM ({events})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +111,13 @@ class Fate:
 KEPT = Fate()
 
 
-def judged(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> Events:
-    """The kept events once for each of their windows, and whether each is `late` for it: its end and the allowed
-    lateness are at or before the watermark before the event. Of a session: what it would be with this event alone.
-    """
-    return _query(events, f"{_judging(stage, time, fate)} SELECT * FROM _judged")
-
-
 def windows(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> list[Row]:
-    """The rows of a metric over these events: window_start, window_end, groups, values; by window, then group."""
-    values = {spec.name: asked(spec) for spec in stage.aggregates}
+    """The rows of a metric over these events: window_start, window_end, groups, values; by window, then group.
+
+    A session has first, last and closes_at instead of window_start and window_end.
+    """
+    ends = not isinstance(stage.window, Session)
+    values = {spec.name: asked(spec, window_ends=ends) for spec in stage.aggregates}
     groups = tuple(f'"{name}"' for name in stage.group_by)
     keys = ", ".join(["window_start", "window_end", *groups])
     helpers = [f"{text} AS {name}" for value in values.values() for name, text in value.helpers.items()]
@@ -107,11 +131,16 @@ def windows(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEP
         + f" FROM _helped GROUP BY {keys})",
     ]
     order = ", ".join(f"{key} NULLS LAST" for key in ("window_start", "window_end", *groups))
-    found = _query(events, f"{', '.join(steps)} SELECT * FROM {_with_select(stage)} ORDER BY {order}")
-    return [
-        {name: values[name].finish(value) if name in values else value for name, value in row.items()}
-        for row in _rows(found)
+    found = events.rows(f"{', '.join(steps)} SELECT * FROM {_with_select(stage)} ORDER BY {order}")
+    finished = [
+        {name: values[name].finish(value) if name in values else value for name, value in row.items()} for row in found
     ]
+    return [_session_row(row, stage.window) for row in finished] if isinstance(stage.window, Session) else finished
+
+
+def _session_row(row: Row, window: Session) -> Row:
+    first, closes_at = row.pop("window_start"), row.pop("window_end")
+    return {"first": first, "last": closes_at - window.gap_ms, "closes_at": closes_at} | row
 
 
 def _counted(stage: Aggregate, groups: tuple[str, ...]) -> str:
@@ -129,30 +158,50 @@ def _with_select(stage: Aggregate) -> str:
     return f"_rows AS _row, LATERAL ({selected(stage.select, numbers)})"
 
 
-def late_rows(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> list[Row]:
-    """The events late for all their windows, in the order of the log, with the last window each was late for."""
-    sql = """, _late AS (
-        SELECT part, position, event_ms, watermark_ms - event_ms AS late_by_ms,
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The account of a stage, and its `late` rows: the events late for all their windows, in the order of the log.
+
+    Columns of those: position, event_ms, late_by_ms (behind the watermark before them), window_start and window_end of
+    the last window.
+    """
+
+    account: Account
+    late: list[Row]
+
+
+def judge(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> Judgement:
+    """Judge every event: dead, filtered, late for all of its windows, or accepted."""
+    sql = """, _events AS (
+        SELECT part, position, bool_and(late) AS is_late, bool_or(late) AND NOT bool_and(late) AS is_partial,
             max(window_start) AS window_start, max(window_end) AS window_end
-        FROM _judged GROUP BY part, position, event_ms, watermark_ms HAVING bool_and(late)
-    ) SELECT * EXCLUDE (part) FROM _late ORDER BY part, position"""
-    return _rows(_query(events, _judging(stage, time, fate) + sql))
+        FROM _judged GROUP BY part, position
+    ) SELECT position, event_ms, watermark_ms - event_ms AS late_by_ms, window_start, window_end,
+        CASE WHEN is_dead THEN 'dead' WHEN NOT is_kept THEN 'filtered' WHEN is_late THEN 'late' ELSE 'accepted' END
+            AS fate, coalesce(is_partial, false) AS is_partial
+    FROM _fated LEFT JOIN _events USING (part, position) WHERE NOT is_tick ORDER BY part, position"""
+    found = events.rows(_judging(stage, time, fate) + sql)
+    fates = Counter(row["fate"] for row in found)
+    columns = ("position", "event_ms", "late_by_ms", "window_start", "window_end")
+    return Judgement(
+        Account(
+            read=len(found),
+            accepted=fates["accepted"],
+            filtered=fates["filtered"],
+            late=fates["late"],
+            dead=fates["dead"],
+            partial=sum(row["is_partial"] for row in found),
+        ),
+        [{name: row[name] for name in columns} for row in found if row["fate"] == "late"],
+    )
 
 
 def account(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> Account:
-    """Where the events of a stage went; each is counted once."""
-    sql = """, _events AS (
-        SELECT bool_and(late) AS is_late, bool_or(late) AND NOT bool_and(late) AS is_partial
-        FROM _judged GROUP BY part, position
-    ) SELECT
-        (SELECT count(*) FROM _fated WHERE NOT is_tick),
-        (SELECT count(*) FILTER (WHERE NOT is_late) FROM _events),
-        (SELECT count(*) FILTER (WHERE NOT is_dead AND NOT is_kept) FROM _fated WHERE NOT is_tick),
-        (SELECT count(*) FILTER (WHERE is_late) FROM _events),
-        (SELECT count(*) FILTER (WHERE is_dead) FROM _fated WHERE NOT is_tick),
-        (SELECT count(*) FILTER (WHERE is_partial) FROM _events)"""
-    [counts] = _query(events, _judging(stage, time, fate) + sql).fetchall()
-    return Account(*counts)
+    return judge(events, stage, time, fate).account
+
+
+def late_rows(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> list[Row]:
+    return judge(events, stage, time, fate).late
 
 
 def window_accounts(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEPT) -> list[Row]:
@@ -174,7 +223,7 @@ def window_accounts(events: Events, stage: Aggregate, time: TimePolicy, fate: Fa
         _each AS (SELECT *, {_late(stage)} AS late FROM _all)
         SELECT {", ".join(keys)}, {columns} FROM _each GROUP BY {", ".join(keys)}
         ORDER BY {", ".join(f"{key} NULLS LAST" for key in keys)}"""
-    return _rows(_query(events, _judging(stage, time, fate) + sql))
+    return events.rows(_judging(stage, time, fate) + sql)
 
 
 def _judging(stage: Aggregate, time: TimePolicy, fate: Fate) -> str:
@@ -197,13 +246,3 @@ def _judging(stage: Aggregate, time: TimePolicy, fate: Fate) -> str:
 
 def _late(stage: Aggregate) -> str:
     return f"coalesce(window_end + {stage.allowed_lateness_ms} <= watermark_ms, false)"
-
-
-def _query(events: Events, sql: str) -> Events:
-    found = events.query("events", sql)
-    assert found is not None
-    return found
-
-
-def _rows(relation: Events) -> list[Row]:
-    return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]

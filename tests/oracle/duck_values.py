@@ -7,8 +7,10 @@ between neighbours in the order time, partition, position) or finished here from
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pipeline.core.definitions import AggregateSpec
@@ -31,10 +33,15 @@ class Asked:
     finish: Callable[[Any], Any] = lambda value: value
 
 
-def asked(spec: AggregateSpec) -> Asked:
-    """How a value is asked; raises KeyError for a function that has no oracle, such as a user's own."""
+def asked(spec: AggregateSpec, *, window_ends: bool = True) -> Asked:
+    """How a value is asked; raises KeyError for a function that has no oracle, such as a user's own.
+
+    `window_ends`: whether the window goes on after its last event, as all but sessions do.
+    """
     if spec.field is None:
         return Asked(f"count(*){_filter(spec.where)}", {})
+    if spec.function == "time_weighted_mean":
+        return _time_weighted_mean(spec, f'"{spec.field}"', "window_end" if window_ends else "event_ms")
     return _FUNCTIONS[spec.function](spec, f'"{spec.field}"')
 
 
@@ -84,7 +91,7 @@ def _list(spec: AggregateSpec, name: str) -> str:
 
 def _quantile(spec: AggregateSpec, name: str) -> Asked:
     assert spec.argument is not None
-    share = float(spec.argument)
+    share = Fraction(repr(spec.argument))  # as it is written: 0.29 of 101 values is rank 29, in floats it is 28
 
     def at_rank(values: list[float] | None) -> Near | None:
         return Near(sorted(values)[math.floor(share * (len(values) - 1))], QUANTILE_ERROR) if values else None
@@ -93,7 +100,7 @@ def _quantile(spec: AggregateSpec, name: str) -> Asked:
 
 
 def _histogram(spec: AggregateSpec, name: str) -> Asked:
-    return Asked(_list(spec, name), {}, lambda values: Buckets(tuple(values or ())))
+    return Asked(_list(spec, name), {}, lambda values: Buckets(tuple(values)) if values else None)
 
 
 def _distinct(spec: AggregateSpec, name: str) -> Asked:
@@ -105,13 +112,7 @@ def _topk(spec: AggregateSpec, name: str) -> Asked:
     assert isinstance(spec.argument, int)
     k = spec.argument
 
-    def top(values: list[Any] | None) -> Top:
-        counts: dict[Any, int] = {}
-        for value in values or ():
-            counts[value] = counts.get(value, 0) + 1
-        return Top(counts, k)
-
-    return Asked(_list(spec, name), {}, top)
+    return Asked(_list(spec, name), {}, lambda values: Top(Counter(values), k) if values else None)
 
 
 def _increase(spec: AggregateSpec, name: str) -> Asked:
@@ -133,13 +134,18 @@ def _rate(spec: AggregateSpec, name: str) -> Asked:
     return Asked(f"{increase.aggregate} / nullif({seconds}, 0)", increase.helpers, _near)
 
 
-def _time_weighted_mean(spec: AggregateSpec, name: str) -> Asked:
-    """Each value holds until the next sample, the last one until the window's end."""
+def _time_weighted_mean(spec: AggregateSpec, name: str, end: str) -> Asked:
+    """Each value holds until the next sample, the last one until the window's end.
+
+    A session ends with its last sample; where no time passes in it at all, that sample is the answer.
+    """
     sample = _sample(spec, name)
     after = f"lead(CASE WHEN {sample} IS NOT NULL THEN event_ms END IGNORE NULLS) OVER {CELL}"
     helper = f"_held_{spec.name}"
-    held = f"CASE WHEN {sample} IS NOT NULL THEN coalesce({after}, window_end) - event_ms END"
-    return Asked(f"sum({name} * {helper}::DOUBLE) / nullif(sum({helper}), 0)", {helper: held}, _near)
+    held = f"CASE WHEN {sample} IS NOT NULL THEN coalesce({after}, {end}) - event_ms END"
+    mean = f"sum({name} * {helper}::DOUBLE) / nullif(sum({helper}), 0)"
+    last = f"last({name} ORDER BY {ORDER}) FILTER (WHERE {helper} IS NOT NULL)"
+    return Asked(f"coalesce({mean}, {last})", {helper: held}, _near)
 
 
 def _sample(spec: AggregateSpec, name: str) -> str:
@@ -167,5 +173,4 @@ _FUNCTIONS: Mapping[str, Callable[[AggregateSpec, str], Asked]] = {
     "topk": _topk,
     "increase": _increase,
     "rate": _rate,
-    "time_weighted_mean": _time_weighted_mean,
 }

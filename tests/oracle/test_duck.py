@@ -159,19 +159,20 @@ def test_sessions_by_hand() -> None:
 
     rows = duck.windows(found, stage(Session(10), group_by=("key",)), TimePolicy(disorder_ms=1_000))
 
-    assert [(row["window_start"], row["window_end"], row["key"], row["n"]) for row in rows] == [
-        (-10, 30, "a", 4),
-        (5, 15, "b", 1),
-        (6, 16, None, 1),
-        (17, 27, "b", 1),
-        (31, 41, "a", 1),
+    assert [tuple(row.values()) for row in rows] == [
+        # first, last, closes_at, key, n
+        (-10, 20, 30, "a", 4),
+        (5, 5, 15, "b", 1),
+        (6, 6, 16, None, 1),
+        (17, 17, 27, "b", 1),
+        (31, 31, 41, "a", 1),
     ]
 
 
 def test_a_session_never_crosses_a_multiple_of_its_max() -> None:
     rows = duck.windows(at(5, 15, 20, 25, 39, 41), stage(Session(10, max_ms=20)), TimePolicy(disorder_ms=1_000))
 
-    assert counts(rows) == [(5, 25, 2), (20, 35, 2), (39, 49, 1), (41, 51, 1)]
+    assert [tuple(row.values()) for row in rows] == [(5, 15, 25, 2), (20, 25, 35, 2), (39, 39, 49, 1), (41, 41, 51, 1)]
 
 
 def test_an_event_is_late_for_sessions_by_itself() -> None:
@@ -180,7 +181,19 @@ def test_an_event_is_late_for_sessions_by_itself() -> None:
     sessions = stage(Session(5), lateness_ms=3)
 
     assert duck.account(found, sessions, time) == Account(3, 2, 0, late=1, dead=0, partial=0)
-    assert counts(duck.windows(found, sessions, time)) == [(31, 36, 1), (40, 45, 1)]
+    assert [row["first"] for row in duck.windows(found, sessions, time)] == [31, 40]
+
+
+def test_a_session_s_time_weighted_mean_ends_with_its_last_sample() -> None:
+    found = events(
+        {"t": 0, "v": 1.0}, {"t": 4, "v": 3.0}, {"t": 10, "v": 9.0}, {"t": 90, "v": 5.0}, {"t": 90, "v": 7.0}
+    )
+
+    rows = duck.windows(
+        found, stage(Session(10), AggregateSpec("x", "time_weighted_mean", "v")), TimePolicy(disorder_ms=1_000)
+    )
+
+    assert [row["x"].value for row in rows] == pytest.approx([(4 * 1 + 6 * 3) / 10, 7])
 
 
 ONE_WINDOW = Tumbling(100)

@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from pipeline.core.definitions import (
@@ -98,7 +97,7 @@ def generated() -> Iterator[tuple[int, dict[str, Any]]]:
         )
 
 
-def table(events: list[tuple[int, dict[str, Any]]]) -> duckdb.DuckDBPyRelation:
+def table(events: list[tuple[int, dict[str, Any]]]) -> duck.Events:
     frame = pl.DataFrame([event | {"part": part} for part, event in events], schema=SCHEMA)
     placed = frame.with_columns(
         event_ms=pl.col("ts"),
@@ -106,4 +105,4 @@ def table(events: list[tuple[int, dict[str, Any]]]) -> duckdb.DuckDBPyRelation:
         is_tick=pl.lit(False),
         position=pl.int_range(pl.len()).over("part"),
     )
-    return duckdb.connect().from_arrow(placed.to_arrow())
+    return duck.table(placed)

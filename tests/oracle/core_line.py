@@ -1,0 +1,89 @@
+"""The pure core over whole logs: decode, judge, fold, and the windows merged from the panes, without Redis.
+
+This is the one place of the oracle's tests that knows how the core is called; the rest asks for an `Answer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from pipeline.core.cells import ALWAYS, CellTable, split_field
+from pipeline.core.definitions import Session
+from pipeline.core.process import Ledger
+from pipeline.core.programs import Program
+from pipeline.core.windows import FOREVER_MS, Span, panes_of
+from pipeline.runtime.closer import finished_rows, from_end_order
+from tests.laws.logs import Logged
+from tests.laws.replaying import Committed, Fate, replay
+
+Row = dict[str, Any]
+Batches = Sequence[tuple[int, Fate]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`rows` of final windows by window, then group, nulls last; `late` rows by partition, in the order of the log."""
+
+    rows: list[Row]
+    late: list[Row]
+    ledger: Ledger
+
+    @property
+    def partial(self) -> int:
+        """Events late for some of their windows; 0 until the ledger counts them."""
+        return int(getattr(self.ledger, "partial", 0))
+
+
+def run(program: Program, logs: Sequence[Sequence[Logged]], batches: Batches = ()) -> Answer:
+    """Run each partition's log through the core, cut into `batches`, and merge the windows."""
+    done = [replay(program, log, batches, partition) for partition, log in enumerate(logs)]
+    return answer(program, done)
+
+
+def answer(program: Program, done: Sequence[Committed]) -> Answer:
+    """What the partitions have committed, as windows of finished values."""
+    assert not isinstance(program.stage.window, Session), "sessions are no panes: rewire this to the core that has them"
+    ledger = sum((each.ledger for each in done), Ledger())
+    late = [{name: int(row[name]) for name in LATE} for each in done for row in each.late]
+    return Answer(merged_rows(program, [each.panes for each in done]), late, ledger)
+
+
+LATE = ("time", "late_by_ms", "window_start", "window_end")
+
+
+def merged_rows(program: Program, partitions: Sequence[Any]) -> list[Row]:
+    """Merge every window's cells by pane, from_end, partition: the fixed order of float sums (DESIGN section 5)."""
+    assert not isinstance(program.stage.window, Session)
+    panes = panes_of(program.stage.window)
+    parts: list[tuple[Span, int, int, int, bytes, bytes]] = []
+    for partition, stored in enumerate(partitions):
+        for pane, cells in stored.items():
+            for cell_field, cell in cells.items():
+                from_end, group = split_field(cell_field)
+                order = from_end_order(from_end)
+                first = order if from_end != ALWAYS else -FOREVER_MS
+                parts += [(w, pane, order, partition, group, cell) for w in panes.windows_of(pane, first, FOREVER_MS)]
+    parts.sort(key=lambda part: part[:4])
+    windows = sorted({part[0] for part in parts})
+    numbers = {window: number for number, window in enumerate(windows)}
+    table = CellTable(program.layout)
+    table.merge([(numbers[w], group) for w, *_, group, _ in parts], program.layout.unpack([part[-1] for part in parts]))
+    keys = [(number, group) for number, groups in table.panes.items() for group in groups]
+    finished = finished_rows(program, table.columns, table.slots(keys))
+    rows = [
+        {"window_start": windows[number][0], "window_end": windows[number][1]}
+        | dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
+        | values
+        for (number, group), values in zip(keys, finished, strict=True)
+    ]
+    return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
+
+
+def order_of(row: Row, groups: Sequence[str]) -> tuple[Any, ...]:
+    """Rows by window, then group, nulls last: as the oracle's."""
+    window = (row["first"], row["last"]) if "closes_at" in row else (row["window_start"], row["window_end"])
+    return (*window, *((row[name] is None, row[name] if row[name] is not None else 0) for name in groups))
