@@ -5,11 +5,12 @@ This is the one place of the oracle's tests that knows how the core is called; t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from pipeline.core.cells import ALWAYS, CellTable, split_field
 from pipeline.core.definitions import Session
@@ -55,8 +56,13 @@ def answer(program: Program, done: Sequence[Committed]) -> Answer:
 LATE = ("time", "late_by_ms", "window_start", "window_end")
 
 
-def merged_rows(program: Program, partitions: Sequence[Any]) -> list[Row]:
-    """Merge every window's cells by pane, from_end, partition: the fixed order of float sums (DESIGN section 5)."""
+def merged_rows(
+    program: Program, partitions: Sequence[Any], wanted: Callable[[int, Span], bool] = lambda pane, window: True
+) -> list[Row]:
+    """Merge windows' cells by pane, from_end, partition: the fixed order of float sums (DESIGN section 5).
+
+    `partitions` are the panes of each, as committed. Only windows that are `wanted` by one of their panes are merged.
+    """
     assert not isinstance(program.stage.window, Session)
     panes = panes_of(program.stage.window)
     parts: list[tuple[Span, int, int, int, bytes, bytes]] = []
@@ -67,8 +73,10 @@ def merged_rows(program: Program, partitions: Sequence[Any]) -> list[Row]:
                 order = from_end_order(from_end)
                 first = order if from_end != ALWAYS else -FOREVER_MS
                 parts += [(w, pane, order, partition, group, cell) for w in panes.windows_of(pane, first, FOREVER_MS)]
-    parts.sort(key=lambda part: part[:4])
-    windows = sorted({part[0] for part in parts})
+    windows = sorted({window for window, pane, *_ in parts if wanted(pane, window)})
+    if not windows:
+        return []
+    parts = sorted((part for part in parts if part[0] in set(windows)), key=lambda part: part[:4])
     numbers = {window: number for number, window in enumerate(windows)}
     table = CellTable(program.layout)
     table.merge([(numbers[w], group) for w, *_, group, _ in parts], program.layout.unpack([part[-1] for part in parts]))
@@ -87,3 +95,9 @@ def order_of(row: Row, groups: Sequence[str]) -> tuple[Any, ...]:
     """Rows by window, then group, nulls last: as the oracle's."""
     window = (row["first"], row["last"]) if "closes_at" in row else (row["window_start"], row["window_end"])
     return (*window, *((row[name] is None, row[name] if row[name] is not None else 0) for name in groups))
+
+
+def last_end(program: Program, pane: int) -> int:
+    """The end of the last window that a pane is part of."""
+    assert not isinstance(program.stage.window, Session)
+    return int(panes_of(program.stage.window).last_ends(np.array([pane], dtype=np.int64))[0])
