@@ -12,7 +12,7 @@ from flask import Blueprint, Response, request
 
 from api.accounts import event_account, metric_account, stage_account, stream_account
 from api.answers import json_response, metric_response
-from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters
+from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters, rolling_request
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.store import redis_time_ms
@@ -21,7 +21,6 @@ from pipeline.runtime.recent import newest_events
 from pipeline.runtime.status import read_status
 
 NOT_BUILT = {
-    "rolling": "ask for the last windows with start=-5m",
     "live": "ask for /latest again",
     "explain": "/v1/stages has the ledger and the lag of the whole stage",
 }
@@ -58,7 +57,14 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         form = latest_format(request.args)
         return metric_response(metrics.latest(metric), form)
 
-    @blueprint.get("/v1/metrics/<metric>/<any(rolling, live, explain):view>")
+    @blueprint.get("/v1/metrics/<metric>/rolling")
+    def read_rolling(metric: str) -> Response:
+        program = metrics.program(known_name("metric", metric, metrics.programs))
+        asked = rolling_request(request.args, program, redis_time_ms(client))
+        answer = metrics.rolling(metric, asked.window_ms, asked.at_ms, asked.where, program)
+        return metric_response(answer, asked.format)
+
+    @blueprint.get("/v1/metrics/<metric>/<any(live, explain):view>")
     def refuse_view(metric: str, view: str) -> NoReturn:
         known_name("metric", metric, metrics.programs)
         raise BadRequestError(

@@ -6,6 +6,7 @@ import redis
 
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import Reader
+from pipeline.core.windows import Horizon
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.ticks import TimeKeeper
 from pipeline.runtime.setup import groups_of
@@ -18,12 +19,13 @@ def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
 
 
 def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
-    windows = {stage.window for stage in config.aggregates() if config.stream_of(stage).name == stream.name}
+    stages = [stage for stage in config.aggregates() if config.stream_of(stage).name == stream.name]
+    horizons = {Horizon(stage.window, stage.allowed_lateness_ms) for stage in stages}
     return TimeKeeper(
         client=client,
         scripts=scripts,
         stream=stream,
-        windows=sorted(windows, key=lambda window: (window.size_ms, window.offset_ms)),
+        horizons=sorted(horizons, key=repr),
         groups=groups_of(config, stream.name),
         reader=Reader(stream, ()),
     )
