@@ -216,7 +216,9 @@ class Moments:
         n, _, sums, squares = (column[slots] for column in self._of(state))
         with _silent(), np.errstate(divide="ignore"):
             spread = np.maximum(squares - sums * sums / n, 0.0) / (n - 1)
-        return [value if ok else None for value, ok in zip(spread.tolist(), ((n > 1) & np.isfinite(spread)), strict=True)]
+        return [
+            value if ok else None for value, ok in zip(spread.tolist(), ((n > 1) & np.isfinite(spread)), strict=True)
+        ]
 
 
 def _set_centres(counts: Column, centres: Column, slots: Slots, values: Column) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -106,7 +107,7 @@ class Distinct:
                 return _registers(indexes, ranks)
         elif data[:1] == _DENSE and len(body) == _DENSE_BYTES:
             bits = np.unpackbits(body).reshape(REGISTERS, _FIELD)
-            dense = np.packbits(bits, axis=1)[:, 0] >> (8 - _FIELD)
+            dense: Ranks = np.packbits(bits, axis=1)[:, 0] >> np.uint8(8 - _FIELD)
             if _are_ranks(dense[dense != 0], DENSE_FROM):
                 return dense
         raise ValueError(f"{len(data)} bytes from {data[:8]!r} are not a dump of {self.name}")
@@ -191,11 +192,11 @@ def _tau(x: float) -> float:
     while z != before:
         x, before = math.sqrt(x), z
         y *= 0.5
-        z -= (1 - x) ** 2 * y
+        z -= (1 - x) * (1 - x) * y
     return z / 3
 
 
-Exact = set[int] | set[str] | None  # None above the cap
+Exact = set[Any] | None  # of int or of str; None above the cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,15 +232,25 @@ class DistinctExact:
             return None, set()
         if fresh is None:
             return None, None
-        added = fresh - whole  # type: ignore[operator]
+        added = fresh - whole
         merged = self.merge(whole, added)
         return merged, None if merged is None else added
 
     def merge(self, into: Exact, other: Exact) -> Exact:
         if into is None or other is None:
             return None
-        into |= other  # type: ignore[operator, arg-type]
+        into |= other
         return self._capped(into)
+
+    @staticmethod
+    def is_over(value: Exact) -> bool:
+        """Whether the cell has had more than `cap` values."""
+        return value is None
+
+    @staticmethod
+    def size(value: Exact) -> int | None:
+        """The number of values, None above the cap."""
+        return None if value is None else len(value)
 
     def _capped(self, values: Exact) -> Exact:
         return values if values is not None and len(values) <= self.cap else None

@@ -85,7 +85,7 @@ class Items:
         return into
 
     def dump(self, value: ItemCounts) -> bytes:
-        items = sorted(value.counts)  # type: ignore[type-var]  # all strings or all integers
+        items = sorted(value.counts)  # all strings or all integers
         return msgspec.msgpack.encode((value.truncated, items, [value.counts[item] for item in items]))
 
     def restore(self, data: bytes) -> ItemCounts:

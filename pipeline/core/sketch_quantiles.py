@@ -1,8 +1,8 @@
-"""Quantiles and histograms from counts in logarithmic buckets: every answer is within 1 % of the exact order statistic.
+"""Quantiles and histograms from counts in logarithmic buckets: within 1 % of the exact order statistic, always.
 
-A bucket holds the values in (1.02^(i-1), 1.02^i], so any value of it is within 0.991 % of the estimate; counts are exact
-integers and merge by addition. After DDSketch (Masson, Rim, Lee: VLDB 2019), without its collapsing of buckets: the
-whole range of a float has 71,000, and data of nine decades fills 1,050.
+A bucket holds the values in (1.02^(i-1), 1.02^i], so any value of it is within 0.991 % of the estimate; counts are
+exact integers and merge by addition. After DDSketch (Masson, Rim, Lee: VLDB 2019), without its collapsing of buckets:
+the whole range of a float has 71,000 a sign, and data of nine decades fills 1,050.
 
     key of a bucket, in the order of the values
       -LIMIT         -infinity
@@ -18,7 +18,7 @@ import math
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import msgspec
 import numpy as np
@@ -46,9 +46,10 @@ def _bounds() -> Column:
     same value falls into the same bucket everywhere. The rounding adds up to 4e-12.
     """
     with np.errstate(over="ignore"):
-        up = np.multiply.accumulate(np.r_[1.0, np.full(_HIGHEST, GAMMA)])
-        down = np.divide.accumulate(np.r_[1.0, np.full(1 - _LOWEST, GAMMA)])
-    return np.r_[down[:0:-1], up]
+        up = np.multiply.accumulate([1.0] + _HIGHEST * [GAMMA])
+        down = np.divide.accumulate([1.0] + (1 - _LOWEST) * [GAMMA])
+    bounds: Column = np.concatenate((down[:0:-1], up))
+    return bounds
 
 
 _BOUNDS = _bounds()
@@ -114,7 +115,7 @@ class Quantiles:
 
     def dump(self, value: Buckets) -> bytes:
         keys = sorted(value)
-        steps = [keys[0], *(b - a for a, b in zip(keys, keys[1:], strict=False))] if keys else []
+        steps = [keys[0], *(b - a for a, b in pairwise(keys))] if keys else []
         return msgspec.msgpack.encode((steps, [value[key] for key in keys]))
 
     def restore(self, data: bytes) -> Buckets:

@@ -4,23 +4,24 @@ Samples of panes and partitions are united and only then ordered: by time, then 
 made from one event). The first 10,000 of a cell in stream order are kept, then the cell says `truncated`.
 
     a block of samples    int64 [4, n]: times_ms, places, rows, values (of floats: their bits)
-    dump                  truncated u1, n u4, then each of the 4 packed as its least value and the distances from it
+    dump                  msgpack: truncated, then the 4 rows; the first three as steps from one sample to the next
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values, part_name
-from pipeline.core.sketches import as_slots, pack_ints, runs, stable_order, unpack_ints
+from pipeline.core.sketches import as_slots, decode, runs, stable_order
 
 SAMPLES_CAP = 10_000  # samples of a cell
-_SAMPLE_BYTES = 18  # of one in a dump: 4 of time, 4 of place, 2 of row, 8 of value
-_HEAD_BYTES = 5 + 4 * 9
+_SAMPLE_BYTES = 15  # of one in a dump: 2 of time, 2 of place, 2 of row, 9 of value
+_HEAD_BYTES = 30
 _EXACT_LIMIT = 2**62  # below it, the int64 sums of the increases cannot overflow
 
 
@@ -91,21 +92,21 @@ class Samples:
         return into
 
     def dump(self, value: SampleSet) -> bytes:
-        head = bytes([value.truncated]) + value.count.to_bytes(4, "little")
-        return head + b"".join(pack_ints(row) for row in value.ordered() if value.count)
+        block = value.ordered()
+        places = np.diff(block[:3], axis=1, prepend=0)  # small numbers; what overflows wraps, and wraps back
+        return msgspec.msgpack.encode((value.truncated, *places.tolist(), block[3].tolist()))
 
     def restore(self, data: bytes) -> SampleSet:
-        if len(data) < 5 or data[0] > 1:
-            raise ValueError(f"{len(data)} bytes from {data[:8]!r} are not a dump of {self.name}")
-        count = int.from_bytes(data[1:5], "little")
-        left = memoryview(data)[5:]
-        rows = []
-        for _ in range(4 if count else 0):
-            row, left = unpack_ints(left, count)
-            rows.append(row)
-        if len(left):
-            raise ValueError(f"a dump of {self.name} has {len(left)} bytes behind its {count} samples")
-        return SampleSet([np.stack(rows)] if rows else [], count, bool(data[0]))
+        truncated, *rows = decode(_DUMP, data, self.name)
+        count = len(rows[0])
+        if any(len(row) != count for row in rows):
+            raise ValueError(f"{len(data)} bytes are not a dump of {self.name}: rows of {[len(row) for row in rows]}")
+        try:
+            block = np.array(rows, dtype=np.int64).reshape(4, count)
+        except OverflowError as error:
+            raise ValueError(f"{len(data)} bytes are not a dump of {self.name}: {error}") from error
+        block[:3] = np.cumsum(block[:3], axis=1)
+        return SampleSet([block] if count else [], count, truncated)
 
     def weight(self, value: SampleSet) -> int:
         return _HEAD_BYTES + _SAMPLE_BYTES * value.count
@@ -114,6 +115,9 @@ class Samples:
         """Return (times_ms, values) in order; values are int64 or float64."""
         block = value.ordered()
         return block[0], block[3].view(self.dtype)
+
+
+_DUMP = msgspec.msgpack.Decoder(tuple[bool, list[int], list[int], list[int], list[int]])
 
 
 def increase(values: Column) -> Any:
@@ -135,7 +139,7 @@ def increase(values: Column) -> Any:
         steps = np.diff(values)
         return int(np.where(steps >= 0, steps, values[1:]).sum())
     numbers = values.tolist()
-    return sum(b - a if b >= a else b for a, b in zip(numbers, numbers[1:], strict=False))
+    return sum(b - a if b >= a else b for a, b in pairwise(numbers))
 
 
 def rate(times_ms: Int64, values: Column) -> float | None:
@@ -149,8 +153,8 @@ def rate(times_ms: Int64, values: Column) -> float | None:
 def time_weighted_mean(times_ms: Int64, values: Column, end_ms: int | None) -> float | None:
     """The mean over time of a value that holds until the next sample, the last one until `end_ms`.
 
-    Before the first sample nothing is known, so nothing counts. Without an end (a session's is its last sample) the last
-    one has no weight, unless no time passes at all: then it is the answer.
+    Before the first sample nothing is known, so nothing counts. Without an end (a session's is its last sample) the
+    last one has no weight, unless no time passes at all: then it is the answer.
     """
     if not len(values):
         return None
@@ -163,8 +167,3 @@ def time_weighted_mean(times_ms: Int64, values: Column, end_ms: int | None) -> f
     with np.errstate(over="ignore", invalid="ignore"):
         # about the first value, which makes a constant exact
         return float(numbers[0] + np.cumsum((numbers - numbers[0]) * weights)[-1] / total)
-
-
-def finite_float(value: float | None) -> float | None:
-    """JSON has no infinity and no nan: they are null."""
-    return value if value is not None and math.isfinite(value) else None

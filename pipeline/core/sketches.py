@@ -1,7 +1,7 @@
-"""Sketches: mergeable partials of variable size, one Python object per cell; what quantiles, sets and samples are made of.
+"""Sketches: mergeable partials of variable size, one Python object per cell, behind quantiles, sets and samples.
 
-A batch comes into a cell in two steps: `lift` makes a partial of the batch alone, column-wise for all cells at once, and
-`fold` adds it to the cell and says what was really added. Base plus increments is always the whole, byte for byte:
+A batch comes into a cell in two steps: `lift` makes a partial of the batch alone, column-wise for all cells at once,
+and `fold` adds it to the cell and says what was really added. Base plus increments is the whole, byte for byte:
 
     restore(base) merged with restore(dump(increment)) of every fold since   has the dump of   the whole
 """
@@ -9,6 +9,7 @@ A batch comes into a cell in two steps: `lift` makes a partial of the batch alon
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, Protocol
 
 import msgspec
@@ -25,8 +26,8 @@ _SAMPLED_ITEMS = 16
 class Sketch(Protocol):
     """One kind of partial over one field and filter; `incremental` False: the whole is written every time.
 
-    `lift` reads a batch's values, nulls already out, in stream order; its answer is the distinct slots, ascending, and a
-    partial of each. `fold` takes (whole, fresh) and returns (whole, what was admitted): caps apply here, in stream
+    `lift` reads a batch's values, nulls already out, in stream order; its answer is the distinct slots, ascending, and
+    a partial of each. `fold` takes (whole, fresh) and returns (whole, what was admitted): caps apply here, in stream
     order, and what was admitted may be the identity. `merge` is the union of two partials, without caps, so that it is
     associative and commutative; it may change `into`, never `other`. `dump` is canonical: equal partials give equal
     bytes, whatever the order they were built in. `restore` raises ValueError on damaged bytes. `weight` is about
@@ -97,32 +98,9 @@ def rising(values: list[Any]) -> bool:
         ValueError: strings among numbers.
     """
     try:
-        return all(a < b for a, b in zip(values, values[1:], strict=False))
+        return all(a < b for a, b in pairwise(values))
     except TypeError as error:
         raise ValueError(f"a dump of strings among numbers: {error}") from error
-
-
-def pack_ints(column: Int64) -> bytes:
-    """Pack int64 values as their least one and the distance of each from it, in as few bytes as the widest needs."""
-    low = column.min()
-    apart = column.view(np.uint64) - np.uint64(low.astype(np.uint64))
-    width = next(width for width in (0, 1, 2, 4, 8) if int(apart.max()) < 1 << (8 * width))
-    head = int(low).to_bytes(8, "little", signed=True) + bytes([width])
-    return head + (apart.astype(f"<u{width}").tobytes() if width else b"")
-
-
-def unpack_ints(data: memoryview, count: int) -> tuple[Int64, memoryview]:
-    """Return `count` values packed by `pack_ints` and the bytes after them.
-
-    Raises:
-        ValueError: cut off, or of an unknown width.
-    """
-    if len(data) < 9 or data[8] not in (0, 1, 2, 4, 8) or len(data) < 9 + count * data[8]:
-        raise ValueError(f"a packed column of {count} values does not fit in {len(data)} bytes")
-    low, width = np.frombuffer(data[:8], dtype="<i8")[0], data[8]
-    end = 9 + count * width
-    apart = np.frombuffer(data[9:end], dtype=f"<u{width}") if width else np.zeros(count, dtype=np.uint64)
-    return (apart.astype(np.uint64) + low.astype(np.uint64)).view(np.int64), data[end:]
 
 
 def decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes, what: str) -> Any:
