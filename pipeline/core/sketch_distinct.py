@@ -113,7 +113,8 @@ class Distinct:
         raise ValueError(f"{len(data)} bytes from {data[:8]!r} are not a dump of {self.name}")
 
     def weight(self, value: Registers) -> int:
-        return 1 + (min(3 * len(value), _DENSE_BYTES) if isinstance(value, dict) else _DENSE_BYTES)
+        raised = len(value) if isinstance(value, dict) else int(np.count_nonzero(value))
+        return 1 + min(3 * raised, _DENSE_BYTES)
 
 
 def _are_ranks(above_zero: Ranks, at_least: int) -> bool:
