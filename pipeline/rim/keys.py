@@ -34,6 +34,9 @@ A metric. Results go `retention` after they were last published.
     {m}:windows:v            zset    `START:END` by end
     {m}:ages:v               zset    `START:END` by published_ms
     {m}:published:v          hash    partition → greatest published mark
+    {m}:tier:v:SIZE          zset    `START:END` of a tier's windows by end; their results are keyed as the others
+    {m}:tier_ages:v:SIZE     zset    likewise by published_ms
+    {m}:tier_due:v:SIZE      hash    tier window start → `0-N -`, N the newest publication of a window in it
     {m}:emit:v               list    windows whose rows still go downstream
     {m}:rows                 stream  downstream rows; trimmed by the scheduler
     {m}:latest               hash    group JSON → JSON of the newest closed window's finished values
@@ -142,6 +145,18 @@ def ages(metric: str, version: str) -> str:
 
 def published(metric: str, version: str) -> str:
     return _of_metric(metric, f"published:{version}")
+
+
+def tier(metric: str, version: str, size_ms: int) -> str:
+    return _of_metric(metric, f"tier:{version}:{size_ms}")
+
+
+def tier_ages(metric: str, version: str, size_ms: int) -> str:
+    return _of_metric(metric, f"tier_ages:{version}:{size_ms}")
+
+
+def tier_due(metric: str, version: str, size_ms: int) -> str:
+    return _of_metric(metric, f"tier_due:{version}:{size_ms}")
 
 
 def emit(metric: str, version: str) -> str:

@@ -162,6 +162,7 @@ class Result:
     revision: int
     state: str
     published_ms: int
+    seq: int  # number of its publication among those of the metric's version
     groups: list[bytes]
     cells: list[bytes]
 
@@ -218,6 +219,7 @@ def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result
         int(fields[b"revision"]),
         fields[b"state"].decode(),
         int(fields[b"published_ms"]),
+        int(fields.get(b"seq", b"0")),
         groups,
         cells,
     )

@@ -16,6 +16,7 @@ import numpy as np
 import redis
 
 from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.definitions import Tumbling
 from pipeline.core.merging import Merged, Piece, merged, pieces_of, windows_by_end
 from pipeline.core.programs import Program
 from pipeline.core.windows import Span
@@ -198,6 +199,7 @@ class Closer:
             cells=window.cells,
             finished=[msgspec.json.encode(_latest(start_ms, end_ms, row)) for row in latest],
             emits=program.stage.output != "none",
+            tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
 
     def _emit_rest(self) -> None:
@@ -247,6 +249,13 @@ class Closer:
             | {name: _text(value) for name, value in row.items() if value is not None}
             for group, row in zip(result.groups, rows, strict=True)
         ]
+
+
+def tier_start(program: Program, start_ms: int, size_ms: int) -> int:
+    """The start of a tier's window that a window is part of; tiers are aligned as their metric is."""
+    window = program.window
+    assert isinstance(window, Tumbling), f"{program.name} has tiers and is not tumbling"
+    return start_ms - (start_ms - window.offset_ms) % size_ms
 
 
 def state_at(program: Program, end_ms: int, watermark_ms: int | None) -> str:
