@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import redis
 
 from pipeline.core.cells import CellTable, split_field
+from pipeline.core.completeness import CompleteBy, least_sure, moved_by
 from pipeline.core.definitions import Config
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
@@ -30,7 +31,6 @@ MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
 State = str  # open | final
-CompleteBy = Literal["events", "silence"]
 
 Row = dict[str, Any]
 
@@ -53,7 +53,8 @@ class MetricQuery:
 class Completeness:
     """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
 
-    `complete_by`: `events` when the events alone have brought every partition's time there, `silence` when a tick did.
+    `complete_by`: `events` when the events alone have brought every partition's time there, `heartbeat` when they have
+    together with heartbeats, else `silence`.
     `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
     trimmed: windows before it are not there. None: nothing is known to be missing.
     """
@@ -259,13 +260,9 @@ def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int
 
 
 def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
-    """A tick lifts `max_seen_ms` and is no event, so it never lifts `max_ts_ms`."""
-
-    def by_events(checkpoint: Checkpoint) -> bool:
-        newest_ms = checkpoint.max_ts_ms
-        return newest_ms is not None and newest_ms - disorder_ms >= complete_to_ms
-
-    return "events" if all(map(by_events, checkpoints)) else "silence"
+    """What has brought every partition's time to where the answer is complete to."""
+    time_ms = complete_to_ms + disorder_ms
+    return least_sure(moved_by(time_ms, each.max_event_ms, each.max_beat_ms) for each in checkpoints)
 
 
 def _batches(program: Program, starts: Sequence[int], step_ms: int, *, descending: bool) -> Iterator[list[int]]:
