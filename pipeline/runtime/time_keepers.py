@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis
 
-from pipeline.core.definitions import Config, Stream
+from pipeline.core.definitions import Config, Stream, Tumbling
 from pipeline.core.events import Reader
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.ticks import TimeKeeper
@@ -17,13 +17,18 @@ def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
     return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
 
 
+def windows_of(config: Config, stream: str) -> list[Tumbling]:
+    """The windows that wait for a stream's time, by size."""
+    windows = {stage.window for stage in config.aggregates() if config.stream_of(stage).name == stream}
+    return sorted(windows, key=lambda window: (window.size_ms, window.offset_ms))
+
+
 def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
-    windows = {stage.window for stage in config.aggregates() if config.stream_of(stage).name == stream.name}
     return TimeKeeper(
         client=client,
         scripts=scripts,
         stream=stream,
-        windows=sorted(windows, key=lambda window: (window.size_ms, window.offset_ms)),
+        windows=windows_of(config, stream.name),
         groups=groups_of(config, stream.name),
         reader=Reader(stream, ()),
     )
