@@ -37,9 +37,9 @@ def line(server: RunningServer) -> Line:
     return Line(CONFIG, server)
 
 
-def send(line: Line, n: int, **headers: str) -> None:
+def send(line: Line, n: int, at_ms: int | None = None, **headers: str) -> None:
     """A batch of `n` good events and one that is refused, over HTTP."""
-    now_ms = redis_time_ms(line.client)
+    now_ms = redis_time_ms(line.client) if at_ms is None else at_ms
     events: list[dict[str, Any]] = [{"ts": now_ms - n + row, "value": row} for row in range(n)]
     answer = line.http.post("/v1/streams/readings/events", json=[*events, {"ts": "never"}], headers=headers)
     assert answer.status_code == 202, answer.text
@@ -77,8 +77,9 @@ def test_after_a_normal_run_the_books_add_up_everywhere(line: Line) -> None:
         for partition in (0, 1):
             line.row("readings", {"ts": str(redis_time_ms(line.client))}, partition=partition)
             line.row("readings", {"ts": "never"}, partition=partition)
+    now_ms = redis_time_ms(line.client)
     for _ in range(2):
-        send(line, 7, **{"Idempotency-Key": "once"})
+        send(line, 7, now_ms, **{"Idempotency-Key": "once"})
     line.tick("readings", redis_time_ms(line.client))
     line.settle()
 
