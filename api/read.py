@@ -12,12 +12,14 @@ from flask import Blueprint, Response, request
 
 from api.accounts import event_account, metric_account, stage_account, stream_account, watermark_account
 from api.answers import json_response, metric_response
-from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters
+from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters, source_limit
+from api.skew import skew_account
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.recent import newest_events
+from pipeline.runtime.skew import skew_report
 from pipeline.runtime.status import read_status
 from pipeline.runtime.stream_time import stream_time
 from pipeline.runtime.time_keepers import windows_of
@@ -83,6 +85,12 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         status = read_status(client, config, [stream])
         found = stream_time(status.streams[stream], windows_of(config, stream), status.now_ms)
         return json_response(watermark_account(found))
+
+    @blueprint.get("/v1/streams/<stream>/skew")
+    def read_skew(stream: str) -> Response:
+        known_name("stream", stream, config.streams)
+        limit = source_limit(request.args)
+        return json_response(skew_account(skew_report(client, config, stream), limit))
 
     @blueprint.get("/v1/streams/<stream>/events")
     def read_events(stream: str) -> Response:
