@@ -640,7 +640,7 @@ def keys_of(value: Any) -> Any:
     return None
 
 
-USER_DATA = {"data", "unit", "schema", "event"}
+USER_DATA = {"data", "unit", "schema", "event", "late"}
 
 
 @pytest.mark.parametrize(
@@ -651,6 +651,7 @@ USER_DATA = {"data", "unit", "schema", "event"}
         "/v1/streams",
         "/v1/streams/{stream}/events",
         "/v1/streams/{stream}/watermark",
+        "/v1/streams/{stream}/skew",
         "/v1/stages",
     ],
 )

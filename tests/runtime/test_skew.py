@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, time, timedelta
 from itertools import pairwise
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -27,7 +29,6 @@ from pipeline.core.definitions import (
 )
 from pipeline.core.partitioning import partition_of
 from pipeline.core.skew import CANDIDATES_MS, Sample, measure
-from pipeline.core.windows import panes_of
 from pipeline.rim import keys
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.skew import _sample, skew_report
@@ -216,15 +217,12 @@ def final_ms(stage: Aggregate, time_ms: int) -> int:
         case Session():
             end_ms = time_ms + window.gap_ms
         case Calendar():
-            end_ms = panes_of(window).end_at_or_before(time_ms + 25 * 3_600_000)
-            end_ms = end_ms if panes_of(window).end_at_or_before(end_ms - 1) <= time_ms else _previous(window, end_ms)
+            zone = ZoneInfo(window.zone)
+            tomorrow = datetime.fromtimestamp(time_ms / 1_000, zone).date() + timedelta(days=1)
+            end_ms = int(datetime.combine(tomorrow, time.min, zone).timestamp()) * 1_000
         case _:
             raise AssertionError(window)
     return end_ms + stage.allowed_lateness_ms
-
-
-def _previous(window: Calendar, end_ms: int) -> int:
-    return panes_of(window).end_at_or_before(end_ms - 1)
 
 
 def test_a_stream_that_spreads_evenly_is_one_source(server: RunningServer) -> None:
