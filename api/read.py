@@ -12,7 +12,15 @@ from flask import Blueprint, Response, request
 
 from api.accounts import event_account, metric_account, stage_account, stream_account, watermark_account
 from api.answers import json_response, metric_response
-from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters, source_limit
+from api.parameters import (
+    event_limit,
+    known_name,
+    latest_format,
+    metric_request,
+    no_parameters,
+    rolling_request,
+    source_limit,
+)
 from api.skew import skew_account
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
@@ -22,10 +30,9 @@ from pipeline.runtime.recent import newest_events
 from pipeline.runtime.skew import skew_report
 from pipeline.runtime.status import read_status
 from pipeline.runtime.stream_time import stream_time
-from pipeline.runtime.time_keepers import windows_of
+from pipeline.runtime.time_keepers import horizons_of
 
 NOT_BUILT = {
-    "rolling": "ask for the last windows with start=-5m",
     "live": "ask for /latest again",
     "explain": "/v1/stages has the ledger and the lag of the whole stage",
 }
@@ -62,7 +69,14 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         form = latest_format(request.args)
         return metric_response(metrics.latest(metric), form)
 
-    @blueprint.get("/v1/metrics/<metric>/<any(rolling, live, explain):view>")
+    @blueprint.get("/v1/metrics/<metric>/rolling")
+    def read_rolling(metric: str) -> Response:
+        program = metrics.program(known_name("metric", metric, metrics.programs))
+        asked = rolling_request(request.args, program, redis_time_ms(client))
+        answer = metrics.rolling(metric, asked.window_ms, asked.at_ms, asked.where, program)
+        return metric_response(answer, asked.format)
+
+    @blueprint.get("/v1/metrics/<metric>/<any(live, explain):view>")
     def refuse_view(metric: str, view: str) -> NoReturn:
         known_name("metric", metric, metrics.programs)
         raise BadRequestError(
@@ -75,7 +89,7 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
     def list_streams() -> Response:
         no_parameters(request.args)
         status = read_status(client, config)
-        times = [stream_time(each, windows_of(config, name), status.now_ms) for name, each in status.streams.items()]
+        times = [stream_time(each, horizons_of(config, name), status.now_ms) for name, each in status.streams.items()]
         return json_response({"streams": [stream_account(time) for time in times]})
 
     @blueprint.get("/v1/streams/<stream>/watermark")
@@ -83,7 +97,7 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         known_name("stream", stream, config.streams)
         no_parameters(request.args)
         status = read_status(client, config, [stream])
-        found = stream_time(status.streams[stream], windows_of(config, stream), status.now_ms)
+        found = stream_time(status.streams[stream], horizons_of(config, stream), status.now_ms)
         return json_response(watermark_account(found))
 
     @blueprint.get("/v1/streams/<stream>/skew")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,11 @@ def _silent() -> np.errstate:
     return np.errstate(over="ignore", invalid="ignore")
 
 
+def named(what: str, where: str | None) -> str:
+    """The name of a part: what it keeps of which field, and of which rows."""
+    return what if where is None else f"{what} where {where}"
+
+
 @dataclass(frozen=True, slots=True)
 class Values:
     """What one batch brings for one accumulator, nulls already left out; all arrays have one length.
@@ -47,6 +52,7 @@ class Values:
     rows: Int64
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length."""
 
@@ -54,6 +60,8 @@ class Accumulator(Protocol):
     def name(self) -> str: ...
     @property
     def field(self) -> str | None: ...
+    @property
+    def where(self) -> str | None: ...
     @property
     def columns(self) -> tuple[tuple[str, str], ...]: ...
     def identity(self) -> tuple[Any, ...]: ...
@@ -66,10 +74,11 @@ class Count:
     """Number of events (`field` None) or of values that are not null."""
 
     field: str | None
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"n({self.field or '*'})"
+        return named(f"n({self.field or '*'})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -90,10 +99,11 @@ class IntSum:
     """Exact sum of int64 values, as the sums of their high and low 32 bits."""
 
     field: str
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"sum({self.field})"
+        return named(f"sum({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -121,10 +131,11 @@ class FloatSum:
     """Sum of floats as a left fold in stream order; merges go in the fixed order of the caller."""
 
     field: str
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"sum({self.field})"
+        return named(f"sum({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -149,10 +160,11 @@ class Extreme:
     field: str
     side: Literal["min", "max"]
     dtype: Literal["<i8", "<f8"]
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.side}({self.field})"
+        return named(f"{self.side}({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -180,10 +192,11 @@ class Edge:
     field: str
     side: Literal["first", "last"]
     dtype: Literal["<i8", "<f8", "O"]
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.side}({self.field})"
+        return named(f"{self.side}({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:

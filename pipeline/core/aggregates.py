@@ -7,7 +7,7 @@ out by every aggregate but `count` without a field. An aggregate over no values 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
 
@@ -26,6 +26,7 @@ from pipeline.core.accumulators import (
 )
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import AggregateSpec
+from pipeline.core.sketches import Sketch
 
 Value = int | float | str | bool | None
 
@@ -35,7 +36,7 @@ class Finisher:
     """One named value of a metric, bound to its accumulators; `type` is the JSON type of the answer."""
 
     spec: AggregateSpec
-    parts: tuple[Accumulator, ...]
+    parts: tuple[Accumulator | Sketch, ...]
     dtype: pl.DataType | None  # of the field, None for count of events
 
     @property
@@ -48,7 +49,7 @@ class Finisher:
         assert self.dtype is not None
         return type_text(self.dtype)
 
-    def finish(self, state: Mapping[str, Column], slots: Slots) -> list[Value]:
+    def finish(self, state: Mapping[str, Column], slots: Slots, ends_ms: Sequence[int] | None = None) -> list[Value]:
         """Return the finished value of each cell in `slots`, in JSON types; times are epoch milliseconds."""
         counts = state[self.parts[0].name][slots]
         if self.spec.function == "count":

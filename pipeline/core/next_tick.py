@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from pipeline.core.definitions import TimePolicy, Tumbling
+from pipeline.core.definitions import TimePolicy
 from pipeline.core.watermarks import FOLLOW_EVERY_MS, HISTORIC_MS, MAX_INTERVAL_MS, PartitionClock, idle_ticks
+from pipeline.core.windows import Horizon
 
 
 def next_tick_ms(
-    now_ms: int, policy: TimePolicy, partitions: Sequence[PartitionClock], windows: Sequence[Tumbling]
+    now_ms: int, policy: TimePolicy, partitions: Sequence[PartitionClock], horizons: Sequence[Horizon]
 ) -> int | None:
     """When the scheduler next writes a tick, at or after `now_ms`; None: events have to move time, or nothing waits.
 
@@ -21,7 +22,7 @@ def next_tick_ms(
     """
     settled = [replace(clock, settled_ms=clock.max_seen_ms) for clock in partitions]
     moments = sorted({now_ms, *(ms for ms in _moments(policy, partitions) if ms > now_ms)})
-    return next((ms for ms in moments if idle_ticks(ms, policy, settled, windows)), None)
+    return next((ms for ms in moments if idle_ticks(ms, policy, settled, horizons)), None)
 
 
 def _moments(policy: TimePolicy, partitions: Sequence[PartitionClock]) -> Iterator[int]:

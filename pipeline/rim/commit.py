@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.cells import PaneChange
 from pipeline.errors import FenceError, ForeignKeyError, TornError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
@@ -67,6 +68,8 @@ class Checkpoint:
     filtered: int = 0
     late: int = 0
     dead: int = 0
+    partial: int = 0
+    others: int = 0
     torn: bool = False
 
     @property
@@ -117,6 +120,8 @@ _COUNTERS = (
     "filtered",
     "late",
     "dead",
+    "partial",
+    "others",
 )
 
 
@@ -142,7 +147,7 @@ class Commit:
     fence: Fence
     ids: Sequence[bytes]
     after: Checkpoint
-    panes: Mapping[int, Sequence[tuple[bytes, bytes]]] = field(default_factory=dict)
+    panes: Mapping[int, PaneChange] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
 
 
@@ -205,9 +210,12 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
             for pair in row.items():
                 yield from pair
     mark = str(what.after.mark)
-    for start, cells in what.panes.items():
+    for start, change in what.panes.items():
         yield start
         yield mark
-        yield len(cells)
-        for cell in cells:
+        yield change.from_end
+        yield len(change.cells)
+        yield len(change.gone)
+        for cell in change.cells.items():
             yield from cell
+        yield from change.gone

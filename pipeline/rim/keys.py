@@ -17,8 +17,8 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
-    {s.p}:due:g        hash    pane start → mark; until published
-    {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial; with the results that use it
+    {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
+    {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
     {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit

@@ -27,7 +27,7 @@ STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A merged window, ready to be published: groups with their packed cells, and their finished values as JSON for the
-    `latest` hash (empty where a newer window follows at once)."""
+    `latest` hash (empty where a newer window follows at once). `emits`: its rows go downstream."""
 
     metric: str
     version: str
@@ -38,6 +38,7 @@ class Closed:
     groups: Sequence[bytes]
     cells: Sequence[bytes]
     finished: Sequence[bytes]
+    emits: bool = True
 
 
 def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None:
@@ -62,19 +63,20 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
             keys.latest(metric),
             keys.versions(metric),
         ],
-        args=[version, window.start_ms, window.end_ms, window.state, len(window.groups), *map(str, window.marks)],
+        args=[
+            version,
+            window.start_ms,
+            window.end_ms,
+            window.state,
+            len(window.groups),
+            int(window.emits),
+            *map(str, window.marks),
+        ],
     )
     if int(revision) < 0:
         client.execute_command("UNLINK", staged, staged_latest)
         return None
     return int(revision)
-
-
-def stored_marks(client: redis.Redis, window: Closed) -> list[Mark]:
-    """The marks a window's result in place was merged from, one for each partition; none where there is no result."""
-    key = keys.result(window.metric, window.version, window.start_ms, window.end_ms)
-    text = client.execute_command("HGET", key, "marks")
-    return [] if text is None else [Mark.parse(mark) for mark in text.split(b" ")]
 
 
 def _blocks(window: Closed) -> Iterator[tuple[bytes, bytes]]:
@@ -150,9 +152,20 @@ def emit(
         position = after
 
 
-def settle(scripts: Scripts, stream: str, partition: int, group: str, marks: Mapping[int, Mark]) -> int:
-    """Take panes (start → published mark) off the due list, unless they changed since."""
-    if not marks:
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A due pane after a pass: the mark that was published, and the end of its next window to publish, if any."""
+
+    start_ms: int
+    mark: Mark
+    next_end_ms: int | None
+
+
+def settle(scripts: Scripts, stream: str, partition: int, group: str, panes: Sequence[Settled]) -> int:
+    """Note what was published of due panes, unless they changed since; return how many are off the list."""
+    if not panes:
         return 0
-    args = [part for start, mark in marks.items() for part in (start, str(mark))]
+    args: list[int | str] = []
+    for pane in panes:
+        args += [pane.start_ms, str(pane.mark), "" if pane.next_end_ms is None else pane.next_end_ms]
     return int(scripts.run("settle", keys=[keys.due(stream, partition, group)], args=args))

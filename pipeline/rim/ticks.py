@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 
 import redis
 
-from pipeline.core.definitions import Stream, Tumbling
+from pipeline.core.definitions import Stream
 from pipeline.core.entries import TickCause
 from pipeline.core.events import Reader
 from pipeline.core.times import about_duration, format_duration
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, end_tick_time, idle_ticks
+from pipeline.core.windows import Horizon
 from pipeline.errors import BackpressureError, BadRequestError
 from pipeline.rim import keys
 from pipeline.rim.clocks import Look, look
@@ -38,13 +39,13 @@ class Ticked:
 class TimeKeeper:
     """Writes the ticks of one stream.
 
-    `windows` and `groups` are those of the stages of the running config that read it.
+    `horizons` and `groups` are those of the stages of the running config that read it.
     """
 
     client: redis.Redis
     scripts: Scripts
     stream: Stream
-    windows: Sequence[Tumbling]
+    horizons: Sequence[Horizon]
     groups: Sequence[str]
     reader: Reader
     _looks: deque[tuple[int, tuple[PartitionClock, ...]]] = field(default_factory=deque)
@@ -55,7 +56,7 @@ class TimeKeeper:
         clocks = self._settled(now_ms, seen.clocks)
         if not seen.complete:
             return []
-        ticks = idle_ticks(now_ms, self.stream.time, clocks, self.windows)
+        ticks = idle_ticks(now_ms, self.stream.time, clocks, self.horizons)
         return [entry_id for tick in ticks if (entry_id := self._append(tick)) is not None]
 
     def end(self) -> Ticked:
@@ -67,7 +68,7 @@ class TimeKeeper:
 
         def time_of(seen: Look) -> int | None:
             newest = [clock.max_ts_ms for clock in seen.clocks if clock.max_ts_ms is not None]
-            return end_tick_time(max(newest), self.windows, self.stream.time.disorder_ms) if newest else None
+            return end_tick_time(max(newest), self.horizons, self.stream.time.disorder_ms) if newest else None
 
         return self._tick_all(time_of, "end")
 

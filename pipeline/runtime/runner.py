@@ -170,6 +170,8 @@ class Runner:
             filtered=before.filtered + ledger.filtered,
             late=before.late + ledger.late,
             dead=before.dead + ledger.dead,
+            partial=before.partial + ledger.partial,
+            others=before.others + ledger.others,
         )
 
 

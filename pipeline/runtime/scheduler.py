@@ -21,10 +21,10 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from pipeline.core.definitions import MINUTE_MS, Aggregate, Config
-from pipeline.core.programs import version_of
+from pipeline.core.programs import decode_definition, version_of
 from pipeline.rim import connection, expiry, keys, replies, trim
 from pipeline.rim.checks import check_server
-from pipeline.rim.expiry import Expired
+from pipeline.rim.expiry import Expired, Kept
 from pipeline.rim.ledger import Finding, Verdict
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
@@ -77,8 +77,8 @@ class Housekeeping:
         for stage in self.config.stages.values():
             stream = self.config.stream_of(stage)
             if isinstance(stage, Aggregate):
-                for version in self._versions(stage):
-                    expired += expiry.expire_results(self.client, self._scripts, stream, stage, version, now_ms)
+                for kept in self._kept(stage):
+                    expired += expiry.expire_results(self.client, self._scripts, kept, stage.retention_ms, now_ms)
                 expired += expiry.expire_downstream(self.client, stage, now_ms)
             elif stage.publish:
                 expired += expiry.expire_transform(self.client, stream, stage, now_ms)
@@ -107,12 +107,14 @@ class Housekeeping:
         self._unbalanced = found
         return verdict
 
-    def _versions(self, stage: Aggregate) -> list[str]:
+    def _kept(self, stage: Aggregate) -> list[Kept]:
         """Every version of a metric that may have results: the running one, and all its record names."""
         stored = replies.parse_hash(self.client.execute_command("HGETALL", keys.versions(stage.name)))
-        active = stored.pop(b"active", b"").decode()
-        named = {name.decode().partition(":")[2] for name in stored}
-        return sorted(({version_of(self.config, stage.name), active} | named) - {""})
+        running = Kept(self.config.stream_of(stage), stage, version_of(self.config, stage.name))
+        definitions = {name.decode().partition(":")[2]: text for name, text in stored.items() if b"definition:" in name}
+        known = {version: decode_definition(text) for version, text in definitions.items()}
+        older = [Kept(it.stream, it.stage, version, running=False) for version, it in sorted(known.items())]
+        return [running, *(kept for kept in older if kept.version != running.version)]
 
 
 def guarded(name: str, job: Callable[[], object]) -> None:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.core.completeness import CompleteBy, least_sure, moved_by
-from pipeline.core.definitions import SECOND_MS, Stream, Tumbling
+from pipeline.core.definitions import SECOND_MS, Stream
 from pipeline.core.next_tick import next_tick_ms
 from pipeline.core.times import about_duration
 from pipeline.core.watermarks import HISTORIC_MS, PartitionClock
+from pipeline.core.windows import Horizon
 from pipeline.rim.commit import Checkpoint
 from pipeline.runtime.status import PartitionStatus, StreamStatus
 
@@ -52,9 +53,9 @@ class StreamTime:
         return [each.status.state.partition for each in self.partitions if each.holds_back]
 
 
-def stream_time(status: StreamStatus, windows: Sequence[Tumbling], now_ms: int) -> StreamTime:
-    """Say how far a stream is; `windows` are those of the stages that read it."""
-    next_ms = next_tick_ms(now_ms, status.stream.time, [_clock(each) for each in status.partitions], windows)
+def stream_time(status: StreamStatus, horizons: Sequence[Horizon], now_ms: int) -> StreamTime:
+    """Say how far a stream is; `horizons` are those of the stages that read it."""
+    next_ms = next_tick_ms(now_ms, status.stream.time, [_clock(each) for each in status.partitions], horizons)
     return StreamTime(
         status=status,
         now_ms=now_ms,

@@ -10,6 +10,7 @@ from redis.exceptions import ResponseError
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, Field, Stream, TimePolicy, Tumbling
 from pipeline.core.events import Reader
+from pipeline.core.windows import Horizon
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys
 from pipeline.rim.clocks import Look, look
@@ -30,7 +31,9 @@ TEN_SECONDS = Tumbling(10_000)
 
 
 def keeper(server: RunningServer, stream: Stream = STREAM) -> TimeKeeper:
-    return TimeKeeper(server.client, Scripts(server.client), stream, (TEN_SECONDS,), ("stage@v1",), Reader(stream, ()))
+    return TimeKeeper(
+        server.client, Scripts(server.client), stream, (Horizon(TEN_SECONDS),), ("stage@v1",), Reader(stream, ())
+    )
 
 
 def add_row(server: RunningServer, partition: int, time_ms: object, **fields: str) -> str:
@@ -248,7 +251,7 @@ def test_an_end_tick_is_written_again_behind_an_event_that_came_first(server: Ru
                 raced.append(add_row(server, 0, 33_333))
             return super().run(name, keys=keys, args=args)
 
-    racing = TimeKeeper(server.client, Raced(server.client), STREAM, (TEN_SECONDS,), (), Reader(STREAM, ()))
+    racing = TimeKeeper(server.client, Raced(server.client), STREAM, (Horizon(TEN_SECONDS),), (), Reader(STREAM, ()))
     ticked = racing.end()
 
     assert ticked.time_ms == 40_000 + STREAM.time.disorder_ms

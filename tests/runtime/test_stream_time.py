@@ -20,11 +20,12 @@ from pipeline.core.definitions import (
 )
 from pipeline.core.next_tick import next_tick_ms
 from pipeline.core.watermarks import PartitionClock, idle_ticks
+from pipeline.core.windows import Horizon
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.scheduler import Housekeeping
 from pipeline.runtime.status import read_status
 from pipeline.runtime.stream_time import StreamTime, stream_time
-from pipeline.runtime.time_keepers import windows_of
+from pipeline.runtime.time_keepers import horizons_of
 from tests.line import Line
 from tests.servers import RunningServer
 
@@ -47,7 +48,7 @@ def add(line: Line, partition: int, time_ms: int, *, arrival_ms: int | None = No
 
 def look(line: Line, now_ms: int) -> StreamTime:
     status = read_status(line.client, line.config, ["readings"])
-    return stream_time(status.streams["readings"], windows_of(line.config, "readings"), now_ms)
+    return stream_time(status.streams["readings"], horizons_of(line.config, "readings"), now_ms)
 
 
 def watermark(line: Line) -> dict[str, Any]:
@@ -189,15 +190,15 @@ def test_the_next_tick_is_when_the_scheduler_would_write_one() -> None:
         [replace(used, last_arrival_ms=now_ms - 50_000, last_tick_ms=now_ms - 7_000)],
         [replace(used, max_ts_ms=now_ms - 3 * HOUR_MS, max_seen_ms=now_ms - 3 * HOUR_MS)],
     ]
-    windows = [Tumbling(10 * SECOND)]
+    horizons = [Horizon(Tumbling(10 * SECOND))]
     for clocks in worlds:
-        due_ms = next_tick_ms(now_ms, POLICY, clocks, windows)
+        due_ms = next_tick_ms(now_ms, POLICY, clocks, horizons)
         settled = [replace(clock, settled_ms=clock.max_seen_ms) for clock in clocks]
         assert due_ms is not None
-        assert idle_ticks(due_ms, POLICY, settled, windows)
+        assert idle_ticks(due_ms, POLICY, settled, horizons)
         step_ms = max(1, (due_ms - now_ms) // 1_000)
-        assert not any(idle_ticks(ms, POLICY, settled, windows) for ms in range(now_ms, due_ms, step_ms))
-    assert next_tick_ms(now_ms, replace(POLICY, idle_after_ms=None), [used], windows) is None
+        assert not any(idle_ticks(ms, POLICY, settled, horizons) for ms in range(now_ms, due_ms, step_ms))
+    assert next_tick_ms(now_ms, replace(POLICY, idle_after_ms=None), [used], horizons) is None
 
 
 def test_with_idle_after_none_a_used_partition_holds_and_says_so_and_a_heartbeat_moves_it(
