@@ -33,11 +33,6 @@ def _silent() -> np.errstate:
     return np.errstate(over="ignore", invalid="ignore")
 
 
-def named(what: str, where: str | None) -> str:
-    """The name of a part: what it keeps of which field, and of which rows."""
-    return what if where is None else f"{what} where {where}"
-
-
 @dataclass(frozen=True, slots=True)
 class Values:
     """What one batch brings for one accumulator, nulls already left out; all arrays have one length.
@@ -54,7 +49,11 @@ class Values:
 
 @runtime_checkable
 class Accumulator(Protocol):
-    """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length."""
+    """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length.
+
+    `where` is the SQL text of the rows it counts, None for all: whoever folds masks the values, the part only has the
+    name of it, so that two parts of one field and different rows stand beside each other.
+    """
 
     @property
     def name(self) -> str: ...
@@ -69,6 +68,11 @@ class Accumulator(Protocol):
     def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None: ...
 
 
+def part_name(call: str, where: str | None) -> str:
+    """The name of a part within its stage: `n(*)`, or `n(*) where event = 'click'`."""
+    return call if where is None else f"{call} where {where}"
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """Number of events (`field` None) or of values that are not null."""
@@ -78,7 +82,7 @@ class Count:
 
     @property
     def name(self) -> str:
-        return named(f"n({self.field or '*'})", self.where)
+        return part_name(f"n({self.field or '*'})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -103,7 +107,7 @@ class IntSum:
 
     @property
     def name(self) -> str:
-        return named(f"sum({self.field})", self.where)
+        return part_name(f"sum({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -135,7 +139,7 @@ class FloatSum:
 
     @property
     def name(self) -> str:
-        return named(f"sum({self.field})", self.where)
+        return part_name(f"sum({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -154,6 +158,77 @@ class FloatSum:
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums of (x - k) and (x - k)^2 about the cell's first value k in stream order, for the variance.
+
+    Far from zero the plain sum of squares cancels (values near 1e9 that differ by 1 have no digit left); about a value
+    of the cell it does not. A merge moves the other's sums onto the target's k, so partials of any k add up.
+    """
+
+    field: str
+    where: str | None = None
+
+    @property
+    def name(self) -> str:
+        return part_name(f"moments({self.field})", self.where)
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return (
+            (f"{self.name}.n", "<i8"),
+            (f"{self.name}.k", "<f8"),
+            (f"{self.name}.sum", "<f8"),
+            (f"{self.name}.squares", "<f8"),
+        )
+
+    def _of(self, state: Mapping[str, Column]) -> tuple[Column, Column, Column, Column]:
+        counts, centres, sums, squares = (state[column] for column, _ in self.columns)
+        return counts, centres, sums, squares
+
+    def identity(self) -> tuple[Any, ...]:
+        return (0, 0.0, 0.0, 0.0)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        counts, centres, sums, squares = self._of(state)
+        values = new.values.astype(np.float64)
+        _set_centres(counts, centres, new.slots, values)
+        with _silent():
+            apart = values - centres[new.slots]
+            np.add.at(sums, new.slots, apart)
+            np.add.at(squares, new.slots, apart * apart)
+        np.add.at(counts, new.slots, 1)
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        counts, centres, sums, squares = self._of(state)
+        some = self._of(other)[0] > 0  # an identity has no k to move
+        slots = slots[some]
+        n, k, total, square = (column[some] for column in self._of(other))
+        _set_centres(counts, centres, slots, k)
+        with _silent():
+            shift = k - centres[slots]
+            still = shift == 0  # nothing to move: 0 * infinity would make a nan of an overflowed sum
+            moved_square = np.where(still, square, square + 2 * shift * total + n * shift * shift)
+            np.add.at(sums, slots, np.where(still, total, total + n * shift))
+            np.add.at(squares, slots, moved_square)
+        np.add.at(counts, slots, n)
+
+    def variances(self, state: Mapping[str, Column], slots: Slots) -> list[float | None]:
+        """The sample variance (n - 1, as SQL's VAR_SAMP) of each cell; None below 2 values or where it overflowed."""
+        n, _, sums, squares = (column[slots] for column in self._of(state))
+        with _silent(), np.errstate(divide="ignore"):
+            spread = np.maximum(squares - sums * sums / n, 0.0) / (n - 1)
+        return [
+            value if ok else None for value, ok in zip(spread.tolist(), ((n > 1) & np.isfinite(spread)), strict=True)
+        ]
+
+
+def _set_centres(counts: Column, centres: Column, slots: Slots, values: Column) -> None:
+    """Give every cell of `slots` that has no value yet the first of its `values` as k."""
+    first = np.flatnonzero(counts[slots] == 0)[::-1]
+    centres[slots[first]] = values[first]  # numpy assigns repeated slots in order: the first value comes last and stays
+
+
+@dataclass(frozen=True, slots=True)
 class Extreme:
     """Smallest or largest value; meaningful only where the count beside it is not zero."""
 
@@ -164,7 +239,7 @@ class Extreme:
 
     @property
     def name(self) -> str:
-        return named(f"{self.side}({self.field})", self.where)
+        return part_name(f"{self.side}({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -196,7 +271,7 @@ class Edge:
 
     @property
     def name(self) -> str:
-        return named(f"{self.side}({self.field})", self.where)
+        return part_name(f"{self.side}({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
