@@ -23,6 +23,8 @@ Format = Literal["json", "csv"]
 
 DEFAULT_ROWS = 10_000
 DEFAULT_EVENTS = 20
+DEFAULT_SOURCES = 20
+MAX_SOURCES = 10_000
 MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
 WHERE = "where."
 PLUS_HINT = "A + in a URL means a space; write it %2B."
@@ -119,6 +121,12 @@ def event_limit(args: Arguments) -> int:
     """Check the parameters of `GET /v1/streams/{stream}/events`, which takes only `limit`."""
     _check_names(args, ("limit",))
     return _whole_number(args, "limit", DEFAULT_EVENTS, MAX_EVENTS)
+
+
+def source_limit(args: Arguments) -> int:
+    """Check the parameters of `GET /v1/streams/{stream}/skew`, which takes only `limit`."""
+    _check_names(args, ("limit",))
+    return _whole_number(args, "limit", DEFAULT_SOURCES, MAX_SOURCES)
 
 
 def no_parameters(args: Arguments) -> None:

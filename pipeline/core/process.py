@@ -37,6 +37,25 @@ class TimeState:
     max_seen_ms: int | None = None  # of min(event time, arrival): the watermark plus disorder
     max_ts_ms: int | None = None  # of event time as it came
     floor_ms: int | None = None  # windows that begin at or before it lost events to a trim of the log: left alone
+    max_event_ms: int | None = None  # of min(event time, arrival), of events alone: what `complete_by` is told from
+    max_beat_ms: int | None = None  # likewise, of heartbeats alone
+
+    def after(self, batch: Batch, max_seen_ms: int | None) -> TimeState:
+        """The state after a batch whose watermarks ended at the running maximum `max_seen_ms`."""
+        return TimeState(
+            max_seen_ms,
+            _later(self.max_ts_ms, batch.times_ms),
+            self.floor_ms,
+            _later(self.max_event_ms, batch.effective_ms),
+            max((ms for ms in (self.max_beat_ms, batch.max_beat_ms) if ms is not None), default=None),
+        )
+
+
+def _later(before: int | None, times_ms: Int64) -> int | None:
+    if not len(times_ms):
+        return before
+    newest = int(times_ms.max())
+    return newest if before is None else max(before, newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +154,7 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
         dead=n_dead,
         partial=int((from_ends != NO_END).sum()),
     )
-    time = TimeState(max_seen_ms, _max_of(before.max_ts_ms, batch.times_ms), before.floor_ms)
-    return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, time)
-
-
-def _max_of(before: int | None, times_ms: Int64) -> int | None:
-    if not len(times_ms):
-        return before
-    newest = int(times_ms.max())
-    return newest if before is None else max(before, newest)
+    return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, before.after(batch, max_seen_ms))
 
 
 def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64) -> LateRows:

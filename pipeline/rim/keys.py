@@ -46,6 +46,7 @@ A metric. Results go `retention` after they were last published.
 The installation.
 
     streamgauge:workers      zset    live workers by Redis time of their last beat
+    streamgauge:ledger       hash    the scheduler's last look at the books: checked_ms ok findings (JSON)
 """
 
 from __future__ import annotations
@@ -181,3 +182,7 @@ def staging_latest(metric: str, token: str) -> str:
 
 def workers() -> str:
     return "streamgauge:workers"
+
+
+def ledger() -> str:
+    return "streamgauge:ledger"

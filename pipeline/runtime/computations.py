@@ -188,9 +188,7 @@ class PublishComputation:
         n_dead = batch.n_dead + len(dead)
         filtered = batch.n_events - n_dead - len(frame)
         ledger = Ledger(read=batch.n_events, accepted=len(frame), filtered=filtered, dead=n_dead)
-        newest = [int(batch.times_ms.max())] if len(batch.times_ms) else []
-        max_ts_ms = max([*newest, *([] if before.max_ts_ms is None else [before.max_ts_ms])], default=None)
-        return Published(frame.select(self.columns), dead, ledger, TimeState(max_seen_ms, max_ts_ms, before.floor_ms))
+        return Published(frame.select(self.columns), dead, ledger, before.after(batch, max_seen_ms))
 
     def size(self, computed: Published) -> int:
         return len(computed.frame)

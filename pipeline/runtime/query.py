@@ -16,6 +16,7 @@ import numpy as np
 import redis
 
 from pipeline.core.cells import CellTable
+from pipeline.core.completeness import CompleteBy, least_sure, moved_by
 from pipeline.core.definitions import DAY_MS, Calendar, Config, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
@@ -36,7 +37,6 @@ BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answ
 LONGEST_CALENDAR_MS = 32 * DAY_MS  # a month with a clock change
 State = str  # open | closed | final
 StateFilter = Literal["all", "closed", "final", "open"]
-CompleteBy = Literal["events", "silence"]
 
 Row = dict[str, Any]
 
@@ -59,7 +59,8 @@ class MetricQuery:
 class Completeness:
     """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
 
-    `complete_by`: `events` when the events alone have brought every partition's time there, `silence` when a tick did.
+    `complete_by`: `events` when the events alone have brought every partition's time there, `heartbeat` when they have
+    together with heartbeats, else `silence`.
     `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
     trimmed: windows before it are not there. None: nothing is known to be missing.
     """
@@ -406,13 +407,9 @@ def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int
 
 
 def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
-    """A tick lifts `max_seen_ms` and is no event, so it never lifts `max_ts_ms`."""
-
-    def by_events(checkpoint: Checkpoint) -> bool:
-        newest_ms = checkpoint.max_ts_ms
-        return newest_ms is not None and newest_ms - disorder_ms >= complete_to_ms
-
-    return "events" if all(map(by_events, checkpoints)) else "silence"
+    """What has brought every partition's time to where the answer is complete to."""
+    time_ms = complete_to_ms + disorder_ms
+    return least_sure(moved_by(time_ms, each.max_event_ms, each.max_beat_ms) for each in checkpoints)
 
 
 def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:

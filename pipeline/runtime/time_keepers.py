@@ -18,14 +18,18 @@ def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
     return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
 
 
+def horizons_of(config: Config, stream: str) -> list[Horizon]:
+    """What waits for a stream's time: the windows of the stages that read it."""
+    stages = [stage for stage in config.aggregates() if config.stream_of(stage).name == stream]
+    return sorted({Horizon(stage.window, stage.allowed_lateness_ms) for stage in stages}, key=repr)
+
+
 def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
-    stages = [stage for stage in config.aggregates() if config.stream_of(stage).name == stream.name]
-    horizons = {Horizon(stage.window, stage.allowed_lateness_ms) for stage in stages}
     return TimeKeeper(
         client=client,
         scripts=scripts,
         stream=stream,
-        horizons=sorted(horizons, key=repr),
+        horizons=horizons_of(config, stream.name),
         groups=groups_of(config, stream.name),
         reader=Reader(stream, ()),
     )
