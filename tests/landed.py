@@ -9,15 +9,17 @@ from typing import Literal, get_args
 
 import pytest
 
+from pipeline.core.definitions import AGGREGATE_FUNCTIONS
+
 Kind = Literal["tumbling", "hopping", "cumulating", "calendar", "session"]
-Feature = Literal["allowed_lateness", "where", "select", "on_update", "partial", "explain", "config"]
+Feature = Literal["allowed_lateness", "where", "select", "on_update", "explain", "config"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 
-LANDED_KINDS: tuple[Kind, ...] = ("tumbling",)
-LANDED_FUNCTIONS: tuple[str, ...] = ("count", "sum", "mean", "min", "max", "first", "last")
-LANDED_FEATURES: tuple[Feature, ...] = ()
-"""`partial`: the ledger counts events late for some of their windows. `config`: config.yaml takes all of it."""
+LANDED_KINDS: tuple[Kind, ...] = ("tumbling", "hopping", "cumulating", "calendar")
+LANDED_FUNCTIONS: tuple[str, ...] = AGGREGATE_FUNCTIONS
+LANDED_FEATURES: tuple[Feature, ...] = ("allowed_lateness", "where", "on_update")
+"""`config`: config.yaml takes all of it."""
 
 
 def has(*names: str) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.definitions import Aggregate, Calendar, Cumulating, Hopping, Session, Tumbling, Window
 from pipeline.core.programs import Program, compile_programs
-from tests.landed import has, needs
+from tests.landed import needs
 from tests.laws.logs import METRIC, Logged, config, law, logs
 from tests.laws.naive import Fold, Group, Span, answers, meaning, values
 from tests.oracle import core_line
@@ -52,8 +52,7 @@ def test_a_stage_gives_what_a_plain_loop_gives(kind: str, lateness_ms: int, log:
     ledger = done.ledger
     assert (ledger.read, ledger.accepted, ledger.filtered) == (plain.read, plain.accepted, plain.filtered)
     assert (ledger.late, ledger.dead) == (len(plain.late), plain.dead)
-    if has("partial"):
-        assert done.partial == plain.partial
+    assert ledger.partial == plain.partial
     assert [(row["time"], row["late_by_ms"]) for row in done.late] == plain.late
     expected = {key: finished(fold) for key, fold in answers(program.stage, [plain]).items()}
     names = next(iter(expected.values()), {}).keys()

@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.core.cells import ALWAYS, CellTable, split_field
+from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Session
+from pipeline.core.merging import Piece, merge_window, pieces_of
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
-from pipeline.core.windows import FOREVER_MS, Span, panes_of
-from pipeline.runtime.closer import finished_rows, from_end_order
+from pipeline.core.windows import FOREVER_MS, Span
+from pipeline.runtime.closer import finished_rows
 from tests.laws.logs import Logged
 from tests.laws.replaying import Committed, Fate, replay
 
@@ -32,11 +33,6 @@ class Answer:
     rows: list[Row]
     late: list[Row]
     ledger: Ledger
-
-    @property
-    def partial(self) -> int:
-        """Events late for some of their windows; 0 until the ledger counts them."""
-        return int(getattr(self.ledger, "partial", 0))
 
 
 def run(program: Program, logs: Sequence[Sequence[Logged]], batches: Batches = ()) -> Answer:
@@ -63,25 +59,15 @@ def merged_rows(
 
     `partitions` are the panes of each, as committed. Only windows that are `wanted` by one of their panes are merged.
     """
-    assert not isinstance(program.stage.window, Session)
-    panes = panes_of(program.stage.window)
-    parts: list[tuple[Span, int, int, int, bytes, bytes]] = []
-    for partition, stored in enumerate(partitions):
-        for pane, cells in stored.items():
-            for cell_field, cell in cells.items():
-                from_end, group = split_field(cell_field)
-                order = from_end_order(from_end)
-                first = order if from_end != ALWAYS else -FOREVER_MS
-                parts += [(w, pane, order, partition, group, cell) for w in panes.windows_of(pane, first, FOREVER_MS)]
-    windows = sorted({window for window, pane, *_ in parts if wanted(pane, window)})
-    if not windows:
-        return []
-    parts = sorted((part for part in parts if part[0] in set(windows)), key=lambda part: part[:4])
-    numbers = {window: number for number, window in enumerate(windows)}
+    panes, pieces = program.panes, _pieces(program, partitions)
+    windows = sorted({w for pane in pieces for w in panes.windows_of(pane, -FOREVER_MS, FOREVER_MS) if wanted(pane, w)})
     table = CellTable(program.layout)
-    table.merge([(numbers[w], group) for w, *_, group, _ in parts], program.layout.unpack([part[-1] for part in parts]))
+    for number, window in enumerate(windows):
+        of_window = (piece for pane in panes.panes_of(window) for piece in pieces.get(pane, ()))
+        merge_window(table, number, window[1], of_window)
     keys = [(number, group) for number, groups in table.panes.items() for group in groups]
-    finished = finished_rows(program, table.columns, table.slots(keys))
+    ends_ms = [windows[number][1] for number, _ in keys]
+    finished = finished_rows(program, table.columns, table.slots(keys), ends_ms)
     rows = [
         {"window_start": windows[number][0], "window_end": windows[number][1]}
         | dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
@@ -89,6 +75,15 @@ def merged_rows(
         for (number, group), values in zip(keys, finished, strict=True)
     ]
     return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
+
+
+def _pieces(program: Program, partitions: Sequence[Any]) -> dict[int, list[Piece]]:
+    """The cells of every pane, of all partitions."""
+    pieces: dict[int, list[Piece]] = {}
+    for partition, panes in enumerate(partitions):
+        for start, stored in panes.items():
+            pieces.setdefault(start, []).extend(pieces_of(program.layout, partition, start, stored))
+    return pieces
 
 
 def order_of(row: Row, groups: Sequence[str]) -> tuple[Any, ...]:
@@ -99,5 +94,4 @@ def order_of(row: Row, groups: Sequence[str]) -> tuple[Any, ...]:
 
 def last_end(program: Program, pane: int) -> int:
     """The end of the last window that a pane is part of."""
-    assert not isinstance(program.stage.window, Session)
-    return int(panes_of(program.stage.window).last_ends(np.array([pane], dtype=np.int64))[0])
+    return int(program.panes.last_ends(np.array([pane], dtype=np.int64))[0])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS
 from pipeline.core.programs import Program, compile_programs
-from tests.landed import FEATURES, KINDS, LANDED_FEATURES, LANDED_FUNCTIONS, LANDED_KINDS, Kind, has, needs
+from tests.landed import FEATURES, KINDS, LANDED_FEATURES, LANDED_FUNCTIONS, LANDED_KINDS, Kind, needs
 from tests.laws.logs import law
 from tests.oracle import core_line, duck
 from tests.oracle.every_kind import AGGREGATES, CASES, FATE, METRIC, Case, config_of
@@ -48,8 +48,7 @@ def test_the_core_gives_duckdbs_answer(kind: Kind, data: st.DataObject) -> None:
     ledger, expected = found.ledger, judgement.account
     assert (ledger.accepted, ledger.filtered, ledger.late) == (expected.accepted, expected.filtered, expected.late)
     assert (ledger.read, ledger.dead) == (expected.read + log.too_far, log.too_far)
-    if has("partial"):
-        assert found.partial == expected.partial
+    assert found.ledger.partial == expected.partial
 
 
 def test_what_has_landed_is_named_as_it_is_in_the_definitions() -> None:
