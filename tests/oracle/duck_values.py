@@ -100,7 +100,7 @@ def _quantile(spec: AggregateSpec, name: str) -> Asked:
 
 
 def _histogram(spec: AggregateSpec, name: str) -> Asked:
-    return Asked(_list(spec, name), {}, lambda values: Buckets(tuple(values)) if values else None)
+    return Asked(_list(spec, name), {}, lambda values: Buckets(tuple(values or ())))
 
 
 def _distinct(spec: AggregateSpec, name: str) -> Asked:
@@ -112,17 +112,17 @@ def _topk(spec: AggregateSpec, name: str) -> Asked:
     assert isinstance(spec.argument, int)
     k = spec.argument
 
-    return Asked(_list(spec, name), {}, lambda values: Top(Counter(values), k) if values else None)
+    return Asked(_list(spec, name), {}, lambda values: Top(Counter(values or ()), k))
 
 
 def _increase(spec: AggregateSpec, name: str) -> Asked:
-    """A fall is a reset: the new value counts whole; the first sample brings nothing."""
+    """A fall is a reset: the new value counts whole. One sample shows no growth: null, as in Prometheus."""
     sample = _sample(spec, name)
     before = f"lag({sample} IGNORE NULLS) OVER {CELL}"
     grown = f"CASE WHEN {sample} IS NULL THEN NULL WHEN {before} IS NULL THEN 0 "
     grown += f"WHEN {sample} >= {before} THEN {sample} - {before} ELSE {sample} END"
     helper = f"_grown_{spec.name}"
-    return Asked(f"sum({helper})", {helper: grown}, _near)
+    return Asked(f"CASE WHEN count({helper}) > 1 THEN sum({helper}) END", {helper: grown}, _near)
 
 
 def _rate(spec: AggregateSpec, name: str) -> Asked:

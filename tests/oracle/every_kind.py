@@ -46,7 +46,7 @@ FIELDS = (
     Field("v", "float", nullable=True),
     Field("k", "int", nullable=True),
     Field("counter", "float", nullable=True),
-    Field("user", "string", nullable=True),
+    Field("visitor", "string", nullable=True),
 )
 
 
@@ -55,18 +55,18 @@ FLOATS = (
     *(AggregateSpec(f"{name}_v", name, "v") for name in ("var", "stddev", "histogram", "time_weighted_mean")),
     *(AggregateSpec(f"q{number}", "quantile", "v", q) for number, q in enumerate((0, 0.29, 0.5, 0.95, 1))),
     AggregateSpec("n", "count"),
-    AggregateSpec("distinct", "distinct", "user"),
-    AggregateSpec("exactly", "distinct_exact", "user"),
-    AggregateSpec("top", "topk", "user", 3),
+    AggregateSpec("distinct", "distinct", "visitor"),
+    AggregateSpec("exactly", "distinct_exact", "visitor"),
+    AggregateSpec("top", "topk", "visitor", 3),
     AggregateSpec("increase", "increase", "counter"),
     AggregateSpec("rate", "rate", "counter"),
-    AggregateSpec("first_user", "first", "user"),
+    AggregateSpec("first_visitor", "first", "visitor"),
     AggregateSpec("last_on", "last", "on"),
     AggregateSpec("newest", "max", "ts"),
 )
 """Every function, over floats and texts."""
 
-_WHERE = "v > 1.5 AND user <> 'u3'"
+_WHERE = "v > 1.5 AND visitor <> 'u3'"
 _OF_INTEGERS = ("sum", "mean", "min", "max", "first", "last", "var", "stddev", "histogram", "distinct")
 INTEGERS = (
     *(
@@ -77,9 +77,9 @@ INTEGERS = (
     AggregateSpec("top", "topk", "k", 2),
     AggregateSpec("some_n", "count", where=_WHERE),
     *(AggregateSpec(f"some_{name}", name, "k", where=_WHERE) for name in _OF_INTEGERS),
-    AggregateSpec("some_exactly", "distinct_exact", "user", where=_WHERE),
+    AggregateSpec("some_exactly", "distinct_exact", "visitor", where=_WHERE),
     AggregateSpec("some_quantile", "quantile", "k", 0.75, where=_WHERE),
-    AggregateSpec("some_top", "topk", "user", 2, where=_WHERE),
+    AggregateSpec("some_top", "topk", "visitor", 2, where=_WHERE),
     *(AggregateSpec(f"some_{name}", name, "counter", where=_WHERE) for name in ("increase", "rate")),
     AggregateSpec("some_time_weighted_mean", "time_weighted_mean", "v", where=_WHERE),
 )

@@ -114,11 +114,11 @@ def _send(log: RandomLog, part: int, events: list[dict[str, Any]], choice: int, 
 
 def _fields(values: Sequence[int]) -> dict[str, Any]:
     """The fields of an event: floats are eighths, so that their sums are exact in any order."""
-    on, v, k, counter, user = values
+    on, v, k, counter, visitor = values
     return {
         "on": (True, True, False, None)[on % 4],
         "v": None if v % 8 == 7 else (v - 100) / 8,
         "k": None if k % 8 == 7 else k % 21 - 4,
         "counter": None if counter % 8 == 7 else counter % 32 / 4,
-        "user": None if user % 8 == 7 else f"u{user % 11}",
+        "visitor": None if visitor % 8 == 7 else f"u{visitor % 11}",
     }
