@@ -16,18 +16,17 @@ import numpy as np
 import redis
 
 from pipeline.core.cells import CellTable
-from pipeline.core.completeness import CompleteBy, least_sure, moved_by
 from pipeline.core.definitions import DAY_MS, Calendar, Config, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import format_duration
-from pipeline.core.windows import FOREVER_MS, Span
+from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
-from pipeline.rim.commit import Checkpoint
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import finished_rows, group_values, minimum_watermark, state_at
+from pipeline.runtime.closer import finished_rows, group_values, state_at
+from pipeline.runtime.metric_completeness import Completeness, account, spans_of
 
 NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
 MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
@@ -56,22 +55,6 @@ class MetricQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Completeness:
-    """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
-
-    `complete_by`: `events` when the events alone have brought every partition's time there, `heartbeat` when they have
-    together with heartbeats, else `silence`.
-    `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
-    trimmed: windows before it are not there. None: nothing is known to be missing.
-    """
-
-    watermark_ms: int | None
-    complete_to_ms: int | None
-    complete_by: CompleteBy | None
-    complete_from_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """Flat rows, one per window and group, what the answer covers, and the program that made it."""
 
@@ -82,6 +65,7 @@ class Answer:
     step_ms: int | None
     completeness: Completeness
     truncated: bool
+    tier_ms: int | None = None  # the tier that was merged where it has windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,40 +117,7 @@ class Metrics:
 
     def completeness(self, program: Program) -> Completeness:
         """How far a metric is, from its checkpoints and what is still due."""
-        return self._account(program)[0]
-
-    def _account(self, program: Program) -> tuple[Completeness, list[dict[int, Due]]]:
-        """How far a metric is, and each partition's due panes.
-
-        The checkpoints are read before what is due: whatever had changed when the watermark was read is then either
-        still due or published. The other way round, a window could be called complete and be in neither.
-        """
-        stream, partitions = program.stream, program.stream.partitions
-        checkpoints = store.load_checkpoints(self._client, stream.name, partitions, program.group)
-        due = store.due_panes(self._client, stream.name, partitions, program.group)
-        watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
-        if watermark_ms is None:
-            return Completeness(None, None, None, None), due
-        panes = program.panes
-        complete_to_ms = panes.end_at_or_before(watermark_ms)
-        unpublished_ms = self._first_unpublished(program, due, watermark_ms)
-        if unpublished_ms is not None:
-            complete_to_ms = min(complete_to_ms, panes.end_at_or_before(unpublished_ms - 1))
-        by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
-        return Completeness(watermark_ms, complete_to_ms, by, complete_from_ms(program, checkpoints)), due
-
-    def _first_unpublished(self, program: Program, due: Sequence[Mapping[int, Due]], watermark_ms: int) -> int | None:
-        """The end of the first closed window that has never been published; one that waits for a revision has been."""
-        waiting = sorted(
-            {span for panes in due for span in _spans(program, panes, watermark_ms)}, key=lambda span: span[1]
-        )
-        for at in range(0, len(waiting), BATCH_WINDOWS):
-            batch = waiting[at : at + BATCH_WINDOWS]
-            known = store.are_published(self._client, program.name, program.version, batch)
-            missing = [span for span, there in zip(batch, known, strict=True) if not there]
-            if missing:
-                return missing[0][1]
-        return None
+        return account(self._client, program)[0]
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
         """Answer a query over windows that overlap [start, end).
@@ -184,24 +135,34 @@ class Metrics:
             start_ms = None if start_ms is None else _aligned(program, start_ms, step_ms)
             end_ms = None if end_ms is None else _aligned_up(program, end_ms, step_ms)
         # what is due first: a window published in between is then found twice, never not at all
-        completeness, due = self._account(program)
-        published = self._published(program, start_ms, end_ms)
-        if start_ms is None and len(published) == NEWEST_WINDOWS:
-            start_ms = min(start for start, _ in published)
+        completeness, due = account(self._client, program)
+        tier_ms = _tier(program, step_ms)
+        coarse = set[Span]() if tier_ms is None else self._published(program, start_ms, end_ms, tier_ms)
+        fine = self._published(program, start_ms, end_ms)
+        newest = coarse or fine
+        if start_ms is None and len(newest) == NEWEST_WINDOWS:
+            start_ms = min(start for start, _ in newest)
             start_ms = start_ms if step_ms is None else _aligned_up(program, start_ms, step_ms)  # no step is cut
+
+        def is_covered(span: Span) -> bool:
+            """Whether a window of a tier that has been published answers for this one."""
+            return tier_ms is not None and span not in coarse and _tier_span(program, span, tier_ms) in coarse
+
+        published = coarse | {span for span in fine if not is_covered(span)}
         known = _Range(program, step_ms, completeness, published)
         units = self._panes(program) if _steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
-        units = {unit for unit in units if _overlaps(unit, start_ms, end_ms)}
+        # a window that waits to be revised is covered too: its tier is revised after it
+        units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
         rows = self._first_rows(known, sorted(units), query)
         truncated = len(rows) > query.limit
         meta_step_ms = step_ms if step_ms is not None else natural_step_ms(program)
-        return Answer(program, rows[: query.limit], start_ms, end_ms, meta_step_ms, completeness, truncated)
+        return Answer(program, rows[: query.limit], start_ms, end_ms, meta_step_ms, completeness, truncated, tier_ms)
 
     def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
         if state in ("closed", "final"):
             return known.published
-        return known.published.union(*(_spans(known.program, panes) for panes in due))
+        return known.published.union(*(spans_of(known.program, panes) for panes in due))
 
     def _panes(self, program: Program) -> set[Span]:
         """Every pane there is, in any partition."""
@@ -227,15 +188,19 @@ class Metrics:
                 rows = _ordered(program, rows, query.order)[: query.limit + 1]
         return rows if by_window else _ordered(program, rows, query.order)
 
-    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> set[Span]:
-        """The published windows that overlap a range; the newest ones when it has no start."""
+    def _published(
+        self, program: Program, start_ms: int | None, end_ms: int | None, tier_ms: int | None = None
+    ) -> set[Span]:
+        """The published windows (of a tier) that overlap a range; the newest ones when it has no start."""
+        longest_ms = longest_window_ms(program) if tier_ms is None else tier_ms
         windows = store.published_windows(
             self._client,
             program.name,
             program.version,
             start_ms,
-            None if end_ms is None else end_ms + longest_window_ms(program),
+            None if end_ms is None else end_ms + longest_ms,
             limit=NEWEST_WINDOWS if start_ms is None else None,
+            tier_ms=tier_ms,
         )
         if len(windows) > MAX_WINDOWS:
             raise BadRequestError(
@@ -386,30 +351,8 @@ class _Merging:
         return next((state for state in ("open", "closed") if state in states), "final"), revision
 
 
-def _spans(program: Program, due: Mapping[int, Due], to_ms: int = FOREVER_MS) -> set[Span]:
-    """The windows that due panes wait for."""
-    panes = program.panes
-    return {span for start, pane in due.items() for span in panes.windows_of(start, pane.from_end_ms, to_ms)}
-
-
 def _is_wanted(state: State, wanted: StateFilter) -> bool:
     return wanted == "all" or state == wanted or (wanted == "closed" and state == "final")
-
-
-def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
-    """The start of the first window that lost nothing to a trim this stage did not see, over all partitions."""
-    floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
-    if not floors:
-        return None
-    if isinstance(program.window, Session):
-        return max(floors) + program.window.gap_ms + 1
-    return program.panes.begin_after(max(floors))
-
-
-def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
-    """What has brought every partition's time to where the answer is complete to."""
-    time_ms = complete_to_ms + disorder_ms
-    return least_sure(moved_by(time_ms, each.max_event_ms, each.max_beat_ms) for each in checkpoints)
 
 
 def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:
@@ -456,6 +399,18 @@ def pane_width_ms(program: Program) -> int:
             return every_ms
         case _:
             raise AssertionError(f"{program.name} has no panes of one width")
+
+
+def _tier(program: Program, step_ms: int | None) -> int | None:
+    """The coarsest tier whose windows fill whole steps."""
+    sizes = (rollup.size_ms for rollup in program.stage.rollups)
+    return max((size_ms for size_ms in sizes if step_ms is not None and step_ms % size_ms == 0), default=None)
+
+
+def _tier_span(program: Program, window: Span, tier_ms: int) -> Span:
+    """The tier's window that a window is in."""
+    start_ms = _aligned(program, window[0], tier_ms)
+    return start_ms, start_ms + tier_ms
 
 
 def _steps_over_panes(program: Program, step_ms: int | None) -> bool:
