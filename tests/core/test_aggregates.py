@@ -20,7 +20,6 @@ from pipeline.core.cells import Layout
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateSpec
 from pipeline.core.process import as_numpy
 from pipeline.core.sketch_distinct import DISTINCT_EXACT_CAP
-from pipeline.core.sketches import Sketch
 
 CELLS = 2
 COLUMNS: dict[str, pl.DataType] = {
@@ -66,7 +65,7 @@ def frame_of(drawn: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 def folded(parts: Sequence[Part], frame: pl.DataFrame, batch_rows: int = 7) -> dict[str, Column]:
     """The columns of CELLS cells after the frame, some rows at a time: as the worker folds them."""
     accumulators = [cast(Accumulator, part) for part in parts if hasattr(part, "columns")]
-    sketches = [cast(Sketch, part) for part in parts if not hasattr(part, "columns")]
+    sketches = [part for part in parts if not hasattr(part, "columns")]
     state = Layout.of(accumulators).blank(CELLS)
     for sketch in sketches:
         state[sketch.name] = np.empty(CELLS, dtype=object)
