@@ -9,31 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from math import gcd
 from typing import Any, Literal
 
 import numpy as np
 import redis
 
 from pipeline.core.cells import CellTable
-from pipeline.core.definitions import DAY_MS, Calendar, Config, Cumulating, Hopping, Session, Tumbling
+from pipeline.core.definitions import Config
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.times import format_duration
 from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import finished_rows, group_values, state_at
+from pipeline.runtime.closer import state_at
+from pipeline.runtime.finishing import finished_rows, group_values
 from pipeline.runtime.metric_completeness import Completeness, account, spans_of
+from pipeline.runtime.steps import (
+    aligned,
+    aligned_up,
+    checked_step,
+    longest_window_ms,
+    natural_step_ms,
+    pane_width_ms,
+    rolling_width,
+    steps_over_panes,
+    tier_for,
+    tier_span,
+)
 
 NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
 MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
-MAX_PANES = 20_000  # of a trailing window
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
-LONGEST_CALENDAR_MS = 32 * DAY_MS  # a month with a clock change
 State = str  # open | closed | final
 StateFilter = Literal["all", "closed", "final", "open"]
 
@@ -81,7 +90,7 @@ class _Range:
         """The row that a window or pane belongs to: itself, or the step it lies in."""
         if self.step_ms is None:
             return unit
-        start_ms = _aligned(self.program, unit[0], self.step_ms)
+        start_ms = aligned(self.program, unit[0], self.step_ms)
         return start_ms, start_ms + self.step_ms
 
 
@@ -132,25 +141,25 @@ class Metrics:
         step_ms = checked_step(program, query.step_ms)
         start_ms, end_ms = query.start_ms, query.end_ms
         if step_ms is not None:
-            start_ms = None if start_ms is None else _aligned(program, start_ms, step_ms)
-            end_ms = None if end_ms is None else _aligned_up(program, end_ms, step_ms)
+            start_ms = None if start_ms is None else aligned(program, start_ms, step_ms)
+            end_ms = None if end_ms is None else aligned_up(program, end_ms, step_ms)
         # what is due first: a window published in between is then found twice, never not at all
         completeness, due = account(self._client, program)
-        tier_ms = _tier(program, step_ms)
+        tier_ms = tier_for(program, step_ms)
         coarse = set[Span]() if tier_ms is None else self._published(program, start_ms, end_ms, tier_ms)
         fine = self._published(program, start_ms, end_ms)
         newest = coarse or fine
         if start_ms is None and len(newest) == NEWEST_WINDOWS:
             start_ms = min(start for start, _ in newest)
-            start_ms = start_ms if step_ms is None else _aligned_up(program, start_ms, step_ms)  # no step is cut
+            start_ms = start_ms if step_ms is None else aligned_up(program, start_ms, step_ms)  # no step is cut
 
         def is_covered(span: Span) -> bool:
             """Whether a window of a tier that has been published answers for this one."""
-            return tier_ms is not None and span not in coarse and _tier_span(program, span, tier_ms) in coarse
+            return tier_ms is not None and span not in coarse and tier_span(program, span, tier_ms) in coarse
 
         published = coarse | {span for span in fine if not is_covered(span)}
         known = _Range(program, step_ms, completeness, published)
-        units = self._panes(program) if _steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
+        units = self._panes(program) if steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
         rows = self._first_rows(known, sorted(units), query)
@@ -215,7 +224,7 @@ class Metrics:
         program = known.program
         buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
         merging = _Merging(known, CellTable(program.layout), buckets)
-        over_panes = _steps_over_panes(program, known.step_ms)
+        over_panes = steps_over_panes(program, known.step_ms)
         results = [] if over_panes else [unit for unit in units if unit in known.published]
         merging.results(store.load_results(self._client, program.name, program.version, results), matches)
         rest = units if over_panes else [unit for unit in units if unit not in known.published]
@@ -266,8 +275,8 @@ class Metrics:
             BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
         """
         program = checked_against or self.program(metric)
-        width_ms = _rolling_width(program, window_ms)
-        end_ms = _aligned(program, at_ms, width_ms) + width_ms
+        width_ms = rolling_width(program, window_ms)
+        end_ms = aligned(program, at_ms, width_ms) + width_ms
         start_ms = end_ms - window_ms
         completeness = self.completeness(program)
         known = _Range(program, None, completeness, set())
@@ -366,123 +375,6 @@ def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Itera
             batch = []
     if batch:
         yield sorted(batch)
-
-
-def natural_step_ms(program: Program) -> int | None:
-    """How far apart windows are that stand side by side; None where that is not always the same."""
-    match program.window:
-        case Tumbling(size_ms=size_ms):
-            return size_ms
-        case Hopping(every_ms=every_ms) | Cumulating(every_ms=every_ms):
-            return every_ms
-        case _:
-            return None
-
-
-def longest_window_ms(program: Program) -> int:
-    """No window of the metric is longer."""
-    match program.window:
-        case Tumbling(size_ms=size_ms) | Hopping(size_ms=size_ms) | Cumulating(size_ms=size_ms):
-            return size_ms
-        case _:
-            return LONGEST_CALENDAR_MS
-
-
-def pane_width_ms(program: Program) -> int:
-    """The width of the panes of a metric whose panes are all equal."""
-    match program.window:
-        case Tumbling(size_ms=size_ms):
-            return size_ms
-        case Hopping(size_ms=size_ms, every_ms=every_ms):
-            return gcd(size_ms, every_ms)
-        case Cumulating(every_ms=every_ms):
-            return every_ms
-        case _:
-            raise AssertionError(f"{program.name} has no panes of one width")
-
-
-def _tier(program: Program, step_ms: int | None) -> int | None:
-    """The coarsest tier whose windows fill whole steps."""
-    sizes = (rollup.size_ms for rollup in program.stage.rollups)
-    return max((size_ms for size_ms in sizes if step_ms is not None and step_ms % size_ms == 0), default=None)
-
-
-def _tier_span(program: Program, window: Span, tier_ms: int) -> Span:
-    """The tier's window that a window is in."""
-    start_ms = _aligned(program, window[0], tier_ms)
-    return start_ms, start_ms + tier_ms
-
-
-def _steps_over_panes(program: Program, step_ms: int | None) -> bool:
-    """Whether an answer's rows are merged from panes: steps of a metric whose windows overlap."""
-    return step_ms is not None and not isinstance(program.window, Tumbling)
-
-
-def checked_step(program: Program, step_ms: int | None) -> int | None:
-    """The step of an answer: a multiple of the pane, its rows begin where windows begin; None: the windows themselves.
-
-    Raises:
-        BadRequestError: 422, the step cannot be answered exactly.
-    """
-    tumbling = isinstance(program.window, Tumbling)
-    if step_ms is None:
-        return natural_step_ms(program) if tumbling else None
-    if isinstance(program.window, Calendar | Session):
-        raise BadRequestError(
-            f"{program.name} is answered window by window, since its windows are not all equally long; leave step out",
-            code="step_not_exact",
-            status=422,
-        )
-    width_ms = pane_width_ms(program)
-    if step_ms <= 0 or step_ms % width_ms:
-        what = "window" if tumbling else "pane"
-        nearest = max(width_ms, round(step_ms / width_ms) * width_ms)
-        raise BadRequestError(
-            f"step {format_duration(step_ms)} is not a multiple of {program.name}'s {what} of "
-            f"{format_duration(width_ms)}; the nearest that answers exactly is {format_duration(nearest)}",
-            code="step_not_exact",
-            status=422,
-        )
-    return step_ms
-
-
-def _rolling_width(program: Program, window_ms: int) -> int:
-    """The pane that a trailing window is made of."""
-    if isinstance(program.window, Calendar | Session):
-        raise BadRequestError(
-            f"{program.name} has no panes of one width, so no trailing window can be made of them; "
-            "ask a tumbling or hopping metric",
-            code="no_rolling",
-            status=422,
-        )
-    width_ms = pane_width_ms(program)
-    if window_ms <= 0 or window_ms % width_ms or window_ms // width_ms > MAX_PANES:
-        nearest = min(max(width_ms, round(window_ms / width_ms) * width_ms), MAX_PANES * width_ms)
-        raise BadRequestError(
-            f"window {format_duration(window_ms)} is not a multiple of {program.name}'s pane of "
-            f"{format_duration(width_ms)}, or of more than {MAX_PANES} of them; the nearest that answers exactly is "
-            f"{format_duration(nearest)}",
-            code="window_not_exact",
-            status=422,
-        )
-    return width_ms
-
-
-def _offset_ms(program: Program) -> int:
-    match program.window:
-        case Tumbling(offset_ms=offset_ms) | Hopping(offset_ms=offset_ms) | Cumulating(offset_ms=offset_ms):
-            return offset_ms
-        case _:
-            raise AssertionError(f"{program.name} is not aligned to the epoch")
-
-
-def _aligned(program: Program, time_ms: int, step_ms: int) -> int:
-    return time_ms - (time_ms - _offset_ms(program)) % step_ms
-
-
-def _aligned_up(program: Program, time_ms: int, step_ms: int) -> int:
-    """The first boundary at or after `time_ms`."""
-    return time_ms + (_offset_ms(program) - time_ms) % step_ms
 
 
 def _overlaps(span: Span, start_ms: int | None, end_ms: int | None) -> bool:
