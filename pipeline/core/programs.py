@@ -142,9 +142,10 @@ def compile_programs(config: Config) -> dict[str, Program]:
 
 
 def version_of(config: Config, stage_name: str) -> str:
-    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, groups and aggregates.
+    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, lateness and values.
 
-    Descriptions, units of measure and retention are not part of it: changing them keeps the results.
+    Descriptions, units of measure, retention, rollups, and what is made of finished aggregates (`select`, `emit`,
+    `output`) are not part of it: changing them keeps the results.
     """
     stage = config.stages[stage_name]
     stream = config.stream_of(stage)
@@ -161,7 +162,9 @@ def version_of(config: Config, stage_name: str) -> str:
         definition |= {
             "window": msgspec.to_builtins(stage.window),
             "group_by": stage.group_by,
-            "aggregates": [[s.name, s.function, s.field] for s in stage.aggregates],
+            "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
+            "allowed_lateness": stage.allowed_lateness_ms,
+            "max_groups": stage.max_groups,
         }
     text = msgspec.json.encode(definition, order="sorted")
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]
