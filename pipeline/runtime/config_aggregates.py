@@ -50,7 +50,7 @@ ARGUMENT_TYPES: dict[BuiltInFunction, tuple[str, ...]] = {
 # `where` begins after a bracket or a space; the rest of the text is its expression.
 _CALL = re.compile(r"(\w+)\s*(?:\((.*?)\))?(?:(?:(?<=\))\s*|\s+)where\b(.*))?", re.DOTALL | re.IGNORECASE)
 _FIELD = re.compile(r"[^\W\d]\w*")
-_QUANTILE = re.compile(r"0|1|0?\.[0-9]{1,15}|[01]\.0{1,15}|1\.")
+_QUANTILE = re.compile(r"0|1|0?\.[0-9]{1,15}|1\.0{1,15}")
 _COUNT = re.compile(r"[0-9]{1,9}")
 _EXAMPLES = "count, mean(bytes), quantile(load_ms, 0.95) or count where status >= 500"
 
@@ -152,7 +152,7 @@ def _usage(function: str) -> str:
 def _quantile_problem(text: str) -> str:
     if not text:
         return f"quantile needs the part of the values that is below it, from 0 to 1: {_usage('quantile')}."
-    percent = f" The {text}th percentile is 0.{text.zfill(2)}." if re.fullmatch(r"[1-9]?[0-9]", text) else ""
+    percent = f" Percentile {text} is 0.{text.zfill(2)}." if re.fullmatch(r"[1-9]?[0-9]", text) else ""
     return f"quantile takes a number from 0 to 1, not {seen(text)}.{percent}"
 
 

@@ -29,7 +29,7 @@ from pipeline.core.zones import check_zone
 MAX_PARTITIONS = 256  # each costs a lease, a checkpoint and a reader per stage
 DEFAULT_PARTITIONS = 4
 DEFAULT_RETENTION_BYTES = 1_000_000_000
-MOST_GROUPS = 10_000_000  # of a pane in a partition: with one count each they are about 2 GB of Redis
+MOST_GROUPS = 10_000_000  # of a pane in a partition; a cap above it would protect nothing
 
 _BYTE_UNITS = {"B": 1} | {
     name: base**power

@@ -112,6 +112,7 @@ def _stepping(report: Report, path: Path, shape: WindowShape, kind: str) -> Hopp
     if shape.every is None:
         report.add(path, f"{kind} windows need `every`, {_NEEDED[kind]}.")
         return None
+    window: Hopping | Cumulating
     if kind == "hopping":
         window = Hopping(_set(shape.hopping), shape.every, shape.offset)
         problem = _gap_between(window.size_ms, window.every_ms)

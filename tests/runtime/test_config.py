@@ -151,7 +151,7 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
         "  c: {schema: {x: int}}\n"
         "stages:\n"
         "  s: {from: c, filter: x, derive: {z: yy}, python: f}\n"
-        "  t: {from: c, window: {session: 5m}, group_by: [q], aggregates: {n: sum(q), r: rate(x)}}\n"
+        "  t: {from: c, window: {hopping: 5m}, group_by: [q], aggregates: {n: sum(q), r: rate(y)}}\n"
         "  u: {from: a, filter: nowhere > 1}\n"
     )
 
@@ -167,7 +167,7 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
         "7:24",
         "7:39",
         "7:44",
-        "8:25",
+        "8:24",
         "8:50",
         "8:70",
         "8:81",
