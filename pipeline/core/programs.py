@@ -19,6 +19,7 @@ from pipeline.core.cells import Layout
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Stage, Stream, Transform, Tumbling
 from pipeline.core.expressions import compile_expression
+from pipeline.core.registry import aggregates as registered
 
 PROGRAM_FORMAT = 1  # raise when the same definition would be computed or packed differently
 _VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
@@ -165,6 +166,9 @@ def version_of(config: Config, stage_name: str) -> str:
             "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
             "allowed_lateness": stage.allowed_lateness_ms,
             "max_groups": stage.max_groups,
+            "sources": {
+                s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered
+            },
         }
     text = msgspec.json.encode(definition, order="sorted")
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]

@@ -22,7 +22,7 @@ _DTYPES: Mapping[str, pl.DataType] = {
     "bool": pl.Boolean(),
     "timestamp": pl.Datetime("ms"),
 }
-_ROW = ""  # a column that gives a frame its height; no aggregate has this name
+_ROW = "."  # a column that gives a frame its height; no aggregate has this name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def _compile(text: str, usable: Mapping[str, pl.DataType], lists: frozenset[str]
     if isinstance(expression.dtype, pl.List):
         raise ExpressionError(f"must give a single value, and this gives {type_text(expression.dtype)}.")
     if expression.may_fail:
-        raise ExpressionError("fails on values that do not convert. TRY_CAST gives null instead.")
+        raise ExpressionError("fails on values that do not convert, and `//` by 0. Write TRY_CAST, or FLOOR(a / b).")
     return expression
 
 
@@ -89,11 +89,12 @@ def _number(value: float | None) -> float | None:
 def _evaluate(expression: Expression, frame: pl.DataFrame) -> pl.Series:
     """Evaluate on all rows at once; where one cannot be computed, halve until it stands alone: that one is null.
 
-    A result that could not be published would hold back every later one, for one value of one group.
+    A result that could not be published would hold back every later one, for one value of one group. Only what polars
+    says of values is taken so: a missing column is a mistake of ours.
     """
     try:
         return frame.select(_ROW, expression.expr.alias("value"))["value"]
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+    except (pl.exceptions.InvalidOperationError, pl.exceptions.ComputeError):
         if frame.height == 1:
             return pl.Series("value", [None], dtype=expression.dtype)
     half = frame.height // 2

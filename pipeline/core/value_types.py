@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.core.definitions import BuiltInFunction
+from pipeline.core.registry import aggregates as registered
 
 _OF_THE_FIELD = "field"
 _TYPES: dict[BuiltInFunction, str] = {
@@ -20,15 +21,17 @@ _TYPES: dict[BuiltInFunction, str] = {
     "distinct": "int",
     "distinct_exact": "int",
     "topk": "list",
-    "increase": "float",
+    "increase": _OF_THE_FIELD,
     "rate": "float",
     "time_weighted_mean": "float",
 }
 
 
 def value_type(function: str, field_type: str | None) -> str:
-    """Return `int`, `float`, `string`, `bool`, `timestamp` or `list`; a registered aggregate gives a float."""
-    found = next((kind for name, kind in _TYPES.items() if name == function), "float")
+    """Return `int`, `float`, `string`, `bool`, `timestamp` or `list`; `field_type` None: of no field, as `count`."""
+    if function in registered:
+        return registered[function].returns
+    found = next(kind for name, kind in _TYPES.items() if name == function)
     if found != _OF_THE_FIELD:
         return found
     assert field_type is not None, f"{function} reads a field"

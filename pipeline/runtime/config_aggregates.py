@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateSpec, BuiltInFunction
 from pipeline.core.expressions import ExpressionError, compile_filter
-from pipeline.core.registry import AGGREGATES
+from pipeline.core.registry import aggregates as registered
 from pipeline.core.spelling import did_you_mean
 from pipeline.runtime.config_columns import Columns, is_uncertain
 from pipeline.runtime.config_report import Report
@@ -45,7 +45,7 @@ ARGUMENT_TYPES: dict[BuiltInFunction, tuple[str, ...]] = {
     "increase": _NUMBERS,
     "rate": _NUMBERS,
     "time_weighted_mean": _NUMBERS,
-}  # count takes any, and a registered aggregate what it takes
+}  # count takes any, a registered aggregate what JSON can say
 
 # `where` begins after a bracket or a space; the rest of the text is its expression.
 _CALL = re.compile(r"(\w+)\s*(?:\((.*?)\))?(?:(?:(?<=\))\s*|\s+)where\b(.*))?", re.DOTALL | re.IGNORECASE)
@@ -127,8 +127,8 @@ def _quoting(value: object) -> str:
 
 def _call(function: str, text: str | None, columns: Columns) -> Call | str:
     """Return (field, argument), or the sentence that says why not."""
-    if function not in AGGREGATE_FUNCTIONS and function not in AGGREGATES:
-        return f"unknown aggregate '{function}'.{did_you_mean(function, (*AGGREGATE_FUNCTIONS, *AGGREGATES))}"
+    if function not in AGGREGATE_FUNCTIONS and function not in registered:
+        return f"unknown aggregate '{function}'.{did_you_mean(function, (*AGGREGATE_FUNCTIONS, *registered))}"
     if text is None:
         return (None, None) if function == "count" else f"{function} needs a field: {_usage(function)}."
     field, comma, rest = (part.strip() for part in text.partition(","))
@@ -173,8 +173,8 @@ def _field_problem(function: str, name: str, columns: Columns) -> str | None:
     if columns.may_hold(name):
         return None
     kind = type_text(columns.known[name])
-    allowed = next((types for each, types in ARGUMENT_TYPES.items() if each == function), None)
-    if allowed is None or kind in allowed:
+    allowed = next((types for each, types in ARGUMENT_TYPES.items() if each == function), _SCALARS)
+    if function == "count" or kind in allowed:
         return None
     return f"{function} needs {either(allowed)}, and '{name}' is {kind}."
 

@@ -380,7 +380,7 @@ REFUSED_SELECTS = [
     ('{a: ¦"ARRAY_LENGTH(users)"}', ".a: 'users' is a list, and a select computes with single values."),
     ("{a: ¦total /}", ".a: this is not a SQL expression that works here"),
     ("{a: ¦sum(total)}", ".a: aggregates are not possible"),
-    ('{a: ¦"CAST(who AS BIGINT)"}', ".a: fails on values that do not convert. TRY_CAST gives null instead."),
+    ('{a: ¦"CAST(who AS BIGINT)"}', ".a: fails on values that do not convert, and `//` by 0. Write TRY_CAST"),
     ("{a: ¦\"STRING_TO_ARRAY(who, ',')\"}", ".a: must give a single value, and this gives list[string]."),
 ]
 
