@@ -78,7 +78,7 @@ def test_several_selects_are_added_in_their_order_and_do_not_see_one_another() -
 
 def test_sums_beyond_64_bits_and_beyond_float64_are_computed_with_or_null() -> None:
     selection = Selection.compile({"half": "views / 2"}, COLUMNS)
-    rows = [{"views": 2**80}, {"views": -(2**64)}, {"views": 10**400}, {"views": None}]
+    rows: list[dict[str, Any]] = [{"views": 2**80}, {"views": -(2**64)}, {"views": 10**400}, {"views": None}]
 
     selection.apply(rows)
 

@@ -228,7 +228,7 @@ def test_a_registered_aggregate_is_an_aggregate_and_its_source_decides_the_numbe
 
 
 def registered(source_hash: str) -> registry.RegisteredAggregate:
-    return registry.RegisteredAggregate(function=None, source_hash=source_hash, returns="float")  # type: ignore[arg-type]
+    return registry.RegisteredAggregate(function=None, source_hash=source_hash, returns="float")
 
 
 WHAT_DECIDES = [
