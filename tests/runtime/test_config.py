@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -227,8 +228,19 @@ def test_a_registered_aggregate_is_an_aggregate_and_its_source_decides_the_numbe
     assert "geomean needs string, int, float, bool or timestamp, and 'tags' is list[string]." in problem
 
 
+class Product:
+    def lift(self, value: Any) -> Any:
+        return value
+
+    def merge(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def finish(self, partial: Any) -> Any:
+        return partial
+
+
 def registered(source_hash: str) -> registry.RegisteredAggregate:
-    return registry.RegisteredAggregate(function=None, source_hash=source_hash, returns="float")
+    return registry.RegisteredAggregate(function=Product(), source_hash=source_hash, returns="float")
 
 
 WHAT_DECIDES = [
@@ -383,6 +395,35 @@ def test_a_stage_of_a_broken_stream_is_checked_with_the_fields_that_are_good(tmp
     ]
     assert "unknown field 'nmae'. Did you mean 'name'?" in problems[1]
     assert "unknown aggregate 'median'" in problems[4]
+
+
+def test_conditions_and_selects_on_what_has_a_problem_of_its_own_are_checked_as_far_as_they_can_be(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "streams: {s: {schema: {name: string, value: flaot}}}\n"
+        "stages:\n"
+        "  m:\n"
+        "    from: s\n"
+        "    window: {tumbling: 10s}\n"
+        "    aggregates:\n"
+        "      a: count where value > 1\n"
+        "      b: count where value > 1 AND nmae = 'x'\n"
+        "      c: sum(name)\n"
+        "      d: sum(value)\n"
+        "    select: {e: c / a, f: c / aa, g: d + 1, h: b}\n"
+    )
+
+    problems = [problem.partition("\n")[0].split(": ", 1)[1] for problem in problems_of(tmp_path, text)]
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "streams.s.schema.value.type",
+        "stages.m.aggregates.b",
+        "stages.m.aggregates.c",
+        "stages.m.select.f",
+    ]
+    assert "where: unknown field 'nmae'. Did you mean 'name'?" in problems[1]
+    assert "unknown aggregate 'aa'. Did you mean 'a'?" in problems[3]
 
 
 def test_a_stage_of_a_stream_without_a_schema_is_checked_as_far_as_it_can_be(tmp_path: Path) -> None:

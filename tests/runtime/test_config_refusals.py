@@ -67,6 +67,10 @@ REFUSED_STREAMS = [
         "streams: {s: {schema: {a: {type: timestamp, zone: ¦Mars}}}}",
         "streams.s.schema.a.zone: unknown time zone 'Mars'.",
     ),
+    (
+        "streams: {s: {schema: {a: {type: timestamp, zone: ¦europe/berlin}}}}",
+        "streams.s.schema.a.zone: unknown time zone 'europe/berlin'. Did you mean 'Europe/Berlin'?",
+    ),
     ("streams: {s: {schema: {a: int}, time: {field: ¦b}}}", "streams.s.time.field: unknown field 'b'. There are: a."),
     (
         "streams: {s: {schema: {a: int}, time: {field: ¦a}}}",
@@ -339,6 +343,7 @@ REFUSED_AGGREGATES = [
     ("a: ¦distinct(tags)", "a: distinct needs string, int, float, bool or timestamp, and 'tags' is list[string]."),
     ("a: ¦distinct_exact(ms)", "a: distinct_exact needs string, int, bool or timestamp, and 'ms' is float."),
     ("a: ¦topk(ms, 3)", "a: topk needs string, int, bool or timestamp, and 'ms' is float."),
+    ("a: ¦countwhere status > 1", "a: must be an aggregate such as count"),
     ("a: ¦count where", "a: a condition is missing after `where`: count where status >= 500."),
     ("a: ¦count where stat > 1", "a: where: unknown field 'stat'. Did you mean 'status'?"),
     ("a: ¦count where status", "a: where: a filter must be true or false, and this one gives int."),
