@@ -1,0 +1,5 @@
+"""Streamgauge's pipeline; from here come the decorators that register a user's own functions (DESIGN section 11)."""
+
+from pipeline.core.registry import aggregate, transform
+
+__all__ = ["aggregate", "transform"]

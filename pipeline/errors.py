@@ -18,6 +18,26 @@ class ConfigError(StreamgaugeError):
         return ConfigError, (self.problems,)
 
 
+class RegistrationError(StreamgaugeError):
+    """A Python function or aggregate cannot be registered as it stands; the message says what it lacks."""
+
+
+class UserCodeError(StreamgaugeError):
+    """A registered function raised, or returned what it may not; `name` is the registered one's, `step` the part of it.
+
+    The user's own exception, with its traceback, is the `__cause__`.
+    """
+
+    def __init__(self, name: str, step: str, problem: str) -> None:
+        self.name = name
+        self.step = step
+        self.problem = problem
+        super().__init__(f"{name}.{step}: {problem}")
+
+    def __reduce__(self) -> tuple[type[UserCodeError], tuple[str, str, str]]:
+        return UserCodeError, (self.name, self.step, self.problem)
+
+
 class BadRequestError(StreamgaugeError):
     """A request that cannot be answered as it stands; `code` names the rule, `status` is the HTTP status."""
 

@@ -48,12 +48,18 @@ class Values:
 
 
 class Accumulator(Protocol):
-    """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length."""
+    """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length.
+
+    `where` is the SQL text of the rows it counts, None for all: whoever folds masks the values, the part only has the
+    name of it, so that two parts of one field and different rows stand beside each other.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def field(self) -> str | None: ...
+    @property
+    def where(self) -> str | None: ...
     @property
     def columns(self) -> tuple[tuple[str, str], ...]: ...
     def identity(self) -> tuple[Any, ...]: ...
@@ -61,15 +67,21 @@ class Accumulator(Protocol):
     def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None: ...
 
 
+def part_name(call: str, where: str | None) -> str:
+    """The name of a part within its stage: `n(*)`, or `n(*) where event = 'click'`."""
+    return call if where is None else f"{call} where {where}"
+
+
 @dataclass(frozen=True, slots=True)
 class Count:
     """Number of events (`field` None) or of values that are not null."""
 
     field: str | None
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"n({self.field or '*'})"
+        return part_name(f"n({self.field or '*'})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -90,10 +102,11 @@ class IntSum:
     """Exact sum of int64 values, as the sums of their high and low 32 bits."""
 
     field: str
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"sum({self.field})"
+        return part_name(f"sum({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -121,10 +134,11 @@ class FloatSum:
     """Sum of floats as a left fold in stream order; merges go in the fixed order of the caller."""
 
     field: str
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"sum({self.field})"
+        return part_name(f"sum({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -143,16 +157,88 @@ class FloatSum:
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """Sums of (x - k) and (x - k)^2 about the cell's first value k in stream order, for the variance.
+
+    Far from zero the plain sum of squares cancels (values near 1e9 that differ by 1 have no digit left); about a value
+    of the cell it does not. A merge moves the other's sums onto the target's k, so partials of any k add up.
+    """
+
+    field: str
+    where: str | None = None
+
+    @property
+    def name(self) -> str:
+        return part_name(f"moments({self.field})", self.where)
+
+    @property
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        return (
+            (f"{self.name}.n", "<i8"),
+            (f"{self.name}.k", "<f8"),
+            (f"{self.name}.sum", "<f8"),
+            (f"{self.name}.squares", "<f8"),
+        )
+
+    def _of(self, state: Mapping[str, Column]) -> tuple[Column, Column, Column, Column]:
+        counts, centres, sums, squares = (state[column] for column, _ in self.columns)
+        return counts, centres, sums, squares
+
+    def identity(self) -> tuple[Any, ...]:
+        return (0, 0.0, 0.0, 0.0)
+
+    def fold(self, state: Mapping[str, Column], new: Values) -> None:
+        counts, centres, sums, squares = self._of(state)
+        values = new.values.astype(np.float64)
+        _set_centres(counts, centres, new.slots, values)
+        with _silent():
+            apart = values - centres[new.slots]
+            np.add.at(sums, new.slots, apart)
+            np.add.at(squares, new.slots, apart * apart)
+        np.add.at(counts, new.slots, 1)
+
+    def merge(self, state: Mapping[str, Column], slots: Slots, other: Mapping[str, Column]) -> None:
+        counts, centres, sums, squares = self._of(state)
+        some = self._of(other)[0] > 0  # an identity has no k to move
+        slots = slots[some]
+        n, k, total, square = (column[some] for column in self._of(other))
+        _set_centres(counts, centres, slots, k)
+        with _silent():
+            shift = k - centres[slots]
+            still = shift == 0  # nothing to move: 0 * infinity would make a nan of an overflowed sum
+            moved_square = np.where(still, square, square + 2 * shift * total + n * shift * shift)
+            np.add.at(sums, slots, np.where(still, total, total + n * shift))
+            np.add.at(squares, slots, moved_square)
+        np.add.at(counts, slots, n)
+
+    def variances(self, state: Mapping[str, Column], slots: Slots) -> list[float | None]:
+        """The sample variance (n - 1, as SQL's VAR_SAMP) of each cell; None below 2 values or where it overflowed."""
+        n, _, sums, squares = (column[slots] for column in self._of(state))
+        with _silent(), np.errstate(divide="ignore"):
+            spread = np.maximum(squares - sums * sums / n, 0.0) / (n - 1)
+        return [
+            value if ok else None for value, ok in zip(spread.tolist(), ((n > 1) & np.isfinite(spread)), strict=True)
+        ]
+
+
+def _set_centres(counts: Column, centres: Column, slots: Slots, values: Column) -> None:
+    """Give every cell of `slots` that has no value yet the first of its `values` as k."""
+    first = np.flatnonzero(counts[slots] == 0)[::-1]
+    centres[slots[first]] = values[first]  # numpy assigns repeated slots in order: the first value comes last and stays
+
+
+@dataclass(frozen=True, slots=True)
 class Extreme:
     """Smallest or largest value; meaningful only where the count beside it is not zero."""
 
     field: str
     side: Literal["min", "max"]
     dtype: Literal["<i8", "<f8"]
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.side}({self.field})"
+        return part_name(f"{self.side}({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
@@ -180,10 +266,11 @@ class Edge:
     field: str
     side: Literal["first", "last"]
     dtype: Literal["<i8", "<f8", "O"]
+    where: str | None = None
 
     @property
     def name(self) -> str:
-        return f"{self.side}({self.field})"
+        return part_name(f"{self.side}({self.field})", self.where)
 
     @property
     def columns(self) -> tuple[tuple[str, str], ...]:
