@@ -10,11 +10,11 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from api.main import app
+from pipeline.core.aggregates import ARGUMENT_TYPES
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS
 from pipeline.core.times import format_duration
 from pipeline.rim import keys
 from pipeline.runtime import cli, config_shapes, config_stages, config_streams
-from pipeline.runtime.config_aggregates import ARGUMENT_TYPES
 from pipeline.runtime.config_report import settings_at
 from pipeline.runtime.config_windows import KINDS
 from tests.test_layout import ROOT

@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.core.aggregates import ARGUMENT_TYPES, USER_ARGUMENT_TYPES
 from pipeline.core.column_types import type_text
-from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateSpec, BuiltInFunction
+from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateSpec
 from pipeline.core.expressions import ExpressionError, compile_filter
 from pipeline.core.registry import aggregates as registered
 from pipeline.core.spelling import did_you_mean
@@ -24,28 +25,6 @@ RESULT_COLUMNS = ("window_start", "window_end", "state", "revision")
 SESSION_COLUMNS = ("first", "last", "closes_at")  # and those of a session's result besides
 GROUP_TYPES = ("string", "int", "bool", "timestamp")
 MAX_TOP_K = 1_000
-
-_SCALARS = ("string", "int", "float", "bool", "timestamp")
-_NUMBERS = ("int", "float")
-_EXACT = ("string", "int", "bool", "timestamp")  # floats that look equal often are not
-ARGUMENT_TYPES: dict[BuiltInFunction, tuple[str, ...]] = {
-    "sum": _NUMBERS,
-    "mean": _NUMBERS,
-    "min": (*_NUMBERS, "timestamp"),
-    "max": (*_NUMBERS, "timestamp"),
-    "first": _SCALARS,
-    "last": _SCALARS,
-    "var": _NUMBERS,
-    "stddev": _NUMBERS,
-    "quantile": _NUMBERS,
-    "histogram": _NUMBERS,
-    "distinct": _SCALARS,
-    "distinct_exact": _EXACT,
-    "topk": _EXACT,
-    "increase": _NUMBERS,
-    "rate": _NUMBERS,
-    "time_weighted_mean": _NUMBERS,
-}  # count takes any, a registered aggregate what JSON can say
 
 # `where` begins after a bracket or a space; the rest of the text is its expression.
 _CALL = re.compile(r"(\w+)\s*(?:\((.*?)\))?(?:(?:(?<=\))\s*|\s+)where\b(.*))?", re.DOTALL | re.IGNORECASE)
@@ -173,7 +152,7 @@ def _field_problem(function: str, name: str, columns: Columns) -> str | None:
     if columns.may_hold(name):
         return None
     kind = type_text(columns.known[name])
-    allowed = next((types for each, types in ARGUMENT_TYPES.items() if each == function), _SCALARS)
+    allowed = ARGUMENT_TYPES.get(function, USER_ARGUMENT_TYPES)
     if function == "count" or kind in allowed:
         return None
     return f"{function} needs {either(allowed)}, and '{name}' is {kind}."

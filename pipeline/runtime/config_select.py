@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from pipeline.core.column_types import type_text
+from pipeline.core.aggregates import bind
 from pipeline.core.definitions import AggregateSpec
 from pipeline.core.expressions import ExpressionError
 from pipeline.core.selection import Selection
-from pipeline.core.value_types import value_type
 from pipeline.runtime.config_aggregates import check_value_name
 from pipeline.runtime.config_columns import Columns, is_uncertain
 from pipeline.runtime.config_report import Report
@@ -44,10 +43,7 @@ def check_select(
 def _value_types(specs: Mapping[str, AggregateSpec | None], columns: Columns) -> dict[str, str]:
     """Name → type of the finished aggregates that have no problem, and read a field that has none."""
     good = [spec for spec in specs.values() if spec is not None and not columns.may_hold(spec.field or "")]
-    return {
-        spec.name: value_type(spec.function, type_text(columns.known[spec.field]) if spec.field else None)
-        for spec in good
-    }
+    return {spec.name: bind(spec, columns.known).type for spec in good}
 
 
 def _explained(message: str, name: str, select: Mapping[str, str], groups: Sequence[str]) -> str:
