@@ -12,7 +12,8 @@ from pipeline.core.definitions import Config, Field, Transform
 from pipeline.core.programs import Program
 from pipeline.runtime.query import Completeness
 from pipeline.runtime.recent import RecentEvent
-from pipeline.runtime.status import GroupStatus, Lag, PartitionStatus, StageStatus, StreamStatus
+from pipeline.runtime.status import GroupStatus, Lag, StageStatus
+from pipeline.runtime.stream_time import PartitionTime, StreamTime
 
 
 def metric_account(config: Config, program: Program, completeness: Completeness) -> dict[str, Any]:
@@ -47,8 +48,9 @@ def _value(program: Program, number: int) -> dict[str, Any]:
     }
 
 
-def stream_account(status: StreamStatus) -> dict[str, Any]:
+def stream_account(found: StreamTime) -> dict[str, Any]:
     """A stream as `GET /v1/streams` lists it."""
+    status = found.status
     stream = status.stream
     time = stream.time
     return {
@@ -68,7 +70,7 @@ def stream_account(status: StreamStatus) -> dict[str, Any]:
         "lag": status.lag.events,
         "door": status.door,
         "quarantined": sum(partition.state.quarantined for partition in status.partitions),
-        "partitions": [_partition(partition) for partition in status.partitions],
+        "partitions": [_partition(partition) for partition in found.partitions],
     }
 
 
@@ -78,7 +80,40 @@ def type_text(field: Field) -> str:
     return f"{kind}?" if field.nullable else kind
 
 
-def _partition(status: PartitionStatus) -> dict[str, Any]:
+def watermark_account(found: StreamTime) -> dict[str, Any]:
+    """How far a stream is, and what holds it back: `GET /v1/streams/{stream}/watermark`."""
+    status, policy = found.status, found.status.stream.time
+    return {
+        "stream": status.stream.name,
+        "now": found.now_ms,
+        "watermark": status.watermark_ms,
+        "max_watermark": status.max_watermark_ms,
+        "complete_by": found.complete_by,
+        "held_back_by": found.held_back_by,
+        "disorder_ms": policy.disorder_ms,
+        "idle_after_ms": policy.idle_after_ms,
+        "next_tick": found.next_tick_ms,
+        "partitions": [_partition_time(partition) for partition in found.partitions],
+    }
+
+
+def _partition_time(time: PartitionTime) -> dict[str, Any]:
+    status = time.status
+    return {
+        "partition": status.state.partition,
+        "watermark": status.watermark_ms,
+        "max_ts": status.max_ts_ms,
+        "last_event": status.last_arrival_ms,
+        "idle_since": time.idle_since_ms,
+        "lag": _lag(status.lag),
+        "complete_by": time.complete_by,
+        "holds_back": time.holds_back,
+        "why": time.why,
+    }
+
+
+def _partition(time: PartitionTime) -> dict[str, Any]:
+    status = time.status
     found = status.state
     return {
         "partition": found.partition,
@@ -88,6 +123,10 @@ def _partition(status: PartitionStatus) -> dict[str, Any]:
         "max_ts": status.max_ts_ms,
         "last_arrival": status.last_arrival_ms,
         "lag": status.lag.events,
+        "idle_since": time.idle_since_ms,
+        "complete_by": time.complete_by,
+        "holds_back": time.holds_back,
+        "why": time.why,
     }
 
 

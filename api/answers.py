@@ -14,6 +14,7 @@ from flask import Response
 
 from api.parameters import Format
 from pipeline.core.aggregates import Finisher
+from pipeline.core.definitions import Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.runtime.query import Answer
 
@@ -56,8 +57,19 @@ def meta(answer: Answer) -> dict[str, Any]:
     }
 
 
-def window(program: Program) -> dict[str, int]:
-    return {"tumbling_ms": program.window.size_ms, "offset_ms": program.window.offset_ms}
+def window(program: Program) -> dict[str, Any]:
+    """A window's definition as JSON: `{"tumbling_ms": 10000, "offset_ms": 0}`; durations in milliseconds."""
+    match program.window:
+        case Tumbling(size_ms, offset_ms):
+            return {"tumbling_ms": size_ms, "offset_ms": offset_ms}
+        case Hopping(size_ms, every_ms, offset_ms):
+            return {"hopping_ms": size_ms, "every_ms": every_ms, "offset_ms": offset_ms}
+        case Cumulating(size_ms, every_ms, offset_ms):
+            return {"cumulating_ms": size_ms, "every_ms": every_ms, "offset_ms": offset_ms}
+        case Calendar(unit, zone):
+            return {"calendar": unit, "tz": zone}
+        case Session(gap_ms, max_ms):
+            return {"session_ms": gap_ms, "max_ms": max_ms}
 
 
 def measure(program: Program, finisher: Finisher) -> str | None:

@@ -16,13 +16,15 @@ from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import parse_duration_ms, parse_time_ms
 from pipeline.errors import BadRequestError
-from pipeline.runtime.query import MAX_ROWS, MetricQuery
+from pipeline.runtime.query import MAX_ROWS, MetricQuery, StateFilter
 
 Arguments = MultiDict[str, str]
 Format = Literal["json", "csv"]
 
 DEFAULT_ROWS = 10_000
 DEFAULT_EVENTS = 20
+DEFAULT_SOURCES = 20
+MAX_SOURCES = 10_000
 MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
 WHERE = "where."
 PLUS_HINT = "A + in a URL means a space; write it %2B."
@@ -40,6 +42,16 @@ class MetricRequest:
     """A checked request for a metric: what is asked of the pipeline, and how the answer is written."""
 
     query: MetricQuery
+    format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class RollingRequest:
+    """A checked request for a trailing window."""
+
+    window_ms: int
+    at_ms: int
+    where: Mapping[str, Sequence[Any]]
     format: Format
 
 
@@ -63,7 +75,7 @@ def metric_request(args: Arguments, program: Program, now_ms: int) -> MetricRequ
         where=_where(args, program),
         order=_order(args, program),
         limit=_whole_number(args, "limit", DEFAULT_ROWS, MAX_ROWS),
-        closed_only=_closed_only(args),
+        state=_state(args),
     )
     return MetricRequest(query, _format(args))
 
@@ -85,6 +97,20 @@ def check_encoding(query: bytes) -> None:
             ) from None
 
 
+def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRequest:
+    """Check the parameters of `GET /v1/metrics/{metric}/rolling`: `window`, and `at`, where it is not now.
+
+    Raises:
+        BadRequestError: `window` is missing, or a parameter is unknown or has a value that cannot be used.
+    """
+    _check_names(args, ("window", "at", "format"), where=True)
+    window_ms = _duration(args, "window")
+    if window_ms is None:
+        raise BadRequestError("'window' is missing: how long the trailing window is, such as 5m", code="no_window")
+    at_ms = _time(args, "at", now_ms)
+    return RollingRequest(window_ms, now_ms if at_ms is None else at_ms, _where(args, program), _format(args))
+
+
 def latest_format(args: Arguments) -> Format:
     """Check the parameters of `GET /v1/metrics/{metric}/latest`, which takes only `format`."""
     _check_names(args, ("format",))
@@ -95,6 +121,12 @@ def event_limit(args: Arguments) -> int:
     """Check the parameters of `GET /v1/streams/{stream}/events`, which takes only `limit`."""
     _check_names(args, ("limit",))
     return _whole_number(args, "limit", DEFAULT_EVENTS, MAX_EVENTS)
+
+
+def source_limit(args: Arguments) -> int:
+    """Check the parameters of `GET /v1/streams/{stream}/skew`, which takes only `limit`."""
+    _check_names(args, ("limit",))
+    return _whole_number(args, "limit", DEFAULT_SOURCES, MAX_SOURCES)
 
 
 def no_parameters(args: Arguments) -> None:
@@ -233,18 +265,19 @@ def _whole_number(args: Arguments, name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def _closed_only(args: Arguments) -> bool:
+def _state(args: Arguments) -> StateFilter:
     state = args.get("state")
-    if state is None:
-        return False
-    if state == "retracted":
-        raise BadRequestError("state=retracted is not built yet; no window kind here retracts", code="not_built")
-    if state != "closed":
-        raise BadRequestError(
-            f"state: '{_shown(state)}' is not 'closed', which leaves open windows out; without it they are included",
-            code="bad_state",
-        )
-    return True
+    match state:
+        case None:
+            return "all"
+        case "open" | "closed" | "final":
+            return state
+        case _:
+            raise BadRequestError(
+                f"state: '{_shown(state)}' is none of open, closed (which takes final ones too) and final; without it "
+                "all are included",
+                code="bad_state",
+            )
 
 
 def _format(args: Arguments) -> Format:

@@ -103,10 +103,10 @@ class Line:
 
     def end(self, stream: str, newest_ms: int) -> None:
         """What `replay` does when its file ends: a tick in every partition that closes the newest window."""
-        windows = [p.window for p in self.programs.values() if p.stream.name == stream]
+        horizons = [p.horizon for p in self.programs.values() if p.stream.name == stream]
         policy = self.config.streams[stream]
         for partition in range(policy.partitions):
-            self.tick(stream, end_tick_time(newest_ms, windows, policy.time.disorder_ms), partition=partition)
+            self.tick(stream, end_tick_time(newest_ms, horizons, policy.time.disorder_ms), partition=partition)
 
     def worker(self, name: str = "worker") -> Worker:
         return Worker(self.config, self.client, self.client, name)
@@ -150,7 +150,7 @@ class Line:
 
     def closed(self, metric: str) -> list[Row]:
         """The rows of published windows."""
-        return self.rows(metric, closed_only=True)
+        return self.rows(metric, state="closed")
 
     def late(self, metric: str, partition: int = 0) -> list[Row]:
         program = self.programs[metric]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ class Values:
     rows: Int64
 
 
+@runtime_checkable
 class Accumulator(Protocol):
     """One mergeable part; `columns` are (name, numpy dtype) with dtype "O" for values of variable length.
 

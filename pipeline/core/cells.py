@@ -1,29 +1,39 @@
-"""The table of cells: one row per (pane, group, from_end) with the partial of every accumulator, and its packed form.
+"""The table of cells: one row per (pane, group, from_end) with the partial of every part, and its packed forms.
 
 The table lives in the worker's memory as numpy columns, so that a batch is folded into all its cells at once. What is
-written to Redis is absolute and packed per cell:
+written to Redis is absolute, a few fields of the pane's hash for each cell:
 
-    field of the pane's hash     FROM_END ' ' JSON array of the group's values        - ["GET",200]
-    value                        format byte, fixed 8-byte columns little-endian, then msgpack of the variable ones
+    FROM_END ' ' JSON array of the group's values     format byte, fixed 8-byte columns, msgpack of the variable ones
+        - ["GET",200]
+    the same, NUL, sketch number '.' 0                number of pieces in it, dump of the sketch as it was then
+    the same, NUL, sketch number '.' n                the n-th piece: what a later commit added to it
 
-The fixed part of a cell is one row of a numpy record array, so packing a thousand changed cells is one `tobytes`.
+A sketch may be large and change little, so it is written as what changed until that is more than the sketch itself
+(DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
+(DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
+is one row of a numpy record array, so packing a thousand changed cells is one `tobytes`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from pipeline.core.accumulators import Accumulator, Column, Slots
+from pipeline.core.accumulators import Accumulator, Column, Slots, Values
+from pipeline.core.sketches import Sketch
 
 FORMAT = b"\x01"  # first byte of every packed cell and block
 ALWAYS = b"-"  # from_end of events that are late for none of their windows
+OTHERS = b'"__other__"'  # where a group's JSON array stands: the groups above a stage's cap
 RECORDS = ""  # the record array behind the fixed columns stands beside them under this name
 _FIRST_CAPACITY = 64
+_COUNT_BYTES = 4
+_NUL = b"\x00"  # JSON text never holds one
+SMALL_SKETCH = 512  # bytes: below it a sketch is always written whole, one field and no deletes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +41,17 @@ class Layout:
     """The columns of a table of cells, in packed order."""
 
     accumulators: tuple[Accumulator, ...]
+    sketches: tuple[Sketch, ...]
     fixed: tuple[tuple[str, str], ...]
     variable: tuple[str, ...]
 
     @classmethod
-    def of(cls, accumulators: Iterable[Accumulator]) -> Layout:
+    def of(cls, accumulators: Iterable[Accumulator], sketches: Iterable[Sketch] = ()) -> Layout:
         parts = tuple(accumulators)
         columns = [column for part in parts for column in part.columns]
         return cls(
             parts,
+            tuple(sketches),
             tuple((name, dtype) for name, dtype in columns if dtype != "O"),
             tuple(name for name, dtype in columns if dtype == "O"),
         )
@@ -49,11 +61,12 @@ class Layout:
         return np.dtype(list(self.fixed))
 
     def blank(self, size: int) -> dict[str, Column]:
-        """Return `size` cells of identities: columns over one record array, kept under RECORDS"""
+        """Return `size` cells of identities: columns over one record array, kept under RECORDS."""
         records = np.zeros(size, dtype=self.record)
         columns: dict[str, Column] = {RECORDS: records}
         columns.update({name: records[name] for name, _ in self.fixed})
         columns.update({name: np.empty(size, dtype=object) for name in self.variable})
+        columns.update({sketch.name: np.empty(size, dtype=object) for sketch in self.sketches})
         self.reset(columns, np.arange(size))
         return columns
 
@@ -61,34 +74,126 @@ class Layout:
         for part in self.accumulators:
             for (name, _), value in zip(part.columns, part.identity(), strict=True):
                 columns[name][slots] = value
+        for sketch in self.sketches:
+            column = columns[sketch.name]
+            for slot in slots.tolist():
+                column[slot] = sketch.empty()
 
     def pack(self, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
-        """Return the packed cell of each slot."""
+        """Return the whole packed cell of each slot, sketches in it."""
+        dumps = [[sketch.dump(value) for value in columns[sketch.name][slots]] for sketch in self.sketches]
+        return self._packed(columns, slots, dumps)
+
+    def pack_bases(self, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
+        """Return the cell of each slot as a pane's hash holds it: its sketches have fields of their own."""
+        return self._packed(columns, slots, [])
+
+    def _packed(self, columns: Mapping[str, Column], slots: Slots, dumps: Sequence[list[bytes]]) -> list[bytes]:
         width = self.record.itemsize
         packed = columns[RECORDS][slots].tobytes()
         cells = [FORMAT + packed[at : at + width] for at in range(0, len(packed), width)]
-        if not self.variable:
+        if not self.variable and not dumps:
             return cells
-        tails = zip(*(columns[name][slots].tolist() for name in self.variable), strict=True)
+        tails = zip(*(columns[name][slots].tolist() for name in self.variable), *dumps, strict=True)
         return [cell + msgspec.msgpack.encode(tail) for cell, tail in zip(cells, tails, strict=True)]
 
     def unpack(self, cells: Sequence[bytes]) -> dict[str, Column]:
-        """Return the columns of packed cells, in their order.
+        """Return the columns of whole packed cells, in their order.
 
         Raises:
             ValueError: a cell is of another format or cut off.
         """
+        return self._unpacked(cells, self.sketches)
+
+    def _unpacked(self, cells: Sequence[bytes], sketches: Sequence[Sketch]) -> dict[str, Column]:
         width = self.record.itemsize
         for cell in cells:
             if cell[:1] != FORMAT or len(cell) < 1 + width:
                 raise ValueError(f"cell of {len(cell)} bytes is not of format {FORMAT!r} with {width} fixed bytes")
         columns = self.blank(len(cells))
         columns[RECORDS][:] = np.frombuffer(b"".join(cell[1 : 1 + width] for cell in cells), dtype=self.record)
-        if self.variable:
+        if self.variable or sketches:
             tails = [msgspec.msgpack.decode(cell[1 + width :]) for cell in cells]
             for index, name in enumerate(self.variable):
                 columns[name][:] = [tail[index] for tail in tails]
+            for index, sketch in enumerate(sketches, start=len(self.variable)):
+                for slot, tail in enumerate(tails):
+                    columns[sketch.name][slot] = sketch.restore(tail[index])
         return columns
+
+    def gather(self, stored: Mapping[bytes, bytes]) -> tuple[list[bytes], dict[str, Column]]:
+        """Read the fields of a pane's hash: the cells in it, and their columns in that order.
+
+        Raises:
+            ValueError: a cell or a sketch is of another format or cut off.
+        """
+        if not self.sketches:
+            return list(stored), self.unpack(list(stored.values()))
+        names = [name for name in stored if _NUL not in name]
+        columns = self._unpacked([stored[name] for name in names], ())
+        numbers = {name: slot for slot, name in enumerate(names)}
+        for piece in sketch_pieces(stored):
+            kind = self.sketches[piece.sketch]
+            if piece.cell in numbers:  # who reads a large pane while it changes may meet a sketch and not its cell
+                column, slot = columns[kind.name], numbers[piece.cell]
+                column[slot] = kind.merge(column[slot], kind.restore(piece.dump))
+        return names, columns
+
+
+@dataclass(frozen=True, slots=True)
+class SketchPiece:
+    """One field of a sketch in a pane's hash: its base, with the number of the last piece in it, or a piece."""
+
+    cell: bytes
+    sketch: int
+    number: int
+    dump: bytes
+    is_base: bool
+
+
+def sketch_pieces(stored: Mapping[bytes, bytes]) -> list[SketchPiece]:
+    """The sketch fields of a pane's hash: bases, then the pieces in no base, in the order they were written."""
+    bases: dict[tuple[bytes, int], SketchPiece] = {}
+    pieces: list[SketchPiece] = []
+    for field_name, value in stored.items():
+        cell, nul, place = field_name.partition(_NUL)
+        if not nul:
+            continue
+        sketch, _, number = place.partition(b".")
+        if number == b"0":
+            held, dump = int.from_bytes(value[:_COUNT_BYTES], "little"), value[_COUNT_BYTES:]
+            bases[cell, int(sketch)] = SketchPiece(cell, int(sketch), held, dump, is_base=True)
+        else:
+            pieces.append(SketchPiece(cell, int(sketch), int(number), value, is_base=False))
+    added = [p for p in pieces if (p.cell, p.sketch) not in bases or p.number > bases[p.cell, p.sketch].number]
+    return [*bases.values(), *sorted(added, key=lambda piece: piece.number)]
+
+
+@dataclass(slots=True)
+class _Written:
+    """How a cell's sketch stands in Redis: the last piece, the last one the base holds, the bytes of those between."""
+
+    last: int = 0
+    held: int = 0
+    size: int = 0
+
+
+@dataclass(slots=True)
+class PaneChange:
+    """What a commit writes of one pane: fields to set, fields to delete, and the end of the first window it changes."""
+
+    from_end: bytes = b""
+    cells: dict[bytes, bytes] = field(default_factory=dict)
+    gone: set[bytes] = field(default_factory=set)
+
+    def then(self, other: PaneChange) -> PaneChange:
+        """This change and another one after it, as one."""
+        ends = [end for end in (self.from_end, other.from_end) if end]
+        return PaneChange(
+            min(ends, key=from_end_order, default=b""),
+            {name: value for name, value in self.cells.items() if name not in other.gone} | other.cells,
+            (self.gone - other.cells.keys()) | other.gone,
+        )
 
 
 class CellTable:
@@ -99,6 +204,8 @@ class CellTable:
         self.columns = layout.blank(_FIRST_CAPACITY)
         self.panes: dict[int, dict[bytes, int]] = {}
         self._free: list[int] = list(range(_FIRST_CAPACITY - 1, -1, -1))
+        self._fresh: list[dict[int, Any]] = [{} for _ in layout.sketches]  # slot → what came since it was written
+        self._written: list[dict[int, _Written]] = [{} for _ in layout.sketches]
 
     def __len__(self) -> int:
         return sum(len(cells) for cells in self.panes.values())
@@ -122,7 +229,7 @@ class CellTable:
         old_size = len(self.columns[RECORDS])
         grown = self.layout.blank(2 * old_size)
         grown[RECORDS][:old_size] = self.columns[RECORDS]
-        for name in self.layout.variable:
+        for name in (*self.layout.variable, *(sketch.name for sketch in self.layout.sketches)):
             grown[name][:old_size] = self.columns[name]
         self.columns = grown
         self._free = list(range(2 * old_size - 1, old_size - 1, -1))
@@ -133,20 +240,95 @@ class CellTable:
         if freed:
             self.layout.reset(self.columns, np.array(freed, dtype=np.intp))
             self._free.extend(freed)
+            for slot in freed:
+                for written, fresh in zip(self._written, self._fresh, strict=True):
+                    written.pop(slot, None)
+                    fresh.pop(slot, None)
 
-    def load(self, pane: int, cells: Mapping[bytes, bytes]) -> None:
-        """Take a pane's packed cells as they are stored."""
-        self.merge([(pane, field) for field in cells], self.layout.unpack(list(cells.values())))
+    def load(self, pane: int, stored: Mapping[bytes, bytes]) -> None:
+        """Take a pane's fields as they are stored."""
+        names, columns = self.layout.gather(stored)
+        keys = [(pane, name) for name in names]
+        self.merge(keys, columns)
+        slots = dict(zip(names, self.slots(keys).tolist(), strict=True))
+        for piece in sketch_pieces(stored):
+            written = self._written[piece.sketch].setdefault(slots[piece.cell], _Written())
+            written.last = piece.number
+            written.held = piece.number if piece.is_base else written.held
+            written.size += 0 if piece.is_base else len(piece.dump)
 
     def merge(self, keys: Iterable[tuple[int, bytes]], partials: Mapping[str, Column]) -> None:
         """Merge partials into the cells `keys`, in their order."""
         slots = self.slots(keys)
-        if len(slots):
-            for part in self.layout.accumulators:
-                part.merge(self.columns, slots, partials)
+        if not len(slots):
+            return
+        for part in self.layout.accumulators:
+            part.merge(self.columns, slots, partials)
+        for sketch in self.layout.sketches:
+            column = self.columns[sketch.name]
+            for slot, partial in zip(slots.tolist(), partials[sketch.name], strict=True):
+                column[slot] = sketch.merge(column[slot], partial)
+
+    def fold_sketch(self, number: int, new: Values) -> None:
+        """Fold a batch's values into one sketch of each of its cells, and remember what that added."""
+        sketch, fresh = self.layout.sketches[number], self._fresh[number]
+        column = self.columns[sketch.name]
+        slots, lifted = sketch.lift(new)
+        for slot, partial in zip(slots.tolist(), lifted, strict=True):
+            column[slot], admitted = sketch.fold(column[slot], partial)
+            known = fresh.get(slot)
+            fresh[slot] = admitted if known is None else sketch.merge(known, admitted)
 
     def packed(self, slots: Slots) -> list[bytes]:
+        """The whole packed cells."""
         return self.layout.pack(self.columns, slots)
+
+    def changes(self, keys: Sequence[tuple[int, bytes]], slots: Slots) -> dict[int, PaneChange]:
+        """What has to be written of these cells, by pane, so that Redis has what the table has."""
+        changes: dict[int, PaneChange] = {}
+        for (pane, name), base in zip(keys, self.layout.pack_bases(self.columns, slots), strict=True):
+            change = changes.get(pane)
+            if change is None:
+                change = changes[pane] = PaneChange()
+            change.cells[name] = base
+        for change in changes.values():
+            change.from_end = _first_end(change.cells)
+        for number in range(len(self.layout.sketches)):
+            for (pane, name), slot in zip(keys, slots.tolist(), strict=True):
+                if slot in self._fresh[number]:
+                    self._sketch_change(number, slot, name, changes[pane])
+        return changes
+
+    def _sketch_change(self, number: int, slot: int, name: bytes, change: PaneChange) -> None:
+        """Write what came since the last time, or the whole sketch once the pieces are larger than it is."""
+        sketch, whole = self.layout.sketches[number], self.columns[self.layout.sketches[number].name][slot]
+        fresh = self._fresh[number].pop(slot)
+        written = self._written[number].setdefault(slot, _Written())
+        weight = sketch.weight(whole)
+        if not sketch.incremental or weight <= SMALL_SKETCH or written.size >= weight:
+            change.cells[_piece(name, number, 0)] = written.last.to_bytes(_COUNT_BYTES, "little") + sketch.dump(whole)
+            change.gone.update(_piece(name, number, piece) for piece in range(written.held + 1, written.last + 1))
+            written.held, written.size = written.last, 0
+            return
+        written.last += 1
+        dump = sketch.dump(fresh)
+        written.size += len(dump)
+        change.cells[_piece(name, number, written.last)] = dump
+
+
+def _piece(name: bytes, sketch: int, piece: int) -> bytes:
+    return b"%b%b%d.%d" % (name, _NUL, sketch, piece)
+
+
+def _first_end(names: Iterable[bytes]) -> bytes:
+    """The earliest from_end of some cells: nearly always that of all windows."""
+    ends = {name.partition(b" ")[0] for name in names}
+    return min(ends, key=from_end_order)
+
+
+def from_end_order(from_end: bytes) -> int:
+    """Order cells by the end of the first window they count in; `-` is before all."""
+    return -(2**63) if from_end == ALWAYS else int(from_end)
 
 
 def cell_field(group: Sequence[Any], from_end: bytes = ALWAYS) -> bytes:

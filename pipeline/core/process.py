@@ -1,7 +1,7 @@
 """A batch of the log and the state before it → changed cells, late rows, dead rows and the ledger: the heart, and pure.
 
     batch ── prefix watermark per event ──┐
-      └── steps (filter, derive) ── pane ── late? ── cell ── fold into the table
+      └── steps (filter, derive) ── late? in which windows? ── pane, cell ── fold into the table
 
 `prepare` computes everything that can fail and touches no state; `fold` changes the table and cannot fail. The ledger
 counts every event of the log once, in this order: dead, filtered, late, else accepted (DESIGN section 6).
@@ -10,7 +10,7 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ from polars.exceptions import PolarsError
 
 from pipeline.core.accumulators import Int64, Slots, Values
 from pipeline.core.batches import Batch
-from pipeline.core.cells import CellTable, cell_field
+from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
-from pipeline.core.programs import Program, Step
-from pipeline.core.windows import pane_starts
+from pipeline.core.lateness import NO_END, Verdict, judge
+from pipeline.core.programs import Program, Step, where_column
 
 ROW = "_row"  # column of a frame in flight: the row's number in its batch
 POISON_ATTEMPTS = 3  # a row that fails this often alone is a dead letter (DESIGN 8.6)
@@ -37,6 +37,25 @@ class TimeState:
     max_seen_ms: int | None = None  # of min(event time, arrival): the watermark plus disorder
     max_ts_ms: int | None = None  # of event time as it came
     floor_ms: int | None = None  # windows that begin at or before it lost events to a trim of the log: left alone
+    max_event_ms: int | None = None  # of min(event time, arrival), of events alone: what `complete_by` is told from
+    max_beat_ms: int | None = None  # likewise, of heartbeats alone
+
+    def after(self, batch: Batch, max_seen_ms: int | None) -> TimeState:
+        """The state after a batch whose watermarks ended at the running maximum `max_seen_ms`."""
+        return TimeState(
+            max_seen_ms,
+            _later(self.max_ts_ms, batch.times_ms),
+            self.floor_ms,
+            _later(self.max_event_ms, batch.effective_ms),
+            max((ms for ms in (self.max_beat_ms, batch.max_beat_ms) if ms is not None), default=None),
+        )
+
+
+def _later(before: int | None, times_ms: Int64) -> int | None:
+    if not len(times_ms):
+        return before
+    newest = int(times_ms.max())
+    return newest if before is None else max(before, newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +69,17 @@ class DeadRow:
 
 @dataclass(frozen=True, slots=True)
 class LateRows:
-    """Rows whose every window had closed when they came (or begins before what is left of the log); parallel, in ms."""
+    """Rows that count in no window: each had closed for good, or begins before what is left of the log; in ms.
+
+    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in.
+    """
 
     rows: Rows
     times_ms: Int64
     starts_ms: Int64
     ends_ms: Int64
     watermarks_ms: Int64
+    before_log: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,22 +87,22 @@ class LateRows:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """Conservation counters in events: read = accepted + filtered + late + dead."""
+    """Conservation counters in events: read = accepted + filtered + late + dead.
+
+    `partial`: accepted events that were late for some of their windows. `others`: rows counted in `__other__`.
+    """
 
     read: int = 0
     accepted: int = 0
     filtered: int = 0
     late: int = 0
     dead: int = 0
+    partial: int = 0
+    others: int = 0
 
     def __add__(self, other: Ledger) -> Ledger:
-        return Ledger(
-            self.read + other.read,
-            self.accepted + other.accepted,
-            self.filtered + other.filtered,
-            self.late + other.late,
-            self.dead + other.dead,
-        )
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return Ledger(*(mine + more for mine, more in pairs))
 
     @property
     def balances(self) -> bool:
@@ -90,11 +113,13 @@ class Ledger:
 class Prepared:
     """A batch computed up to its cells, nothing folded yet.
 
-    `cells`: the distinct (pane start, cell field) of the batch; `cell_of` the number of its cell for each accepted row;
-    `rows` the numbers of the accepted rows in the batch; `frame` their columns.
+    `cells`: the distinct (pane start, cell field) of the batch; `first_rows` the first accepted row of each; `cell_of`
+    the number of its cell for each accepted row; `rows` the numbers of the accepted rows in the batch; `frame` their
+    columns.
     """
 
     cells: list[tuple[int, bytes]]
+    first_rows: Rows
     cell_of: Rows
     rows: Rows
     frame: pl.DataFrame
@@ -113,16 +138,13 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
     numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(program.needs)))
     frame, dead = apply_steps(program.steps, numbered)
     rows = frame[ROW].to_numpy().astype(np.intp)
-    times_ms = batch.times_ms[rows]
-    starts_ms = pane_starts(program.window, times_ms)
-    is_late = starts_ms + program.window.size_ms <= watermarks_ms[rows]
-    if before.floor_ms is not None:
-        is_late |= starts_ms <= before.floor_ms
-    late = _late_rows(program, batch, rows[is_late], starts_ms[is_late], watermarks_ms)
+    verdict = judge(program.stage, batch.times_ms[rows], watermarks_ms[rows], before.floor_ms)
+    late = _late_rows(batch, rows, verdict, watermarks_ms)
+    panes_ms, from_ends = verdict.panes, verdict.from_ends
     if len(late):
-        keep = ~is_late
-        frame, rows, starts_ms = frame.filter(pl.Series(keep)), rows[keep], starts_ms[keep]
-    cells, cell_of = _cells(program, frame, starts_ms)
+        keep = ~verdict.late
+        frame, rows, panes_ms, from_ends = frame.filter(pl.Series(keep)), rows[keep], panes_ms[keep], from_ends[keep]
+    cells, first_rows, cell_of = _cells(program, frame, panes_ms, from_ends)
     n_dead = batch.n_dead + len(dead)
     ledger = Ledger(
         read=batch.n_events,
@@ -130,55 +152,111 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
         filtered=batch.n_events - n_dead - len(rows) - len(late),
         late=len(late),
         dead=n_dead,
+        partial=int((from_ends != NO_END).sum()),
     )
-    time = TimeState(max_seen_ms, _max_of(before.max_ts_ms, batch.times_ms), before.floor_ms)
-    return Prepared(cells, cell_of, rows, frame, late, dead, ledger, time)
+    return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, before.after(batch, max_seen_ms))
 
 
-def _max_of(before: int | None, times_ms: Int64) -> int | None:
-    if not len(times_ms):
-        return before
-    newest = int(times_ms.max())
-    return newest if before is None else max(before, newest)
+def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64) -> LateRows:
+    late = verdict.late
+    numbers = rows[late]
+    return LateRows(
+        numbers,
+        batch.times_ms[numbers],
+        verdict.begins[late],
+        verdict.ends[late],
+        watermarks_ms[numbers],
+        verdict.before_log[late],
+    )
 
 
-def _late_rows(program: Program, batch: Batch, rows: Rows, starts_ms: Int64, watermarks_ms: Int64) -> LateRows:
-    return LateRows(rows, batch.times_ms[rows], starts_ms, starts_ms + program.window.size_ms, watermarks_ms[rows])
-
-
-def _cells(program: Program, frame: pl.DataFrame, starts_ms: Int64) -> tuple[list[tuple[int, bytes]], Rows]:
-    """The distinct (pane, cell field) of the rows, and each row's number among them."""
+def _cells(
+    program: Program, frame: pl.DataFrame, panes_ms: Int64, from_ends: Int64
+) -> tuple[list[tuple[int, bytes]], Rows, Rows]:
+    """The distinct (pane, cell field) of the rows, the first row of each, and each row's number among them."""
     columns = [column_codes(frame[name]) for name in program.stage.group_by]
-    if len(starts_ms) and starts_ms.min() != starts_ms.max():
-        panes, numbers = np.unique(starts_ms, return_inverse=True)
-        columns.append((numbers.astype(np.int64), len(panes)))
-    codes, representative = combined_codes(columns, len(starts_ms))
-    groups = group_tuples(frame, program.stage.group_by, representative)
-    return list(zip(starts_ms[representative].tolist(), map(cell_field, groups), strict=True)), codes.astype(np.intp)
+    for numbers_ms in (panes_ms, from_ends):
+        if len(numbers_ms) and numbers_ms.min() != numbers_ms.max():
+            found, codes = np.unique(numbers_ms, return_inverse=True)
+            columns.append((codes.astype(np.int64), len(found)))
+    cell_of, first_rows = combined_codes(columns, len(panes_ms))
+    groups = group_tuples(frame, program.stage.group_by, first_rows)
+    ends = (ALWAYS if end == NO_END else b"%d" % end for end in from_ends[first_rows].tolist())
+    fields = map(cell_field, groups, ends)
+    return list(zip(panes_ms[first_rows].tolist(), fields, strict=True)), first_rows, cell_of.astype(np.intp)
 
 
-def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -> Slots:
-    """Fold the accepted rows into their cells, in stream order; return the slot of each of `prepared.cells`."""
-    cell_slots = table.slots(prepared.cells)
-    if not len(prepared.rows):
-        return cell_slots
-    slots = cell_slots[prepared.cell_of]
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What a batch changed in the table: the cells, their slots, and how many rows went to the group `__other__`."""
+
+    cells: list[tuple[int, bytes]]
+    slots: Slots
+    others: int
+
+
+def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -> Folded:
+    """Fold the accepted rows into their cells, in stream order."""
+    cells, others = _within_cap(program.stage.max_groups, prepared, table)
+    cell_slots = table.slots(cells)
+    if len(prepared.rows):
+        _fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
+    if others:  # several cells of the batch have become one
+        pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
+        cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
+    return Folded(cells, cell_slots, others)
+
+
+def _fold_values(program: Program, batch: Batch, prepared: Prepared, table: CellTable, slots: Slots) -> None:
     rows = prepared.rows
-    times_ms, places, numbers = batch.times_ms[rows], batch.places[rows], batch.rows[rows]
+    times_ms = batch.times_ms[rows]
+    events = Values(slots, times_ms, times_ms, batch.places[rows], batch.rows[rows])
+    known: dict[tuple[str | None, str | None], Values] = {}
+
+    def values(field: str | None, where: str | None) -> Values:
+        if (field, where) not in known:
+            known[field, where] = _values_of(prepared.frame, events, field, where)
+        return known[field, where]
+
     for part in program.layout.accumulators:
-        if part.field is None:
-            part.fold(table.columns, Values(slots, times_ms, times_ms, places, numbers))
-            continue
-        column = prepared.frame[part.field]
-        values = as_numpy(column)
-        if column.null_count():
-            valid = column.is_not_null().to_numpy()
-            part.fold(
-                table.columns, Values(slots[valid], values[valid], times_ms[valid], places[valid], numbers[valid])
-            )
+        part.fold(table.columns, values(part.field, part.where))
+    for number, sketch in enumerate(program.layout.sketches):
+        table.fold_sketch(number, values(sketch.field, sketch.where))
+
+
+def _values_of(frame: pl.DataFrame, events: Values, field: str | None, where: str | None) -> Values:
+    """What a part folds: the values of its column that are not null, of the rows where its `where` is TRUE."""
+    column = None if field is None else frame[field]
+    valid = None if where is None else frame[where_column(where)].fill_null(False).to_numpy()
+    if column is not None and column.null_count():
+        given = column.is_not_null().to_numpy()
+        valid = given if valid is None else valid & given
+    values = events.values if column is None else as_numpy(column)
+    if valid is None:
+        return replace(events, values=values)
+    return Values(events.slots[valid], values[valid], events.times_ms[valid], events.places[valid], events.rows[valid])
+
+
+def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[list[tuple[int, bytes]], int]:
+    """The batch's cells with the groups above the cap of their pane as `__other__`, and how many rows those have.
+
+    A pane takes groups in stream order, so which of them it has does not depend on how the log was cut into batches.
+    """
+    cells = prepared.cells
+    if len(table) + len(cells) <= cap or len(cells) + max(map(len, table.panes.values()), default=0) <= cap:
+        return cells, 0
+    capped = list(cells)
+    known: dict[int, set[bytes]] = {}
+    for number in np.argsort(prepared.first_rows, kind="stable").tolist():
+        pane, (from_end, group) = cells[number][0], split_field(cells[number][1])
+        if pane not in known:
+            known[pane] = {split_field(field)[1] for field in table.panes.get(pane, ())} - {OTHERS}
+        if group in known[pane] or len(known[pane]) < cap:
+            known[pane].add(group)
         else:
-            part.fold(table.columns, Values(slots, values, times_ms, places, numbers))
-    return cell_slots
+            capped[number] = (pane, from_end + b" " + OTHERS)
+    counts = np.bincount(prepared.cell_of, minlength=len(cells))
+    return capped, sum(int(counts[n]) for n, cell in enumerate(capped) if cell is not cells[n])
 
 
 def as_numpy(column: pl.Series) -> npt.NDArray[Any]:

@@ -7,21 +7,24 @@ the program's version, which is part of the stage's keys: another definition is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import polars as pl
 
+from pipeline.core.accumulators import Accumulator
 from pipeline.core.aggregates import Finisher, bind
 from pipeline.core.cells import Layout
 from pipeline.core.column_types import type_text
-from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Stage, Stream, Transform, Tumbling
+from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
 from pipeline.core.registry import aggregates as registered
+from pipeline.core.sketches import Sketch
+from pipeline.core.windows import Horizon, Panes, panes_of
 
-PROGRAM_FORMAT = 1  # raise when the same definition would be computed or packed differently
+PROGRAM_FORMAT = 2  # raise when the same definition would be computed or packed differently
 _VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
 _DTYPES: Mapping[FieldType, Any] = {
     "string": pl.String,
@@ -67,8 +70,18 @@ class Program:
         return f"{self.stage.name}@{self.version}"
 
     @property
-    def window(self) -> Tumbling:
+    def window(self) -> Window:
         return self.stage.window
+
+    @property
+    def panes(self) -> Panes:
+        """How the windows cut time; a session metric has none."""
+        assert not isinstance(self.stage.window, Session), f"{self.name} has sessions, not panes"
+        return panes_of(self.stage.window)
+
+    @property
+    def horizon(self) -> Horizon:
+        return Horizon(self.stage.window, self.stage.allowed_lateness_ms)
 
     @property
     def group_types(self) -> tuple[tuple[str, str], ...]:
@@ -119,12 +132,39 @@ def compile_steps(
     return tuple(reversed(steps)), needs, columns
 
 
+def layout_of(finishers: Sequence[Finisher]) -> Layout:
+    """The columns of a stage's cells: every part its aggregates need, once."""
+    accumulators: dict[str, Accumulator] = {}
+    sketches: dict[str, Sketch] = {}
+    for part in (part for finisher in finishers for part in finisher.parts):
+        if isinstance(part, Accumulator):
+            accumulators[part.name] = part
+        else:
+            sketches[part.name] = part
+    return Layout.of(accumulators.values(), sketches.values())
+
+
+def where_column(text: str) -> str:
+    """The column of a frame in flight that says where an aggregate's `where` is TRUE; no field can be named so."""
+    return f"where {text}"
+
+
+def columns_of(config: Config, stage: Stage) -> dict[str, pl.DataType]:
+    """Every column that reaches a stage, with its type."""
+    return compile_steps(config, stage, frozenset())[2]
+
+
 def compile_program(config: Config, stage: Aggregate) -> Program:
     """Compile an aggregate stage; the config loader has checked every name, type and expression."""
-    wanted = frozenset(stage.group_by) | {spec.field for spec in stage.aggregates if spec.field is not None}
-    steps, needs, columns = compile_steps(config, stage, wanted)
+    columns = columns_of(config, stage)
+    wheres = {spec.where: compile_expression(spec.where, columns) for spec in stage.aggregates if spec.where}
+    fields = {spec.field for spec in stage.aggregates if spec.field is not None}
+    wanted = fields.union(stage.group_by, *(where.names for where in wheres.values()))
+    steps, needs, columns = compile_steps(config, stage, frozenset(wanted))
+    if wheres:
+        marks = tuple(where.expr.alias(where_column(text)) for text, where in wheres.items())
+        steps = (*steps, Step(stage.name, None, marks))
     finishers = tuple(bind(spec, columns) for spec in stage.aggregates)
-    parts = {part.name: part for finisher in finishers for part in finisher.parts}
     return Program(
         stage=stage,
         stream=config.stream_of(stage),
@@ -133,7 +173,7 @@ def compile_program(config: Config, stage: Aggregate) -> Program:
         needs=needs,
         columns=columns,
         finishers=finishers,
-        layout=Layout.of(parts.values()),
+        layout=layout_of(finishers),
     )
 
 
@@ -174,7 +214,7 @@ def version_of(config: Config, stage_name: str) -> str:
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]
 
 
-class _Definition(msgspec.Struct):
+class Definition(msgspec.Struct):
     """A stage with everything that decides its numbers, as kept beside its results."""
 
     stream: Stream
@@ -184,12 +224,19 @@ class _Definition(msgspec.Struct):
 
 def encode_definition(config: Config, stage: Aggregate) -> bytes:
     """A stage's definition as JSON: what an older version's results are read with after the config has changed."""
-    return msgspec.json.encode(_Definition(config.stream_of(stage), config.transforms_of(stage), stage))
+    return msgspec.json.encode(Definition(config.stream_of(stage), config.transforms_of(stage), stage))
+
+
+def decode_definition(text: bytes) -> Definition:
+    """Read a definition kept by `encode_definition`; before there were other kinds, a window did not say its own."""
+    stored = msgspec.json.decode(text)
+    stored["stage"]["window"].setdefault("type", "tumbling")
+    return msgspec.convert(stored, Definition)
 
 
 def program_of_definition(text: bytes) -> Program:
     """Compile a definition kept by `encode_definition`."""
-    known = msgspec.json.decode(text, type=_Definition)
+    known = decode_definition(text)
     stages: dict[str, Stage] = {transform.name: transform for transform in known.transforms}
     config = Config(streams={known.stream.name: known.stream}, stages={**stages, known.stage.name: known.stage})
     return compile_program(config, known.stage)

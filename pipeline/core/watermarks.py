@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.definitions import HOUR_MS, SECOND_MS, TimePolicy, Tumbling
-from pipeline.core.windows import aligned_at_or_before, pane_start
+from pipeline.core.definitions import HOUR_MS, SECOND_MS, TimePolicy
+from pipeline.core.entries import TickCause
+from pipeline.core.windows import Horizon
 
 NO_TIME_MS = -(2**62)
 """No event yet. Below every real time, and far enough above int64's minimum that subtracting a duration cannot wrap."""
@@ -78,31 +79,32 @@ class Tick:
     partition: int
     last_id: str
     time_ms: int
+    by: TickCause = "silence"
 
 
 def idle_ticks(
-    now_ms: int, policy: TimePolicy, partitions: Sequence[PartitionClock], windows: Sequence[Tumbling]
+    now_ms: int, policy: TimePolicy, partitions: Sequence[PartitionClock], horizons: Sequence[Horizon]
 ) -> list[Tick]:
     """Decide which partitions time has to be moved in, and to where, because events no longer do it (DESIGN 6).
 
-    `windows` are those of the stages that read the stream. A tick is part of the clocks the next one is decided from:
+    `horizons` are those of the stages that read the stream. A tick is part of the clocks the next one is decided from:
     run late, twice or in two processes, this moves time no further, and a tick never looks like the stream flowing.
     """
     arrivals = [clock.last_arrival_ms for clock in partitions if clock.last_arrival_ms is not None]
     newest_ms = max((c.max_ts_ms for c in partitions if c.max_ts_ms is not None), default=None)
-    if not arrivals or newest_ms is None or not windows:
+    if not arrivals or newest_ms is None or not horizons:
         return []
     last_ms = max(arrivals)
     historic = last_ms - newest_ms > HISTORIC_MS
     ticks: list[Tick] = []
     if _is_silent(now_ms, policy, last_ms, historic):
-        end_ms = end_tick_time(newest_ms, windows, policy.disorder_ms)
+        end_ms = end_tick_time(newest_ms, horizons, policy.disorder_ms)
         ticks = _silence_ticks(now_ms, policy.idle_after_ms or 0, last_ms, partitions, end_ms, historic)
     elif not historic:
-        ticks = _idle_ticks(now_ms, policy, partitions, windows, newest_ms)
+        ticks = _idle_ticks(now_ms, policy, partitions, horizons, newest_ms)
     taken = {tick.partition for tick in ticks}
     return ticks + [
-        tick for tick in _unused_ticks(now_ms, policy, partitions, windows, newest_ms) if tick.partition not in taken
+        tick for tick in _unused_ticks(now_ms, policy, partitions, horizons, newest_ms) if tick.partition not in taken
     ]
 
 
@@ -113,10 +115,9 @@ def _is_silent(now_ms: int, policy: TimePolicy, last_ms: int, historic: bool) ->
     return now_ms - last_ms >= (max(policy.idle_after_ms, HISTORIC_MS) if historic else policy.idle_after_ms)
 
 
-def end_tick_time(newest_ms: int, windows: Sequence[Tumbling], disorder_ms: int) -> int:
-    """The tick time that closes every window that has an event, `newest_ms` being the largest event time in the log."""
-    ends = (pane_start(window, newest_ms) + window.size_ms for window in windows)
-    return max(ends, default=newest_ms) + disorder_ms
+def end_tick_time(newest_ms: int, horizons: Sequence[Horizon], disorder_ms: int) -> int:
+    """The tick time that makes every window that has an event final; `newest_ms`: largest event time in the log."""
+    return max((horizon.final_after(newest_ms) for horizon in horizons), default=newest_ms) + disorder_ms
 
 
 def _silence_ticks(
@@ -159,7 +160,7 @@ def _idle_ticks(
     now_ms: int,
     policy: TimePolicy,
     partitions: Sequence[PartitionClock],
-    windows: Sequence[Tumbling],
+    horizons: Sequence[Horizon],
     newest_ms: int,
 ) -> list[Tick]:
     """Used partitions that are silent beside flowing ones follow the slowest of those that flow."""
@@ -168,20 +169,20 @@ def _idle_ticks(
     used = [clock for clock in partitions if clock.last_arrival_ms is not None]
     idle = [c for c in used if now_ms - (c.last_arrival_ms or 0) >= policy.idle_after_ms]
     target_ms = _slowest([clock for clock in used if clock not in idle])
-    return _follow(now_ms, policy, idle, target_ms, windows, newest_ms)
+    return _follow(now_ms, policy, idle, target_ms, horizons, newest_ms)
 
 
 def _unused_ticks(
     now_ms: int,
     policy: TimePolicy,
     partitions: Sequence[PartitionClock],
-    windows: Sequence[Tumbling],
+    horizons: Sequence[Horizon],
     newest_ms: int,
 ) -> list[Tick]:
     """Partitions that never had an event follow the slowest of those that had one, idle or not, whatever the policy."""
     used = [clock for clock in partitions if clock.last_arrival_ms is not None]
     unused = [clock for clock in partitions if clock.last_arrival_ms is None]
-    return _follow(now_ms, policy, unused, _slowest(used), windows, newest_ms)
+    return _follow(now_ms, policy, unused, _slowest(used), horizons, newest_ms)
 
 
 def _slowest(clocks: Sequence[PartitionClock]) -> int | None:
@@ -196,7 +197,7 @@ def _follow(
     policy: TimePolicy,
     behind: Sequence[PartitionClock],
     target_ms: int | None,
-    windows: Sequence[Tumbling],
+    horizons: Sequence[Horizon],
     newest_ms: int,
 ) -> list[Tick]:
     """Lift those `behind` to the running maximum `target_ms`, where a window waits for it."""
@@ -205,26 +206,25 @@ def _follow(
     ticks = []
     for clock in behind:
         rested = clock.last_tick_ms is None or now_ms - clock.last_tick_ms >= FOLLOW_EVERY_MS
-        if rested and _a_window_waits(clock, target_ms - policy.disorder_ms, policy.disorder_ms, windows, newest_ms):
-            ticks += _tick(clock, target_ms, now_ms)
+        if rested and _a_window_waits(clock, target_ms - policy.disorder_ms, policy.disorder_ms, horizons, newest_ms):
+            ticks += _tick(clock, target_ms, now_ms, "follow")
     return ticks
 
 
 def _a_window_waits(
-    clock: PartitionClock, others_ms: int, disorder_ms: int, windows: Sequence[Tumbling], newest_ms: int
+    clock: PartitionClock, others_ms: int, disorder_ms: int, horizons: Sequence[Horizon], newest_ms: int
 ) -> bool:
-    """Whether a window that may have events has ended for the others' watermark, but not for this partition's."""
+    """Whether a window that may have events has ended, or is final, for the others' watermark, not for this one's."""
     own_ms = watermark_ms(clock.max_seen_ms, disorder_ms)
     if own_ms is None:
         return True
     return any(
-        min(aligned_at_or_before(window, others_ms), pane_start(window, newest_ms) + window.size_ms) > own_ms
-        for window in windows
+        min(horizon.turn_at_or_before(others_ms), horizon.final_after(newest_ms)) > own_ms for horizon in horizons
     )
 
 
-def _tick(clock: PartitionClock, time_ms: int, now_ms: int) -> list[Tick]:
+def _tick(clock: PartitionClock, time_ms: int, now_ms: int, by: TickCause = "silence") -> list[Tick]:
     """A tick, unless it would move nothing: its time is capped by its arrival."""
     if clock.max_seen_ms is not None and min(time_ms, now_ms) <= clock.max_seen_ms:
         return []
-    return [Tick(clock.partition, clock.last_id, time_ms)]
+    return [Tick(clock.partition, clock.last_id, time_ms, by)]

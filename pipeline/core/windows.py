@@ -11,7 +11,7 @@ them an event still counts in is one number: the end of the first. Times and bou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from math import gcd
@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.calendars import Boundaries, boundaries
-from pipeline.core.definitions import Calendar, Cumulating, Hopping, PaneWindow, Tumbling
+from pipeline.core.definitions import Calendar, Cumulating, Hopping, PaneWindow, Session, Tumbling, Window
 
 Int64 = npt.NDArray[np.int64]
 Span = tuple[int, int]  # (start, end) of a window
@@ -43,6 +43,10 @@ class Panes(Protocol):
         """The end of the last one."""
         ...
 
+    def last_begins(self, starts_ms: Int64) -> Int64:
+        """The start of the last one."""
+        ...
+
     def ends_after(self, starts_ms: Int64, times_ms: Int64) -> Int64:
         """The end of each pane's first window that ends after a time; beyond `last_ends` where none does."""
         ...
@@ -57,6 +61,10 @@ class Panes(Protocol):
 
     def panes_of(self, window: Span) -> list[int]:
         """The starts of a window's panes, in order."""
+        ...
+
+    def begin_after(self, time_ms: int) -> int:
+        """The start of the first window that begins after a time."""
         ...
 
     def end_at_or_before(self, time_ms: int) -> int:
@@ -100,7 +108,10 @@ class _Sliding:
         return self._next_end(starts_ms)
 
     def last_ends(self, starts_ms: Int64) -> Int64:
-        return starts_ms - (starts_ms - self.offset) % self.every + self.size
+        return self.last_begins(starts_ms) + self.size
+
+    def last_begins(self, starts_ms: Int64) -> Int64:
+        return starts_ms - (starts_ms - self.offset) % self.every
 
     def ends_after(self, starts_ms: Int64, times_ms: Int64) -> Int64:
         return np.maximum(self._next_end(starts_ms), self._next_end(times_ms))
@@ -124,6 +135,9 @@ class _Sliding:
     def panes_of(self, window: Span) -> list[int]:
         return list(range(*window, self.width))
 
+    def begin_after(self, time_ms: int) -> int:
+        return time_ms + self.every - (time_ms - self.offset) % self.every
+
     def end_at_or_before(self, time_ms: int) -> int:
         return time_ms - (time_ms - self.offset - self.size) % self.every
 
@@ -143,17 +157,18 @@ class _Growing:
         return starts_ms + self.every
 
     def last_ends(self, starts_ms: Int64) -> Int64:
-        return self._origins(starts_ms) + self.size
+        return self.last_begins(starts_ms) + self.size
+
+    def last_begins(self, starts_ms: Int64) -> Int64:
+        return starts_ms - (starts_ms - self.offset) % self.size
 
     def ends_after(self, starts_ms: Int64, times_ms: Int64) -> Int64:
         return np.maximum(starts_ms, times_ms - (times_ms - self.offset) % self.every) + self.every
 
     def ends_begun_after(self, starts_ms: Int64, time_ms: int) -> Int64:
         # they all begin together: either each of them begins after, or none
-        return np.where(self._origins(starts_ms) > time_ms, starts_ms + self.every, FOREVER_MS)
-
-    def _origins(self, starts_ms: Int64) -> Int64:
-        return starts_ms - (starts_ms - self.offset) % self.size
+        ends_ms: Int64 = np.where(self.last_begins(starts_ms) > time_ms, starts_ms + self.every, FOREVER_MS)
+        return ends_ms
 
     def windows_of(self, pane_ms: int, from_end_ms: int, to_end_ms: int) -> Iterator[Span]:
         origin = pane_ms - (pane_ms - self.offset) % self.size
@@ -163,6 +178,9 @@ class _Growing:
 
     def panes_of(self, window: Span) -> list[int]:
         return list(range(*window, self.every))
+
+    def begin_after(self, time_ms: int) -> int:
+        return time_ms + self.size - (time_ms - self.offset) % self.size
 
     def end_at_or_before(self, time_ms: int) -> int:
         return time_ms - (time_ms - self.offset) % self.every
@@ -183,6 +201,9 @@ class _Local:
     def last_ends(self, starts_ms: Int64) -> Int64:
         return self.boundaries.after(starts_ms)
 
+    def last_begins(self, starts_ms: Int64) -> Int64:
+        return starts_ms
+
     def ends_after(self, starts_ms: Int64, times_ms: Int64) -> Int64:
         ends = self.boundaries.after(starts_ms)
         return np.where(ends > times_ms, ends, FOREVER_MS)
@@ -197,26 +218,43 @@ class _Local:
     def panes_of(self, window: Span) -> list[int]:
         return [window[0]]
 
+    def begin_after(self, time_ms: int) -> int:
+        return self._one(self.boundaries.after, time_ms)
+
     def end_at_or_before(self, time_ms: int) -> int:
         return self._one(self.boundaries.at_or_before, time_ms)
 
     @staticmethod
-    def _one(of: object, time_ms: int) -> int:
-        assert callable(of)
-        return int(of(np.array([time_ms], dtype=np.int64))[0])
+    def _one(boundary: Callable[[Int64], Int64], time_ms: int) -> int:
+        return int(boundary(np.array([time_ms], dtype=np.int64))[0])
 
 
-def pane_starts(window: Tumbling, times_ms: Int64) -> Int64:
-    return times_ms - (times_ms - window.offset_ms) % window.size_ms
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """Until when the windows of one stage wait for events: what ticks and the closing of windows need to know."""
+
+    window: Window
+    allowed_lateness_ms: int = 0
+
+    def final_after(self, time_ms: int) -> int:
+        """The watermark at which every window that an event of `time_ms` can be in is final."""
+        if isinstance(self.window, Session):
+            return time_ms + 2 * self.window.gap_ms + self.allowed_lateness_ms
+        panes = panes_of(self.window)
+        starts_ms = panes.pane_starts(np.array([time_ms], dtype=np.int64))
+        return int(panes.last_ends(starts_ms)[0]) + self.allowed_lateness_ms
+
+    def turn_at_or_before(self, time_ms: int) -> int:
+        """The last watermark at or before `time_ms` at which a window may close or become final."""
+        if isinstance(self.window, Session):
+            return time_ms
+        panes, lateness_ms = panes_of(self.window), self.allowed_lateness_ms
+        return max(panes.end_at_or_before(time_ms), panes.end_at_or_before(time_ms - lateness_ms) + lateness_ms)
 
 
-def pane_start(window: Tumbling, time_ms: int) -> int:
-    return time_ms - (time_ms - window.offset_ms) % window.size_ms
-
-
-def aligned_at_or_before(window: Tumbling, time_ms: int) -> int:
-    return pane_start(window, time_ms)
-
-
-def is_final(window: Tumbling, start_ms: int, watermark_ms: int) -> bool:
-    return start_ms + window.size_ms <= watermark_ms
+def final_panes(panes: Panes, starts_ms: Iterable[int], allowed_lateness_ms: int, watermark_ms: int) -> list[int]:
+    """Those of the panes in which no further event can count."""
+    starts = np.fromiter(starts_ms, dtype=np.int64)
+    if not len(starts):
+        return []
+    return starts[panes.last_ends(starts) + allowed_lateness_ms <= watermark_ms].tolist()  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.core.cells import PaneChange
 from pipeline.errors import FenceError, ForeignKeyError, TornError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
@@ -52,17 +53,23 @@ class Checkpoint:
     floor_ms: int | None = (
         None  # windows that begin at or before it lost events to a trim: this stage leaves them alone
     )
+    max_event_ms: int | None = None  # of the events alone, and of heartbeats alone: see core/process.TimeState
+    max_beat_ms: int | None = None
+    offset: int | None = None  # position less events read; None until it is known: see runtime/positions
     load_ms: int = 0
     commit: int = 0
     position: int = 0  # events the door had stored up to the cursor: what backpressure is measured by
     arrival_ms: int = 0  # arrival of the last committed entry
     entries: int = 0
     ticks: int = 0
+    missing: int = 0  # events the door stored that the log did not bring
     read: int = 0
     accepted: int = 0
     filtered: int = 0
     late: int = 0
     dead: int = 0
+    partial: int = 0
+    others: int = 0
     torn: bool = False
 
     @property
@@ -78,9 +85,7 @@ class Checkpoint:
         """As written: integers as text, what is unknown left out."""
         values = {
             "cursor": self.cursor.decode(),
-            "max_seen_ms": self.max_seen_ms,
-            "max_ts_ms": self.max_ts_ms,
-            "floor_ms": self.floor_ms,
+            **{name: getattr(self, name) for name in _OPTIONAL},
             **{name: getattr(self, name) for name in _COUNTERS},
         }
         return {name: str(value) for name, value in values.items() if value is not None}
@@ -93,11 +98,15 @@ class Checkpoint:
             max_seen_ms=_optional(stored.get(b"max_seen_ms")),
             max_ts_ms=_optional(stored.get(b"max_ts_ms")),
             floor_ms=_optional(stored.get(b"floor_ms")),
+            max_event_ms=_optional(stored.get(b"max_event_ms")),
+            max_beat_ms=_optional(stored.get(b"max_beat_ms")),
+            offset=_optional(stored.get(b"offset")),
             torn=b"torn" in stored,
             **numbers,
         )
 
 
+_OPTIONAL = ("max_seen_ms", "max_ts_ms", "floor_ms", "max_event_ms", "max_beat_ms", "offset")
 _COUNTERS = (
     "load_ms",
     "commit",
@@ -105,11 +114,14 @@ _COUNTERS = (
     "arrival_ms",
     "entries",
     "ticks",
+    "missing",
     "read",
     "accepted",
     "filtered",
     "late",
     "dead",
+    "partial",
+    "others",
 )
 
 
@@ -135,7 +147,7 @@ class Commit:
     fence: Fence
     ids: Sequence[bytes]
     after: Checkpoint
-    panes: Mapping[int, Sequence[tuple[bytes, bytes]]] = field(default_factory=dict)
+    panes: Mapping[int, PaneChange] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
 
 
@@ -198,9 +210,12 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
             for pair in row.items():
                 yield from pair
     mark = str(what.after.mark)
-    for start, cells in what.panes.items():
+    for start, change in what.panes.items():
         yield start
         yield mark
-        yield len(cells)
-        for cell in cells:
+        yield change.from_end
+        yield len(change.cells)
+        yield len(change.gone)
+        for cell in change.cells.items():
             yield from cell
+        yield from change.gone

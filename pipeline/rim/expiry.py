@@ -1,7 +1,7 @@
 """What has been kept long enough goes: results with their panes, and the rows of streams nobody has to commit.
 
 A result's retention counts from when it was last published, not from its event time: data of ten years ago keeps its
-results. Its panes live exactly as long. Open panes never expire.
+results. Its panes live as long as the last window they are part of. Open panes never expire.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.core.definitions import Aggregate, Stream, Transform
-from pipeline.rim import keys
+from pipeline.core.definitions import Aggregate, Session, Stream, Transform
+from pipeline.core.windows import Span, panes_of
+from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.store import Due
 
 WINDOWS_A_RUN = 5_000  # of one version of a metric; the next run goes on
 WINDOWS_A_STEP = 100
@@ -32,63 +34,87 @@ class Expired:
         return Expired(self.results + other.results, self.rows + other.rows)
 
 
-def expire_results(
-    client: redis.Redis, scripts: Scripts, stream: Stream, stage: Aggregate, version: str, now_ms: int
-) -> Expired:
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One version of a metric whose results may expire, as it was defined; one that is retired stands still."""
+
+    stream: Stream
+    stage: Aggregate
+    version: str
+    running: bool = True
+
+    @property
+    def group(self) -> str:
+        return f"{self.stage.name}@{self.version}"
+
+
+def expire_results(client: redis.Redis, scripts: Scripts, kept: Kept, retention_ms: int, now_ms: int) -> Expired:
     """Delete the results of one version of a metric that were published more than its retention ago, with their panes.
 
-    A window of which a partition has changes still to be published stays. Every step may be repeated, or done by
-    another run at the same time.
+    A window that may still change stays, and so does a pane that another window uses. Every step may be repeated, or
+    done by another run at the same time.
     """
-    before_ms = now_ms - stage.retention_ms
+    before_ms = now_ms - retention_ms
+    name, version = kept.stage.name, kept.version
     removed = 0
     skipped = 0
     while removed + skipped < WINDOWS_A_RUN:
         members = client.execute_command(
-            "ZRANGEBYSCORE", keys.ages(stage.name, version), "-inf", before_ms, "LIMIT", skipped, WINDOWS_A_STEP
+            "ZRANGEBYSCORE", keys.ages(name, version), "-inf", before_ms, "LIMIT", skipped, WINDOWS_A_STEP
         )
         for member in members:
-            gone = _expire_window(client, scripts, stream, stage.name, version, member.decode(), before_ms)
+            start, _, end = member.decode().partition(":")
+            gone = _expire_window(client, scripts, kept, (int(start), int(end)), before_ms)
             removed, skipped = (removed + 1, skipped) if gone else (removed, skipped + 1)
         if len(members) < WINDOWS_A_STEP:
             break
     return Expired(results=removed)
 
 
-def _expire_window(
-    client: redis.Redis, scripts: Scripts, stream: Stream, metric: str, version: str, window: str, before_ms: int
-) -> bool:
+def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Span, before_ms: int) -> bool:
     """Delete one window: the panes first, so that a crash in between leaves a result that is found again."""
-    start, _, end = window.partition(":")
-    group = f"{metric}@{version}"
-    due = client.pipeline(transaction=False)
-    for partition in range(stream.partitions):
-        due.execute_command("HEXISTS", keys.due(stream.name, partition, group), start)
+    stream, stage, version = kept.stream, kept.stage, kept.version
+    assert not isinstance(stage.window, Session), "sessions expire by bucket"
+    starts = panes_of(stage.window).panes_of(window)
     # All partitions are asked before one is touched: a window must not be published again from a part of its panes.
-    if any(due.execute()):
+    if _may_change(client, kept, window, starts):
         return False
+    live = store.published_windows(client, stage.name, version, window[0], 2 * window[1] - window[0])
+    used = {start for span in live if span != window for start in starts if span[0] <= start < span[1]}
     for partition in range(stream.partitions):
-        gone = scripts.run(
-            "expire_pane",
-            keys=[
-                keys.panes(stream.name, partition, group),
-                keys.due(stream.name, partition, group),
-                keys.pane(stream.name, partition, group, int(start)),
-            ],
-            args=[start],
-        )
-        if not int(gone):
-            return False
+        marks = keys.panes(stream.name, partition, kept.group)
+        due = keys.due(stream.name, partition, kept.group)
+        for start in starts:
+            if start not in used:
+                pane = keys.pane(stream.name, partition, kept.group, start)
+                scripts.run("expire_pane", keys=[marks, due, pane], args=[start])
     deleted = scripts.run(
         "expire_result",
         keys=[
-            keys.ages(metric, version),
-            keys.windows(metric, version),
-            keys.result(metric, version, int(start), int(end)),
+            keys.ages(stage.name, version),
+            keys.windows(stage.name, version),
+            keys.result(stage.name, version, *window),
         ],
-        args=[window, before_ms],
+        args=[f"{window[0]}:{window[1]}", before_ms],
     )
     return bool(int(deleted))
+
+
+def _may_change(client: redis.Redis, kept: Kept, window: Span, starts: Sequence[int]) -> bool:
+    """Whether events can still count in a window, or some have that it was not published with."""
+    stream, end_ms = kept.stream, window[1]
+    final_at_ms = end_ms + kept.stage.allowed_lateness_ms + stream.time.disorder_ms
+    pipe = client.pipeline(transaction=False)
+    for partition in range(stream.partitions):
+        pipe.execute_command("HGET", keys.checkpoint(stream.name, partition, kept.group), "max_seen_ms")
+        pipe.execute_command("HMGET", keys.due(stream.name, partition, kept.group), *starts)
+    answers = iter(pipe.execute())
+    for seen_ms, due in zip(answers, answers, strict=True):
+        if kept.running and (seen_ms is None or int(seen_ms) < final_at_ms):
+            return True
+        if any(Due.parse(pane).from_end_ms <= end_ms for pane in due if pane is not None):
+            return True
+    return False
 
 
 def expire_downstream(client: redis.Redis, stage: Aggregate, now_ms: int) -> Expired:

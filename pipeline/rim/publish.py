@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 
@@ -27,7 +27,7 @@ STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A merged window, ready to be published: groups with their packed cells, and their finished values as JSON for the
-    `latest` hash (empty where a newer window follows at once)."""
+    `latest` hash (empty where a newer window follows at once). `emits`: its rows go downstream."""
 
     metric: str
     version: str
@@ -38,6 +38,8 @@ class Closed:
     groups: Sequence[bytes]
     cells: Sequence[bytes]
     finished: Sequence[bytes]
+    emits: bool = True
+    tiers: Mapping[int, int] = field(default_factory=dict)  # size of each tier → start of its window this one is in
 
 
 def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None:
@@ -61,8 +63,19 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
             staged_latest,
             keys.latest(metric),
             keys.versions(metric),
+            *(keys.tier_due(metric, version, size_ms) for size_ms in window.tiers),
         ],
-        args=[version, window.start_ms, window.end_ms, window.state, len(window.groups), *map(str, window.marks)],
+        args=[
+            version,
+            window.start_ms,
+            window.end_ms,
+            window.state,
+            len(window.groups),
+            int(window.emits),
+            len(window.tiers),
+            *window.tiers.values(),
+            *map(str, window.marks),
+        ],
     )
     if int(revision) < 0:
         client.execute_command("UNLINK", staged, staged_latest)
@@ -70,14 +83,42 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
     return int(revision)
 
 
-def stored_marks(client: redis.Redis, window: Closed) -> list[Mark]:
-    """The marks a window's result in place was merged from, one for each partition; none where there is no result."""
-    key = keys.result(window.metric, window.version, window.start_ms, window.end_ms)
-    text = client.execute_command("HGET", key, "marks")
-    return [] if text is None else [Mark.parse(mark) for mark in text.split(b" ")]
+@dataclass(frozen=True, slots=True)
+class TierWindow:
+    """A merged window of a tier, ready to be published; `seq` is the newest publication among the `windows` in it."""
+
+    metric: str
+    version: str
+    size_ms: int
+    start_ms: int
+    seq: int
+    windows: int
+    groups: Sequence[bytes]
+    cells: Sequence[bytes]
 
 
-def _blocks(window: Closed) -> Iterator[tuple[bytes, bytes]]:
+def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> int | None:
+    """Put a tier's window in place; return its revision, or None when the one in place is as good."""
+    metric, version, end_ms = window.metric, window.version, window.start_ms + window.size_ms
+    staged = keys.staging(metric, secrets.token_hex(8))
+    _stage(client, [(staged, [block]) for block in _blocks(window)])
+    revision = scripts.run(
+        "publish_tier",
+        keys=[
+            staged,
+            keys.result(metric, version, window.start_ms, end_ms),
+            keys.tier(metric, version, window.size_ms),
+            keys.tier_ages(metric, version, window.size_ms),
+        ],
+        args=[window.start_ms, end_ms, len(window.groups), window.seq, window.windows],
+    )
+    if int(revision) < 0:
+        client.execute_command("UNLINK", staged)
+        return None
+    return int(revision)
+
+
+def _blocks(window: Closed | TierWindow) -> Iterator[tuple[bytes, bytes]]:
     for number, at in enumerate(range(0, len(window.groups), BLOCK_GROUPS)):
         part = slice(at, at + BLOCK_GROUPS)
         yield b"b%d" % number, pack_block(window.groups[part], window.cells[part])
@@ -150,9 +191,25 @@ def emit(
         position = after
 
 
-def settle(scripts: Scripts, stream: str, partition: int, group: str, marks: Mapping[int, Mark]) -> int:
-    """Take panes (start → published mark) off the due list, unless they changed since."""
-    if not marks:
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A due pane after a pass: the mark that was published, and the end of its next window to publish, if any."""
+
+    start_ms: int
+    mark: Mark
+    next_end_ms: int | None
+
+
+def settle(scripts: Scripts, stream: str, partition: int, group: str, panes: Sequence[Settled]) -> int:
+    """Note what was published of due panes, unless they changed since; return how many are off the list."""
+    return settle_key(scripts, keys.due(stream, partition, group), panes)
+
+
+def settle_key(scripts: Scripts, key: str, panes: Sequence[Settled]) -> int:
+    """The same of any list of what is due."""
+    if not panes:
         return 0
-    args = [part for start, mark in marks.items() for part in (start, str(mark))]
-    return int(scripts.run("settle", keys=[keys.due(stream, partition, group)], args=args))
+    args: list[int | str] = []
+    for pane in panes:
+        args += [pane.start_ms, str(pane.mark), "" if pane.next_end_ms is None else pane.next_end_ms]
+    return int(scripts.run("settle", keys=[key], args=args))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.core.cells import unpack_block
+from pipeline.core.cells import ALWAYS, from_end_order, unpack_block
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
 
@@ -41,16 +41,29 @@ def pane_marks(client: redis.Redis, stream: str, partition: int, group: str) -> 
     return {int(start): Mark.parse(mark) for start, mark in stored.items()}
 
 
-def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, Mark]]:
-    """For each partition the panes that changed since their window was last published."""
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A pane that changed: the commit that changed it, and the end of its first window still to be published."""
+
+    mark: Mark
+    from_end_ms: int
+
+    @classmethod
+    def parse(cls, text: bytes) -> Due:
+        mark, _, from_end = text.partition(b" ")
+        return cls(Mark.parse(mark), from_end_order(from_end or ALWAYS))
+
+
+def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, Due]]:
+    """For each partition the panes that changed since their windows were last published."""
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
         pipe.execute_command("HGETALL", keys.due(stream, partition, group))
-    return [{int(s): Mark.parse(m) for s, m in replies.parse_hash(reply).items()} for reply in pipe.execute()]
+    return [{int(s): Due.parse(d) for s, d in replies.parse_hash(reply).items()} for reply in pipe.execute()]
 
 
 def load_pane(client: redis.Redis, stream: str, partition: int, group: str, start: int) -> dict[bytes, bytes]:
-    """The packed cells of one pane, in the order of their fields, read in steps when it is large.
+    """The fields of one pane's hash, read in steps when it is large.
 
     A large pane may change between two steps: a reader that needs one moment compares the pane's mark before and after.
     """
@@ -84,25 +97,39 @@ def load_panes(
     return found
 
 
-MarkedPane = tuple[Mark, dict[bytes, bytes]]
+@dataclass(frozen=True, slots=True)
+class MarkedPane:
+    """One pane of one partition at one moment: its mark and the fields of its hash."""
+
+    partition: int
+    start_ms: int
+    mark: Mark
+    stored: Mapping[bytes, bytes]
 
 
 def read_marked_panes(
     client: redis.Redis, stream: str, partitions: int, group: str, starts: Sequence[int]
-) -> list[list[MarkedPane] | None]:
-    """For each window start the panes of all partitions with their marks; None where one changed while it was read.
+) -> dict[int, list[MarkedPane] | None]:
+    """The panes that there are at some starts, by partition; None for a start where one changed while it was read.
 
     Marks are read before and after the cells, and an unchanged mark means unchanged cells: each pane is of one moment.
     """
     before = _marks(client, stream, partitions, group, starts)
-    panes = [load_panes(client, stream, partition, group, starts) for partition in range(partitions)]
+    panes = []
+    for partition in range(partitions):
+        there = [start for start in starts if before[start][partition] is not None]
+        panes.append(load_panes(client, stream, partition, group, there))
     after = _marks(client, stream, partitions, group, starts)
-    return [
-        [(Mark.parse(mark), panes[partition][start]) for partition, mark in enumerate(before[start])]
+    return {
+        start: [
+            MarkedPane(partition, start, Mark.parse(mark), panes[partition][start])
+            for partition, mark in enumerate(before[start])
+            if mark is not None
+        ]
         if before[start] == after[start]
         else None
         for start in starts
-    ]
+    }
 
 
 def _marks(
@@ -115,6 +142,17 @@ def _marks(
     return {start: [marks[number] for marks in by_partition] for number, start in enumerate(starts)}
 
 
+def stored_marks(
+    client: redis.Redis, metric: str, version: str, windows: Sequence[tuple[int, int]]
+) -> list[list[Mark]]:
+    """The marks that the windows' results in place were merged from, one for each partition; none without a result."""
+    pipe = client.pipeline(transaction=False)
+    for start, end in windows:
+        pipe.execute_command("HGET", keys.result(metric, version, start, end), "marks")
+    texts = pipe.execute() if windows else []
+    return [[] if text is None else [Mark.parse(mark) for mark in text.split(b" ")] for text in texts]
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """One published window: how often it was revised, and its groups with their packed cells."""
@@ -124,6 +162,7 @@ class Result:
     revision: int
     state: str
     published_ms: int
+    seq: int  # number of its publication among those of the metric's version
     groups: list[bytes]
     cells: list[bytes]
 
@@ -147,6 +186,12 @@ def published_windows(
         members = client.execute_command("ZREVRANGEBYSCORE", key, highest, lowest, "LIMIT", 0, limit)[::-1]
     pairs = (member.partition(b":") for member in members)
     return [(int(start), int(end)) for start, _, end in pairs]
+
+
+def are_published(client: redis.Redis, metric: str, version: str, windows: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether each of some windows has a result."""
+    members = [f"{start}:{end}" for start, end in windows]
+    return [score is not None for score in client.execute_command("ZMSCORE", keys.windows(metric, version), *members)]
 
 
 def load_results(client: redis.Redis, metric: str, version: str, windows: Sequence[tuple[int, int]]) -> list[Result]:
@@ -174,6 +219,7 @@ def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result
         int(fields[b"revision"]),
         fields[b"state"].decode(),
         int(fields[b"published_ms"]),
+        int(fields.get(b"seq", b"0")),
         groups,
         cells,
     )

@@ -6,23 +6,31 @@ Publishing needs no owner: any worker may run a pass, and two that run at once p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import msgspec
+import numpy as np
 import redis
 
-from pipeline.core.cells import ALWAYS, CellTable, split_field
+from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.definitions import Tumbling
+from pipeline.core.merging import Merged, Piece, merged, pieces_of, windows_by_end
 from pipeline.core.programs import Program
-from pipeline.core.windows import is_final
+from pipeline.core.windows import Span
 from pipeline.rim import publish, store
 from pipeline.rim.commit import Checkpoint, Mark
-from pipeline.rim.publish import Closed, Outgoing
+from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.store import Due, MarkedPane
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
 WINDOWS_A_READ = 20  # windows whose panes are read together
+
+OTHER = "__other__"
+Marks = tuple[Mark, ...]  # of a window: for each partition the newest mark of its panes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,74 +58,148 @@ class Closer:
 
     def close_once(self) -> Pass:
         """Publish the windows that are due and whose end the minimum watermark has passed, oldest first."""
-        closed = self._closed_starts()
-        published = 0
-        for at in range(0, min(len(closed), WINDOWS_A_PASS), WINDOWS_A_READ):
-            published += self._close(closed[at : at + WINDOWS_A_READ])
+        due, watermark_ms = self._due()
+        if watermark_ms is None:
+            self._emit_rest()
+            return Pass(0, more=False)
+        panes = self.program.panes
+        waiting = list(
+            windows_by_end(
+                window
+                for partition in due
+                for start, pane in partition.items()
+                for window in panes.windows_of(start, pane.from_end_ms, watermark_ms)
+            )
+        )
+        published, in_place = 0, set[Span]()
+        for at in range(0, min(len(waiting), WINDOWS_A_PASS), WINDOWS_A_READ):
+            spans = waiting[at : at + WINDOWS_A_READ]
+            read = self._read(spans)
+            for span in spans:
+                done = self._publish(span, read, watermark_ms, is_newest=span == spans[-1])
+                published += done is True
+                if done is not None:
+                    in_place.add(span)
+        self._settle(due, in_place, watermark_ms)
         self._emit_rest()
-        return Pass(published, more=len(closed) > WINDOWS_A_PASS)
+        return Pass(published, more=len(waiting) > WINDOWS_A_PASS)
 
-    def _closed_starts(self) -> list[int]:
-        """The starts of the due windows that every partition has passed, oldest first."""
+    def update_once(self) -> int:
+        """Publish the open windows that changed, for `emit: on_update`; return how many."""
+        due, watermark_ms = self._due()
+        after_ms = -(2**62) if watermark_ms is None else watermark_ms + 1
+        panes = self.program.panes
+        spans = list(
+            windows_by_end(
+                window
+                for partition in due
+                for start, pane in partition.items()
+                for window in panes.windows_of(start, max(after_ms, pane.from_end_ms), 2**62)
+            )
+        )[:WINDOWS_A_PASS]
+        read = self._read(spans)
+        published = sum(self._publish(span, read, None, is_newest=False) is True for span in spans)
+        self._emit_rest()
+        return published
+
+    def _due(self) -> tuple[list[dict[int, Due]], int | None]:
+        """The due panes by partition, and the minimum watermark; None while no window can have closed."""
         program = self.program
         stream, partitions = program.stream, program.stream.partitions
         due = store.due_panes(self.client, stream.name, partitions, program.group)
-        starts = sorted({start for panes in due for start in panes})
-        if not starts:
-            return []
+        if not any(due):
+            return due, None
         checkpoints = store.load_checkpoints(self.client, stream.name, partitions, program.group)
-        watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
-        return [] if watermark_ms is None else [s for s in starts if is_final(program.window, s, watermark_ms)]
+        return due, minimum_watermark(checkpoints, stream.time.disorder_ms)
 
-    def _close(self, starts: Sequence[int]) -> int:
-        """Merge and publish some windows; a window whose pane changed under our hands stays due."""
-        program = self.program
-        stream = program.stream
+    def _read(self, spans: Sequence[Span]) -> dict[int, list[tuple[MarkedPane, list[Piece]]] | None]:
+        """The panes of some windows by start, each read and unpacked once; None where one changed meanwhile."""
+        program, stream = self.program, self.program.stream
+        starts = sorted({start for span in spans for start in program.panes.panes_of(span)})
+        if not starts:
+            return {}
         read = store.read_marked_panes(self.client, stream.name, stream.partitions, program.group, starts)
-        done: list[dict[int, Mark]] = [{} for _ in range(stream.partitions)]
-        published = 0
-        for start_ms, panes in zip(starts, read, strict=True):
-            if panes is None:
-                continue
-            window = self._window(start_ms, panes, is_newest=start_ms == starts[-1])
-            revision = publish.publish(self.client, self.scripts, window)
-            published += revision is not None
-            # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged. Only what is
-            # in place is done; the rest stays due.
-            in_place = window.marks if revision is not None else publish.stored_marks(self.client, window)
-            for partition, (mark, stored) in enumerate(zip(window.marks, in_place, strict=False)):
-                if mark != Mark() and mark == stored:
-                    done[partition][start_ms] = mark
-        for partition, marks in enumerate(done):
-            publish.settle(self.scripts, stream.name, partition, program.group, marks)
-        return published
+        return {
+            start: None
+            if found is None
+            else [(pane, pieces_of(program.layout, pane.partition, start, pane.stored)) for pane in found]
+            for start, found in read.items()
+        }
 
-    def _window(self, start_ms: int, panes: Sequence[store.MarkedPane], *, is_newest: bool) -> Closed:
-        """Merge a window's cells by from_end, then partition: the fixed order of float sums."""
+    def _publish(
+        self,
+        span: Span,
+        read: Mapping[int, list[tuple[MarkedPane, list[Piece]]] | None],
+        watermark_ms: int | None,
+        *,
+        is_newest: bool,
+    ) -> bool | None:
+        """Merge and publish one window: True when it is in place now, False when what is in place is as good.
+
+        None when a pane changed under our hands, or when another publisher's result is newer: it stays due.
+        """
+        found = [read[start] for start in self.program.panes.panes_of(span)]
+        panes = [pane for each in found if each is not None for pane in each]
+        if any(each is None for each in found):
+            return None
+        marks = self._marks(pane for pane, _ in panes)
+        if watermark_ms is None and self._is_in_place(span, marks):
+            return False
+        window = merged(self.program.layout, span, (piece for _, pieces in panes for piece in pieces))
+        closed = self._closed(window, marks, watermark_ms, is_newest=is_newest)
+        if publish.publish(self.client, self.scripts, closed) is not None:
+            return True
+        # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged.
+        return False if self._is_in_place(span, marks) else None
+
+    def _is_in_place(self, span: Span, marks: Marks) -> bool:
+        [stored] = store.stored_marks(self.client, self.program.name, self.program.version, [span])
+        return tuple(stored) == marks
+
+    def _marks(self, panes: Iterable[MarkedPane]) -> Marks:
+        newest = [Mark()] * self.program.stream.partitions
+        for pane in panes:
+            newest[pane.partition] = max(newest[pane.partition], pane.mark, key=lambda mark: mark.order)
+        return tuple(newest)
+
+    def _settle(self, due: Sequence[Mapping[int, Due]], in_place: set[Span], watermark_ms: int) -> None:
+        """Note on the list what is published: each pane's windows up to the first that is not."""
+        if not in_place:
+            return
         program = self.program
-        parts = [
-            (*split_field(field), partition, cell)
-            for partition, (_, cells) in enumerate(panes)
-            for field, cell in cells.items()
-        ]
-        parts.sort(key=lambda part: (from_end_order(part[0]), part[2]))
-        table = CellTable(program.layout)
-        partials = program.layout.unpack([cell for *_, cell in parts])
-        table.merge([(start_ms, group) for _, group, *_ in parts], partials)
-        groups = sorted(table.panes.get(start_ms, {}))
-        slots = table.slots((start_ms, group) for group in groups)
-        end_ms = start_ms + program.window.size_ms
-        latest = finished_rows(program, table.columns, slots) if is_newest else []
+        for partition, panes in enumerate(due):
+            settled = []
+            for start, pane in panes.items():
+                windows = list(program.panes.windows_of(start, pane.from_end_ms, watermark_ms))
+                out = list(takewhile(lambda window: window in in_place, windows))
+                if out:
+                    settled.append(Settled(start, pane.mark, self._next_end(start, out[-1][1])))
+            publish.settle(self.scripts, program.stream.name, partition, program.group, settled)
+
+    def _next_end(self, start_ms: int, end_ms: int) -> int | None:
+        """The end of a pane's next window after the one that ends at `end_ms`."""
+        panes = self.program.panes
+        starts = np.array([start_ms])
+        next_ms = int(panes.ends_after(starts, np.array([end_ms]))[0])
+        return next_ms if next_ms <= int(panes.last_ends(starts)[0]) else None
+
+    def _closed(self, window: Merged, marks: Marks, watermark_ms: int | None, *, is_newest: bool) -> Closed:
+        program, (start_ms, end_ms) = self.program, window.span
+        latest = (
+            finished_rows(program, window.columns, window.slots, [end_ms] * len(window.groups)) if is_newest else []
+        )
         return Closed(
             metric=program.name,
             version=program.version,
             start_ms=start_ms,
             end_ms=end_ms,
-            state="final",  # without allowed lateness a window that closes cannot change any more
-            marks=[mark for mark, _ in panes],
-            groups=groups,
-            cells=table.packed(slots),
+            state=state_at(program, end_ms, watermark_ms),
+            marks=marks,
+            groups=window.groups,
+            cells=window.cells,
             finished=[msgspec.json.encode(_latest(start_ms, end_ms, row)) for row in latest],
+            emits=program.stage.output != "none",
+            tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
 
     def _emit_rest(self) -> None:
@@ -145,7 +227,7 @@ class Closer:
         table = CellTable(self.program.layout)
         cells = [(result.start_ms, group) for group in result.groups]
         table.merge(cells, self.program.layout.unpack(result.cells))
-        return finished_rows(self.program, table.columns, table.slots(cells))
+        return finished_rows(self.program, table.columns, table.slots(cells), [result.end_ms] * len(cells))
 
     def _outgoing_rows(self, head: Outgoing) -> list[Mapping[str, bytes | str | int]]:
         program = self.program
@@ -169,16 +251,34 @@ class Closer:
         ]
 
 
-def from_end_order(from_end: bytes) -> int:
-    """Order cells by the end of the first window they count in; `-` is before all."""
-    return -(2**63) if from_end == ALWAYS else int(from_end)
+def tier_start(program: Program, start_ms: int, size_ms: int) -> int:
+    """The start of a tier's window that a window is part of; tiers are aligned as their metric is."""
+    window = program.window
+    assert isinstance(window, Tumbling), f"{program.name} has tiers and is not tumbling"
+    return start_ms - (start_ms - window.offset_ms) % size_ms
 
 
-def finished_rows(program: Program, columns: Mapping[str, Any], slots: Any) -> list[dict[str, Any]]:
-    """The finished values of cells, one mapping a cell."""
-    values = [finisher.finish(columns, slots) for finisher in program.finishers]
+def state_at(program: Program, end_ms: int, watermark_ms: int | None) -> str:
+    """The state of a window at a watermark: open, closed (may be revised) or final (DESIGN section 6)."""
+    if watermark_ms is None or watermark_ms < end_ms:
+        return "open"
+    return "final" if watermark_ms >= end_ms + program.stage.allowed_lateness_ms else "closed"
+
+
+def finished_rows(
+    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int]
+) -> list[dict[str, Any]]:
+    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
+    values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
     names = [finisher.spec.name for finisher in program.finishers]
     return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+
+
+def group_values(program: Program, group: bytes) -> dict[str, Any]:
+    """The values of a group's fields; the groups above the cap are `__other__` in text, null elsewhere."""
+    if group == OTHERS:
+        return {name: OTHER if kind == "string" else None for name, kind in program.group_types}
+    return dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
 
 
 def _latest(start_ms: int, end_ms: int, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,9 +286,8 @@ def _latest(start_ms: int, end_ms: int, row: Mapping[str, Any]) -> dict[str, Any
 
 
 def _group_texts(program: Program, group: bytes) -> dict[str, bytes | str | int]:
-    values = msgspec.json.decode(group)
-    pairs = zip(program.stage.group_by, values, strict=True)
-    return {name: _text(value) for name, value in pairs if value is not None}
+    values = group_values(program, group)
+    return {name: _text(value) for name, value in values.items() if value is not None}
 
 
 def _text(value: Any) -> str:

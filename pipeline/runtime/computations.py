@@ -6,8 +6,8 @@ state and returns what the commit has to write.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import msgspec
@@ -16,11 +16,11 @@ import polars as pl
 import redis
 
 from pipeline.core.batches import Batch, split_id
-from pipeline.core.cells import CellTable
+from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.definitions import Config, Stream, Transform
 from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
 from pipeline.core.programs import Program, Step, compile_steps, version_of
-from pipeline.core.windows import is_final
+from pipeline.core.windows import final_panes
 from pipeline.rim import keys, store
 
 RowFields = Mapping[str, bytes | str | int]
@@ -30,7 +30,7 @@ RowFields = Mapping[str, bytes | str | int]
 class Changes:
     """What a batch changes: cells by pane, rows by stream key, the counters and the time state after it."""
 
-    panes: Mapping[int, Sequence[tuple[bytes, bytes]]]
+    panes: Mapping[int, PaneChange]
     rows: Mapping[str, Sequence[RowFields]]
     ledger: Ledger
     time: TimeState
@@ -78,7 +78,7 @@ class AggregateComputation:
         """Load the panes that can still change."""
         self.table = CellTable(self.program.layout)
         marks = store.pane_marks(client, self.stream.name, self.partition, self.group)
-        starts = [start for start in sorted(marks) if not self._is_final(start, time)]
+        starts = sorted(marks.keys() - set(self._final(marks, time)))
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
 
@@ -89,28 +89,28 @@ class AggregateComputation:
         return len(computed.cells) + len(computed.late)
 
     def apply(self, batch: Batch, computed: Prepared) -> Changes:
-        slots = fold(self.program, batch, computed, self.table)
-        panes: dict[int, list[tuple[bytes, bytes]]] = {}
-        for (start, cell), packed in zip(computed.cells, self.table.packed(slots), strict=True):
-            panes.setdefault(start, []).append((cell, packed))
+        folded = fold(self.program, batch, computed, self.table)
+        panes = self.table.changes(folded.cells, folded.slots)
         rows: dict[str, Sequence[RowFields]] = {}
         if len(computed.late):
             rows[keys.late(self.stream.name, self.partition, self.group)] = _late_rows(batch, computed)
         rows |= dead_letters(self.stream, self.partition, self.group, batch, computed.dead)
-        return Changes(panes, rows, computed.ledger, computed.time)
+        return Changes(panes, rows, replace(computed.ledger, others=folded.others), computed.time)
 
     def forget(self, time: TimeState) -> None:
-        for start in [start for start in self.table.panes if self._is_final(start, time)]:
+        for start in self._final(self.table.panes, time):
             self.table.drop_pane(start)
 
     def fresh(self) -> AggregateComputation:
         """The same work without any state: for trying what may kill."""
         return AggregateComputation(self.program, self.partition)
 
-    def _is_final(self, start_ms: int, time: TimeState) -> bool:
+    def _final(self, starts_ms: Iterable[int], time: TimeState) -> list[int]:
+        """Those of the panes that can no longer change."""
         if time.max_seen_ms is None:
-            return False
-        return is_final(self.program.window, start_ms, time.max_seen_ms - self.stream.time.disorder_ms)
+            return []
+        watermark_ms = time.max_seen_ms - self.stream.time.disorder_ms
+        return final_panes(self.program.panes, starts_ms, self.program.stage.allowed_lateness_ms, watermark_ms)
 
 
 def _late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
@@ -124,11 +124,18 @@ def _late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
             "late_by_ms": int(watermark_ms - time_ms),
             "window_start": int(start_ms),
             "window_end": int(end_ms),
-            "reason": "late" if end_ms <= watermark_ms else "before_log",
+            "reason": "before_log" if before_log else "late",
             "event": body,
         }
-        for row, time_ms, start_ms, end_ms, watermark_ms, body in zip(
-            late.rows, late.times_ms, late.starts_ms, late.ends_ms, late.watermarks_ms, bodies, strict=True
+        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, body in zip(
+            late.rows,
+            late.times_ms,
+            late.starts_ms,
+            late.ends_ms,
+            late.watermarks_ms,
+            late.before_log,
+            bodies,
+            strict=True,
         )
     ]
 
@@ -181,9 +188,7 @@ class PublishComputation:
         n_dead = batch.n_dead + len(dead)
         filtered = batch.n_events - n_dead - len(frame)
         ledger = Ledger(read=batch.n_events, accepted=len(frame), filtered=filtered, dead=n_dead)
-        newest = [int(batch.times_ms.max())] if len(batch.times_ms) else []
-        max_ts_ms = max([*newest, *([] if before.max_ts_ms is None else [before.max_ts_ms])], default=None)
-        return Published(frame.select(self.columns), dead, ledger, TimeState(max_seen_ms, max_ts_ms, before.floor_ms))
+        return Published(frame.select(self.columns), dead, ledger, before.after(batch, max_seen_ms))
 
     def size(self, computed: Published) -> int:
         return len(computed.frame)

@@ -30,7 +30,7 @@ KEY_WORDS = frozenset(
         *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record"),
         *("cp", "panes", "pane", "due", "late", "dead", "suspect"),
         *("versions", "result", "windows", "ages", "published", "emit", "rows", "latest"),
-        *("staging", "staging_latest", "workers"),
+        *("staging", "staging_latest", "workers", "tier", "tier_due", "tier_ages"),
     )
 )
 

@@ -18,6 +18,7 @@ import redis
 import structlog
 
 from pipeline.core.batches import Batch, DeadEntry, row_json
+from pipeline.core.cells import PaneChange
 from pipeline.core.entries import Chunk, Entry, Row
 from pipeline.core.process import POISON_ATTEMPTS, Ledger, TimeState
 from pipeline.rim import replies
@@ -168,13 +169,13 @@ def _undecodable(empty: Batch, entry: Chunk | Row) -> Batch:
 
 def _together(changes: Sequence[Changes]) -> Changes:
     """The changes of consecutive parts as those of one batch: the newest value of each cell, all rows."""
-    panes: dict[int, dict[bytes, bytes]] = {}
+    panes: dict[int, PaneChange] = {}
     rows: dict[str, list[RowFields]] = {}
     ledger = Ledger()
     for change in changes:
-        for start_ms, cells in change.panes.items():
-            panes.setdefault(start_ms, {}).update(cells)
+        for start_ms, pane in change.panes.items():
+            panes[start_ms] = panes[start_ms].then(pane) if start_ms in panes else pane
         for key, more in change.rows.items():
             rows.setdefault(key, []).extend(more)
         ledger += change.ledger
-    return Changes({start: list(cells.items()) for start, cells in panes.items()}, rows, ledger, changes[-1].time)
+    return Changes(panes, rows, ledger, changes[-1].time)

@@ -9,28 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from math import gcd
 from typing import Any, Literal
 
-import msgspec
+import numpy as np
 import redis
 
-from pipeline.core.cells import CellTable, split_field
-from pipeline.core.definitions import Config
+from pipeline.core.cells import CellTable
+from pipeline.core.completeness import CompleteBy, least_sure, moved_by
+from pipeline.core.definitions import DAY_MS, Calendar, Config, Cumulating, Hopping, Session, Tumbling
+from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import format_duration
-from pipeline.core.windows import pane_start
+from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.commit import Checkpoint
-from pipeline.runtime.closer import finished_rows, from_end_order, minimum_watermark
+from pipeline.rim.store import Due
+from pipeline.runtime.closer import finished_rows, group_values, minimum_watermark, state_at
 
 NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
 MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
+MAX_PANES = 20_000  # of a trailing window
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
-State = str  # open | final
-CompleteBy = Literal["events", "silence"]
+LONGEST_CALENDAR_MS = 32 * DAY_MS  # a month with a clock change
+State = str  # open | closed | final
+StateFilter = Literal["all", "closed", "final", "open"]
 
 Row = dict[str, Any]
 
@@ -46,14 +52,15 @@ class MetricQuery:
     where: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     order: str = "window"  # `window` or a value's name, `-` before it for descending
     limit: int = 10_000
-    closed_only: bool = False
+    state: StateFilter = "all"
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
     """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
 
-    `complete_by`: `events` when the events alone have brought every partition's time there, `silence` when a tick did.
+    `complete_by`: `events` when the events alone have brought every partition's time there, `heartbeat` when they have
+    together with heartbeats, else `silence`.
     `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
     trimmed: windows before it are not there. None: nothing is known to be missing.
     """
@@ -72,31 +79,26 @@ class Answer:
     rows: list[Row]
     start_ms: int | None
     end_ms: int | None
-    step_ms: int
+    step_ms: int | None
     completeness: Completeness
     truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Partial:
-    """Cells of one window in merge order: who they belong to and how final they are."""
-
-    start_ms: int
-    group: bytes
-    cell: bytes
-    state: State
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
 class _Range:
-    """What is read once for an answer: how complete it is, the due panes by partition, published start → end."""
+    """What is read once for an answer: how it is cut, how complete it is, what is due, what is published."""
 
     program: Program
-    step_ms: int
+    step_ms: int | None
     completeness: Completeness
-    due: Sequence[set[int]]
-    published: Mapping[int, int]
+    published: set[Span]
+
+    def bucket(self, unit: Span) -> Span:
+        """The row that a window or pane belongs to: itself, or the step it lies in."""
+        if self.step_ms is None:
+            return unit
+        start_ms = _aligned(self.program, unit[0], self.step_ms)
+        return start_ms, start_ms + self.step_ms
 
 
 class Metrics:
@@ -133,22 +135,38 @@ class Metrics:
         """How far a metric is, from its checkpoints and what is still due."""
         return self._account(program)[0]
 
-    def _account(self, program: Program) -> tuple[Completeness, list[set[int]]]:
-        """How far a metric is, and the starts of each partition's due panes.
+    def _account(self, program: Program) -> tuple[Completeness, list[dict[int, Due]]]:
+        """How far a metric is, and each partition's due panes.
 
         The checkpoints are read before what is due: whatever had changed when the watermark was read is then either
         still due or published. The other way round, a window could be called complete and be in neither.
         """
         stream, partitions = program.stream, program.stream.partitions
         checkpoints = store.load_checkpoints(self._client, stream.name, partitions, program.group)
-        due = [set(panes) for panes in store.due_panes(self._client, stream.name, partitions, program.group)]
+        due = store.due_panes(self._client, stream.name, partitions, program.group)
         watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
         if watermark_ms is None:
             return Completeness(None, None, None, None), due
-        waiting = min((start for panes in due for start in panes), default=watermark_ms)
-        complete_to_ms = min(pane_start(program.window, watermark_ms), waiting)
+        panes = program.panes
+        complete_to_ms = panes.end_at_or_before(watermark_ms)
+        unpublished_ms = self._first_unpublished(program, due, watermark_ms)
+        if unpublished_ms is not None:
+            complete_to_ms = min(complete_to_ms, panes.end_at_or_before(unpublished_ms - 1))
         by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
         return Completeness(watermark_ms, complete_to_ms, by, complete_from_ms(program, checkpoints)), due
+
+    def _first_unpublished(self, program: Program, due: Sequence[Mapping[int, Due]], watermark_ms: int) -> int | None:
+        """The end of the first closed window that has never been published; one that waits for a revision has been."""
+        waiting = sorted(
+            {span for panes in due for span in _spans(program, panes, watermark_ms)}, key=lambda span: span[1]
+        )
+        for at in range(0, len(waiting), BATCH_WINDOWS):
+            batch = waiting[at : at + BATCH_WINDOWS]
+            known = store.are_published(self._client, program.name, program.version, batch)
+            missing = [span for span, there in zip(batch, known, strict=True) if not there]
+            if missing:
+                return missing[0][1]
+        return None
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
         """Answer a query over windows that overlap [start, end).
@@ -161,30 +179,47 @@ class Metrics:
         """
         program = checked_against or self.program(query.metric)
         step_ms = checked_step(program, query.step_ms)
-        start_ms = None if query.start_ms is None else _aligned(program, query.start_ms, step_ms)
-        end_ms = None if query.end_ms is None else _aligned_up(program, query.end_ms, step_ms)
+        start_ms, end_ms = query.start_ms, query.end_ms
+        if step_ms is not None:
+            start_ms = None if start_ms is None else _aligned(program, start_ms, step_ms)
+            end_ms = None if end_ms is None else _aligned_up(program, end_ms, step_ms)
         # what is due first: a window published in between is then found twice, never not at all
         completeness, due = self._account(program)
-        published = dict(self._published(program, start_ms, end_ms))
+        published = self._published(program, start_ms, end_ms)
         if start_ms is None and len(published) == NEWEST_WINDOWS:
-            start_ms = _aligned_up(program, min(published), step_ms)  # a step that was cut would be given as whole
-        wanted = published.keys() if query.closed_only else published.keys() | set[int]().union(*due)
-        starts = [start for start in sorted(wanted) if _overlaps(program, start, start_ms, end_ms)]
-        rows = self._first_rows(_Range(program, step_ms, completeness, due, published), starts, query)
+            start_ms = min(start for start, _ in published)
+            start_ms = start_ms if step_ms is None else _aligned_up(program, start_ms, step_ms)  # no step is cut
+        known = _Range(program, step_ms, completeness, published)
+        units = self._panes(program) if _steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
+        units = {unit for unit in units if _overlaps(unit, start_ms, end_ms)}
+        rows = self._first_rows(known, sorted(units), query)
         truncated = len(rows) > query.limit
-        return Answer(program, rows[: query.limit], start_ms, end_ms, step_ms, completeness, truncated)
+        meta_step_ms = step_ms if step_ms is not None else natural_step_ms(program)
+        return Answer(program, rows[: query.limit], start_ms, end_ms, meta_step_ms, completeness, truncated)
 
-    def _first_rows(self, known: _Range, starts: Sequence[int], query: MetricQuery) -> list[Row]:
+    def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
+        """The windows that have something to show: those published, and open ones unless they are not wanted."""
+        if state in ("closed", "final"):
+            return known.published
+        return known.published.union(*(_spans(known.program, panes) for panes in due))
+
+    def _panes(self, program: Program) -> set[Span]:
+        """Every pane there is, in any partition."""
+        stream = program.stream
+        marks = [
+            store.pane_marks(self._client, stream.name, partition, program.group)
+            for partition in range(stream.partitions)
+        ]
+        return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
+
+    def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> list[Row]:
         """The first rows of the answer, in its order, and at least one more than the limit where there are more."""
         program = known.program
         matches = _matching(program, query.where)
         by_window = query.order in ("window", "-window")
         rows: list[Row] = []
-        for batch in _batches(program, starts, known.step_ms, descending=query.order == "-window"):
-            partials = self._partials(known, batch, matches)
-            found = _rows(program, partials, known.step_ms, known.completeness)
-            if query.closed_only:
-                found = [row for row in found if row["state"] != "open"]
+        for batch in _batches(known, units, descending=query.order == "-window"):
+            found = [row for row in self._rows(known, batch, matches) if _is_wanted(row["state"], query.state)]
             rows += _ordered(program, found, query.order) if by_window else found
             if by_window and len(rows) > query.limit:
                 break
@@ -192,14 +227,14 @@ class Metrics:
                 rows = _ordered(program, rows, query.order)[: query.limit + 1]
         return rows if by_window else _ordered(program, rows, query.order)
 
-    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> list[tuple[int, int]]:
-        """(start, end) of the published windows of a range; of the newest ones when it has no start."""
+    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> set[Span]:
+        """The published windows that overlap a range; the newest ones when it has no start."""
         windows = store.published_windows(
             self._client,
             program.name,
             program.version,
             start_ms,
-            end_ms,
+            None if end_ms is None else end_ms + longest_window_ms(program),
             limit=NEWEST_WINDOWS if start_ms is None else None,
         )
         if len(windows) > MAX_WINDOWS:
@@ -208,72 +243,181 @@ class Metrics:
                 f"{MAX_WINDOWS}. Ask for a shorter range",
                 code="range_too_long",
             )
-        return windows
+        return set(windows)
 
-    def _partials(self, known: _Range, starts: Sequence[int], matches: Callable[[bytes], bool]) -> list[_Partial]:
-        """The cells of the windows that begin at `starts`, in the fixed order of merges."""
-        program, published = known.program, known.published
-        windows = [(start, published[start]) for start in starts if start in published]
-        results = store.load_results(self._client, program.name, program.version, windows)
-        wanted = [[start for start in starts if start in panes and start not in published] for panes in known.due]
-        found = [*_of_results(results), *self._open(program, wanted)]
-        return sorted((p for p in found if matches(p.group)), key=lambda partial: partial.start_ms)
+    def _rows(self, known: _Range, units: Sequence[Span], matches: Callable[[bytes], bool]) -> list[Row]:
+        """Merge some windows (or panes) to the rows they belong to, and finish them."""
+        program = known.program
+        buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
+        merging = _Merging(known, CellTable(program.layout), buckets)
+        over_panes = _steps_over_panes(program, known.step_ms)
+        results = [] if over_panes else [unit for unit in units if unit in known.published]
+        merging.results(store.load_results(self._client, program.name, program.version, results), matches)
+        rest = units if over_panes else [unit for unit in units if unit not in known.published]
+        starts = (
+            [unit[0] for unit in rest] if over_panes else [s for unit in rest for s in program.panes.panes_of(unit)]
+        )
+        pieces = self._pieces(program, sorted(set(starts)), matches)
+        for unit in rest:
+            panes = [unit[0]] if over_panes else program.panes.panes_of(unit)
+            merging.panes(unit, (piece for start in panes for piece in pieces.get(start, ())))
+        return merging.rows()
 
-    def _open(self, program: Program, wanted: Sequence[Sequence[int]]) -> list[_Partial]:
-        """The cells of windows that are not published, by window start, from_end, then partition."""
-        found: list[tuple[int, int, int, _Partial]] = []
-        for partition, starts in enumerate(wanted):
+    def _pieces(
+        self, program: Program, starts: Sequence[int], matches: Callable[[bytes], bool]
+    ) -> dict[int, list[Piece]]:
+        """The cells of panes by start, in all partitions."""
+        found: dict[int, list[Piece]] = {}
+        for partition in range(program.stream.partitions):
             panes = store.load_panes(self._client, program.stream.name, partition, program.group, starts)
-            for start, cells in panes.items():
-                for name, cell in cells.items():
-                    from_end, group = split_field(name)
-                    partial = _Partial(start, group, cell, "open", 0)
-                    found.append((start, from_end_order(from_end), partition, partial))
-        return [partial for *_, partial in sorted(found, key=lambda item: item[:3])]
+            for start, stored in panes.items():
+                pieces = pieces_of(program.layout, partition, start, stored)
+                found.setdefault(start, []).extend(matching(piece, matches) for piece in pieces)
+        return found
 
     def latest(self, metric: str) -> Answer:
         """The newest closed window."""
         program = self.program(metric)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
-        results = store.load_results(self._client, program.name, program.version, windows)
-        size_ms = program.window.size_ms
-        rows = _ordered(program, _rows(program, _of_results(results), size_ms, completeness), "window")
+        known = _Range(program, None, completeness, set(windows))
+        rows = _ordered(program, self._rows(known, windows, lambda group: True), "window") if windows else []
         start_ms, end_ms = windows[0] if windows else (None, None)
         truncated = len(rows) > MAX_ROWS
-        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, size_ms, completeness, truncated)
+        step_ms = natural_step_ms(program)
+        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, step_ms, completeness, truncated)
+
+    def rolling(
+        self,
+        metric: str,
+        window_ms: int,
+        at_ms: int,
+        where: Mapping[str, Sequence[Any]],
+        checked_against: Program | None = None,
+    ) -> Answer:
+        """The values over the window that ends with the pane `at_ms` is in; empty when nothing came for that long.
+
+        Raises:
+            BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
+        """
+        program = checked_against or self.program(metric)
+        width_ms = _rolling_width(program, window_ms)
+        end_ms = _aligned(program, at_ms, width_ms) + width_ms
+        start_ms = end_ms - window_ms
+        completeness = self.completeness(program)
+        known = _Range(program, None, completeness, set())
+        merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
+        pieces = self._pieces(program, range(start_ms, end_ms, width_ms), _matching(program, where))
+        merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
+        rows = _ordered(program, merging.rows(), "window")
+        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, window_ms, completeness, len(rows) > MAX_ROWS)
 
 
-def _of_results(results: Iterable[store.Result]) -> list[_Partial]:
-    return [
-        _Partial(result.start_ms, group, cell, result.state, result.revision)
-        for result in results
-        for group, cell in zip(result.groups, result.cells, strict=True)
-    ]
+@dataclass(slots=True)
+class _Merging:
+    """Rows under way: a table with one pane for each row's span, and how final each is."""
+
+    known: _Range
+    table: CellTable
+    buckets: Mapping[Span, int]
+    about: dict[int, tuple[set[State], int]] = field(default_factory=dict)
+
+    def results(self, results: Sequence[store.Result], matches: Callable[[bytes], bool]) -> None:
+        """Merge published windows, in their order."""
+        program = self.known.program
+        cells: list[tuple[int, bytes]] = []
+        packed: list[bytes] = []
+        for result in results:
+            number = self.buckets[self.known.bucket((result.start_ms, result.end_ms))]
+            wanted = [n for n, group in enumerate(result.groups) if matches(group)]
+            cells += [(number, result.groups[n]) for n in wanted]
+            packed += [result.cells[n] for n in wanted]
+            state = state_at(program, result.end_ms, self.known.completeness.watermark_ms)
+            self._see(number, "final" if "final" in (state, result.state) else "closed", result.revision)
+        if cells:
+            self.table.merge(cells, program.layout.unpack(packed))
+
+    def panes(self, unit: Span, pieces: Iterable[Piece]) -> None:
+        """Merge the panes of a window (or a pane alone) into its row."""
+        bucket = self.known.bucket(unit)
+        number = self.buckets[bucket]
+        merge_window(self.table, number, bucket[1], pieces)
+        complete_ms = self.known.completeness.complete_to_ms
+        is_open = complete_ms is None or bucket[1] > complete_ms
+        self._see(number, "open" if is_open else self._state_of(bucket[1]), 0)
+
+    def _state_of(self, end_ms: int) -> State:
+        return state_at(self.known.program, end_ms, self.known.completeness.watermark_ms)
+
+    def _see(self, number: int, state: State, revision: int) -> None:
+        states, newest = self.about.setdefault(number, (set(), 0))
+        self.about[number] = (states | {state}, max(newest, revision))
+
+    def rows(self) -> list[Row]:
+        """One row for each span and group."""
+        program = self.known.program
+        cells = [
+            (span, group, slot)
+            for span, number in self.buckets.items()
+            for group, slot in self.table.panes.get(number, {}).items()
+        ]
+        slots = np.array([slot for *_, slot in cells], dtype=np.intp)
+        values = finished_rows(program, self.table.columns, slots, [span[1] for span, *_ in cells])
+        states = {span: self._row_state(span) for span in self.buckets}
+        return [
+            {
+                "window_start": span[0],
+                "window_end": span[1],
+                "state": states[span][0],
+                "revision": states[span][1],
+                **group_values(program, group),
+                **row,
+            }
+            for (span, group, _), row in zip(cells, values, strict=True)
+        ]
+
+    def _row_state(self, span: Span) -> tuple[State, int]:
+        """The least final state of what was merged; a step is open while it reaches beyond what is complete."""
+        states, revision = self.about.get(self.buckets[span], (set[State](), 0))
+        complete_ms = self.known.completeness.complete_to_ms
+        is_step = self.known.step_ms is not None and self.known.step_ms != natural_step_ms(self.known.program)
+        if is_step and (complete_ms is None or span[1] > complete_ms):
+            return "open", revision
+        return next((state for state in ("open", "closed") if state in states), "final"), revision
+
+
+def _spans(program: Program, due: Mapping[int, Due], to_ms: int = FOREVER_MS) -> set[Span]:
+    """The windows that due panes wait for."""
+    panes = program.panes
+    return {span for start, pane in due.items() for span in panes.windows_of(start, pane.from_end_ms, to_ms)}
+
+
+def _is_wanted(state: State, wanted: StateFilter) -> bool:
+    return wanted == "all" or state == wanted or (wanted == "closed" and state == "final")
 
 
 def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
-    """The first window that lost nothing to a trim this stage did not see, over all partitions."""
+    """The start of the first window that lost nothing to a trim this stage did not see, over all partitions."""
     floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
-    return pane_start(program.window, max(floors)) + program.window.size_ms if floors else None
+    if not floors:
+        return None
+    if isinstance(program.window, Session):
+        return max(floors) + program.window.gap_ms + 1
+    return program.panes.begin_after(max(floors))
 
 
 def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
-    """A tick lifts `max_seen_ms` and is no event, so it never lifts `max_ts_ms`."""
-
-    def by_events(checkpoint: Checkpoint) -> bool:
-        newest_ms = checkpoint.max_ts_ms
-        return newest_ms is not None and newest_ms - disorder_ms >= complete_to_ms
-
-    return "events" if all(map(by_events, checkpoints)) else "silence"
+    """What has brought every partition's time to where the answer is complete to."""
+    time_ms = complete_to_ms + disorder_ms
+    return least_sure(moved_by(time_ms, each.max_event_ms, each.max_beat_ms) for each in checkpoints)
 
 
-def _batches(program: Program, starts: Sequence[int], step_ms: int, *, descending: bool) -> Iterator[list[int]]:
-    """Window starts in batches of about BATCH_WINDOWS; the windows of one step stay together."""
-    steps = [list(windows) for _, windows in groupby(starts, key=lambda start: _aligned(program, start, step_ms))]
-    batch: list[int] = []
-    for windows in reversed(steps) if descending else steps:
-        batch += windows
+def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:
+    """Windows in batches of about BATCH_WINDOWS; those of one row stay together."""
+    rows = [list(spans) for _, spans in groupby(units, key=known.bucket)]
+    batch: list[Span] = []
+    for spans in reversed(rows) if descending else rows:
+        batch += spans
         if len(batch) >= BATCH_WINDOWS:
             yield sorted(batch)
             batch = []
@@ -281,97 +425,146 @@ def _batches(program: Program, starts: Sequence[int], step_ms: int, *, descendin
         yield sorted(batch)
 
 
-def checked_step(program: Program, step_ms: int | None) -> int:
-    """The step of an answer: the window itself, or a multiple of it whose buckets begin where windows begin."""
-    size_ms = program.window.size_ms
-    if step_ms is None or step_ms == size_ms:
-        return size_ms
-    if step_ms <= 0 or step_ms % size_ms:
-        nearest = max(size_ms, round(step_ms / size_ms) * size_ms)
+def natural_step_ms(program: Program) -> int | None:
+    """How far apart windows are that stand side by side; None where that is not always the same."""
+    match program.window:
+        case Tumbling(size_ms=size_ms):
+            return size_ms
+        case Hopping(every_ms=every_ms) | Cumulating(every_ms=every_ms):
+            return every_ms
+        case _:
+            return None
+
+
+def longest_window_ms(program: Program) -> int:
+    """No window of the metric is longer."""
+    match program.window:
+        case Tumbling(size_ms=size_ms) | Hopping(size_ms=size_ms) | Cumulating(size_ms=size_ms):
+            return size_ms
+        case _:
+            return LONGEST_CALENDAR_MS
+
+
+def pane_width_ms(program: Program) -> int:
+    """The width of the panes of a metric whose panes are all equal."""
+    match program.window:
+        case Tumbling(size_ms=size_ms):
+            return size_ms
+        case Hopping(size_ms=size_ms, every_ms=every_ms):
+            return gcd(size_ms, every_ms)
+        case Cumulating(every_ms=every_ms):
+            return every_ms
+        case _:
+            raise AssertionError(f"{program.name} has no panes of one width")
+
+
+def _steps_over_panes(program: Program, step_ms: int | None) -> bool:
+    """Whether an answer's rows are merged from panes: steps of a metric whose windows overlap."""
+    return step_ms is not None and not isinstance(program.window, Tumbling)
+
+
+def checked_step(program: Program, step_ms: int | None) -> int | None:
+    """The step of an answer: a multiple of the pane, its rows begin where windows begin; None: the windows themselves.
+
+    Raises:
+        BadRequestError: 422, the step cannot be answered exactly.
+    """
+    tumbling = isinstance(program.window, Tumbling)
+    if step_ms is None:
+        return natural_step_ms(program) if tumbling else None
+    if isinstance(program.window, Calendar | Session):
         raise BadRequestError(
-            f"step {format_duration(step_ms)} is not a multiple of {program.name}'s window of "
-            f"{format_duration(size_ms)}; the nearest that answers exactly is {format_duration(nearest)}",
+            f"{program.name} is answered window by window, since its windows are not all equally long; leave step out",
+            code="step_not_exact",
+            status=422,
+        )
+    width_ms = pane_width_ms(program)
+    if step_ms <= 0 or step_ms % width_ms:
+        what = "window" if tumbling else "pane"
+        nearest = max(width_ms, round(step_ms / width_ms) * width_ms)
+        raise BadRequestError(
+            f"step {format_duration(step_ms)} is not a multiple of {program.name}'s {what} of "
+            f"{format_duration(width_ms)}; the nearest that answers exactly is {format_duration(nearest)}",
             code="step_not_exact",
             status=422,
         )
     return step_ms
 
 
+def _rolling_width(program: Program, window_ms: int) -> int:
+    """The pane that a trailing window is made of."""
+    if isinstance(program.window, Calendar | Session):
+        raise BadRequestError(
+            f"{program.name} has no panes of one width, so no trailing window can be made of them; "
+            "ask a tumbling or hopping metric",
+            code="no_rolling",
+            status=422,
+        )
+    width_ms = pane_width_ms(program)
+    if window_ms <= 0 or window_ms % width_ms or window_ms // width_ms > MAX_PANES:
+        nearest = min(max(width_ms, round(window_ms / width_ms) * width_ms), MAX_PANES * width_ms)
+        raise BadRequestError(
+            f"window {format_duration(window_ms)} is not a multiple of {program.name}'s pane of "
+            f"{format_duration(width_ms)}, or of more than {MAX_PANES} of them; the nearest that answers exactly is "
+            f"{format_duration(nearest)}",
+            code="window_not_exact",
+            status=422,
+        )
+    return width_ms
+
+
+def _offset_ms(program: Program) -> int:
+    match program.window:
+        case Tumbling(offset_ms=offset_ms) | Hopping(offset_ms=offset_ms) | Cumulating(offset_ms=offset_ms):
+            return offset_ms
+        case _:
+            raise AssertionError(f"{program.name} is not aligned to the epoch")
+
+
 def _aligned(program: Program, time_ms: int, step_ms: int) -> int:
-    return time_ms - (time_ms - program.window.offset_ms) % step_ms
+    return time_ms - (time_ms - _offset_ms(program)) % step_ms
 
 
 def _aligned_up(program: Program, time_ms: int, step_ms: int) -> int:
     """The first boundary at or after `time_ms`."""
-    return time_ms + (program.window.offset_ms - time_ms) % step_ms
+    return time_ms + (_offset_ms(program) - time_ms) % step_ms
 
 
-def _overlaps(program: Program, start: int, start_ms: int | None, end_ms: int | None) -> bool:
-    after = start_ms is None or start + program.window.size_ms > start_ms
-    return after and (end_ms is None or start < end_ms)
+def _overlaps(span: Span, start_ms: int | None, end_ms: int | None) -> bool:
+    return (start_ms is None or span[1] > start_ms) and (end_ms is None or span[0] < end_ms)
 
 
 def _matching(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
     """A test of groups; each is looked at once, however many windows it is in."""
+    if not where:
+        return lambda group: True
     known: dict[bytes, bool] = {}
 
     def matches(group: bytes) -> bool:
         if group not in known:
-            values = dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
+            values = group_values(program, group)
             known[group] = all(values[name] in wanted for name, wanted in where.items())
         return known[group]
 
     return matches
 
 
-def _rows(program: Program, partials: Sequence[_Partial], step_ms: int, completeness: Completeness) -> list[Row]:
-    """Merge partials by step and group, and finish them; in order of first appearance."""
-    table = CellTable(program.layout)
-    buckets = [_aligned(program, partial.start_ms, step_ms) for partial in partials]
-    cells = list(zip(buckets, (partial.group for partial in partials), strict=True))
-    table.merge(cells, program.layout.unpack([partial.cell for partial in partials]))
-    about: dict[tuple[int, bytes], tuple[State, int]] = {}
-    for cell, partial in zip(cells, partials, strict=True):
-        state, revision = about.get(cell, (partial.state, 0))
-        about[cell] = ("open" if partial.state == "open" else state, max(revision, partial.revision))
-    values = finished_rows(program, table.columns, table.slots(about))
-
-    def state_of(bucket_ms: int, state: State) -> State:
-        return state if step_ms == program.window.size_ms else _state(bucket_ms + step_ms, state, completeness)
-
-    return [
-        _row(program, bucket, step_ms, group, state_of(bucket, state), revision, row)
-        for ((bucket, group), (state, revision)), row in zip(about.items(), values, strict=True)
-    ]
-
-
-def _state(end_ms: int, state: State, completeness: Completeness) -> State:
-    """A step is open while one of its windows is, or while it reaches beyond what is complete."""
-    complete = completeness.complete_to_ms
-    return state if complete is not None and end_ms <= complete else "open"
-
-
-def _row(program: Program, start_ms: int, step_ms: int, group: bytes, state: State, revision: int, values: Row) -> Row:
-    names = zip(program.stage.group_by, msgspec.json.decode(group), strict=True)
-    return {
-        "window_start": start_ms,
-        "window_end": start_ms + step_ms,
-        "state": state,
-        "revision": revision,
-        **dict(names),
-        **values,
-    }
-
-
 def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
     """Rows by window then group; or by a value first, nulls last either way."""
     by_window = sorted(
-        rows, key=lambda row: (row["window_start"], *_sortable(row[name] for name in program.stage.group_by))
+        rows,
+        key=lambda row: (
+            row["window_start"],
+            row["window_end"],
+            *_sortable(row[name] for name in program.stage.group_by),
+        ),
     )
     name = order.removeprefix("-")
     descending = order.startswith("-")
     if name == "window":
-        return sorted(by_window, key=lambda row: row["window_start"], reverse=True) if descending else by_window
+        if not descending:
+            return by_window
+        return sorted(by_window, key=lambda row: (row["window_start"], row["window_end"]), reverse=True)
     known = [row for row in by_window if row[name] is not None]
     unknown = [row for row in by_window if row[name] is None]
     return [*sorted(known, key=lambda row: row[name], reverse=descending), *unknown]

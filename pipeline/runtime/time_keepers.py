@@ -6,6 +6,7 @@ import redis
 
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import Reader
+from pipeline.core.windows import Horizon
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.ticks import TimeKeeper
 from pipeline.runtime.setup import groups_of
@@ -17,13 +18,18 @@ def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
     return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
 
 
+def horizons_of(config: Config, stream: str) -> list[Horizon]:
+    """What waits for a stream's time: the windows of the stages that read it."""
+    stages = [stage for stage in config.aggregates() if config.stream_of(stage).name == stream]
+    return sorted({Horizon(stage.window, stage.allowed_lateness_ms) for stage in stages}, key=repr)
+
+
 def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
-    windows = {stage.window for stage in config.aggregates() if config.stream_of(stage).name == stream.name}
     return TimeKeeper(
         client=client,
         scripts=scripts,
         stream=stream,
-        windows=sorted(windows, key=lambda window: (window.size_ms, window.offset_ms)),
+        horizons=horizons_of(config, stream.name),
         groups=groups_of(config, stream.name),
         reader=Reader(stream, ()),
     )

@@ -33,6 +33,7 @@ from pipeline.runtime.setup import activate_when_caught_up, set_up
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
 CLOSE_IDLE_S = 1.0  # and while none do: what another worker's commit or a tick made due
+UPDATE_EVERY_S = 1.0  # between two publications of open windows (`emit: on_update`)
 TIDY_EVERY_S = 5.0
 AWAY_PAUSE_S = 0.5  # between tries while Redis is away
 
@@ -66,6 +67,7 @@ class Worker:
     _hot: set[Partition] = field(default_factory=set)
     _next_close_s: float = 0.0
     _next_tidy_s: float = 0.0
+    _next_update_s: dict[str, float] = field(default_factory=dict)
     _committed: bool = False
 
     def __post_init__(self) -> None:
@@ -170,10 +172,18 @@ class Worker:
                 done = self._close_metric(program)
                 published += done.published
                 more |= done.more
+                published += self._update(program, now_s)
                 if everybody and not done.more:  # else windows that were final would be shown open again
                     self._activate(program)
         self._committed = more
         return published
+
+    def _update(self, program: Program, now_s: float) -> int:
+        """Publish open windows where `emit: on_update` asks for it, once in a while: each time is a whole window."""
+        if program.stage.emit != "on_update" or now_s < self._next_update_s.get(program.name, 0.0):
+            return 0
+        self._next_update_s[program.name] = now_s + UPDATE_EVERY_S
+        return Closer(program, self.client, self.scripts).update_once()
 
     def _activate(self, program: Program) -> None:
         if activate_when_caught_up(self.client, self.config, program.name, program.group):

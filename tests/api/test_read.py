@@ -359,7 +359,7 @@ def test_an_unknown_name_is_a_404_problem(line: Line, path: str) -> None:
     assert answer.get_json(force=True)["detail"]
 
 
-@pytest.mark.parametrize("view", ["rolling", "live", "explain"])
+@pytest.mark.parametrize("view", ["live", "explain"])
 def test_a_view_that_is_not_built_says_so_by_name(line: Line, view: str) -> None:
     problem = line.get(f"/v1/metrics/by_page/{view}?window=5m", 501)
 
@@ -457,6 +457,10 @@ def test_streams_say_their_schema_time_lag_and_partitions(line: Line) -> None:
             "max_ts": BASE + 7 * S,
             "last_arrival": int(last_id.split(b"-")[0]),
             "lag": 0,
+            "idle_since": None,
+            "complete_by": "events",
+            "holds_back": True,
+            "why": visits["partitions"][0]["why"],
         }
     ]
     assert quiet["stream"] == "quiet"
@@ -636,12 +640,20 @@ def keys_of(value: Any) -> Any:
     return None
 
 
-USER_DATA = {"data", "unit", "schema", "event"}
+USER_DATA = {"data", "unit", "schema", "event", "late"}
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/metrics", "/v1/metrics/{metric}", "/v1/streams", "/v1/streams/{stream}/events", "/v1/stages"],
+    [
+        "/v1/metrics",
+        "/v1/metrics/{metric}",
+        "/v1/streams",
+        "/v1/streams/{stream}/events",
+        "/v1/streams/{stream}/watermark",
+        "/v1/streams/{stream}/skew",
+        "/v1/stages",
+    ],
 )
 def test_the_example_in_the_docs_has_the_members_of_the_answer(line: Line, path: str) -> None:
     fill(line)

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, TimePolicy, Tumbling
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, idle_ticks
+from pipeline.core.windows import Horizon
 
 SECOND = 1_000
 NOW = 1_800_000_000_000  # a multiple of ten seconds
@@ -48,7 +49,7 @@ class World:
         old = [seen for at, seen in self.looks if at <= self.now_ms - SETTLE_MS]
         settled = old[-1] if old else [None] * self.partitions
         seen = [replace(clock, settled_ms=ms) for clock, ms in zip(self.clocks, settled, strict=True)]
-        ticks = idle_ticks(self.now_ms, self.policy, seen, self.windows)
+        ticks = idle_ticks(self.now_ms, self.policy, seen, [Horizon(window) for window in self.windows])
         for tick in ticks:
             clock = self.clocks[tick.partition]
             assert tick.last_id == clock.last_id
@@ -159,10 +160,10 @@ def test_a_silent_partition_follows_to_where_the_others_were_a_moment_ago() -> N
     flowing = PartitionClock(0, "2-0", NOW, NOW, NOW, settled_ms=NOW - 20 * SECOND)
     idle = PartitionClock(1, "1-0", NOW - MINUTE_MS, NOW - MINUTE_MS, NOW - MINUTE_MS, settled_ms=NOW - MINUTE_MS)
     unused = PartitionClock(2)
-    ticks = idle_ticks(NOW, POLICY, [flowing, idle, unused], [TEN_SECONDS])
-    assert ticks == [Tick(1, "1-0", NOW - 20 * SECOND), Tick(2, "0-0", NOW - MINUTE_MS)]
+    ticks = idle_ticks(NOW, POLICY, [flowing, idle, unused], [Horizon(TEN_SECONDS)])
+    assert ticks == [Tick(1, "1-0", NOW - 20 * SECOND, "follow"), Tick(2, "0-0", NOW - MINUTE_MS, "follow")]
     unsettled = replace(flowing, settled_ms=None)
-    assert idle_ticks(NOW, POLICY, [unsettled, idle, unused], [TEN_SECONDS]) == []
+    assert idle_ticks(NOW, POLICY, [unsettled, idle, unused], [Horizon(TEN_SECONDS)]) == []
 
 
 def test_the_slowest_of_those_that_flow_is_followed() -> None:
@@ -258,20 +259,20 @@ def test_a_clock_that_goes_back_moves_nothing(back_ms: int) -> None:
 def test_a_clock_that_went_back_behind_the_running_maximum_is_waited_for() -> None:
     """An entry's arrival caps its tick: until the clock is there again a tick would move nothing."""
     clock = PartitionClock(0, "1-0", NOW + 20 * SECOND, NOW, NOW - 20 * SECOND, last_tick_ms=NOW - 15 * SECOND)
-    assert idle_ticks(NOW, POLICY, [clock], [Tumbling(HOUR_MS)]) == []
+    assert idle_ticks(NOW, POLICY, [clock], [Horizon(Tumbling(HOUR_MS))]) == []
 
 
 def test_a_partition_past_the_newest_window_does_not_follow_a_heartbeat() -> None:
     """The others were moved by hand to far behind the last event; no window waits there."""
     used = PartitionClock(0, "2-0", NOW, NOW - MINUTE_MS, NOW, last_tick_ms=NOW, settled_ms=NOW)
     unused = PartitionClock(1, "1-0", max_seen_ms=NOW - 45 * SECOND, last_tick_ms=NOW - 45 * SECOND)
-    assert idle_ticks(NOW, POLICY, [used, unused], [TEN_SECONDS]) == []
+    assert idle_ticks(NOW, POLICY, [used, unused], [Horizon(TEN_SECONDS)]) == []
     behind = replace(unused, max_seen_ms=NOW - 46 * SECOND)
-    assert idle_ticks(NOW, POLICY, [used, behind], [TEN_SECONDS]) == [Tick(1, "1-0", NOW)]
+    assert idle_ticks(NOW, POLICY, [used, behind], [Horizon(TEN_SECONDS)]) == [Tick(1, "1-0", NOW, "follow")]
 
 
 def test_an_event_ahead_of_its_arrival_does_not_take_time_past_the_clock() -> None:
     clock = PartitionClock(0, "1-0", max_seen_ms=NOW, max_ts_ms=NOW + 5 * MINUTE_MS, last_arrival_ms=NOW)
     for silence_ms in (10 * SECOND, MINUTE_MS, 4 * MINUTE_MS):
-        (tick,) = idle_ticks(NOW + silence_ms, POLICY, [clock], [TEN_SECONDS])
+        (tick,) = idle_ticks(NOW + silence_ms, POLICY, [clock], [Horizon(TEN_SECONDS)])
         assert tick.time_ms == NOW + silence_ms

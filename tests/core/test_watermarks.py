@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.definitions import HOUR_MS, Tumbling
 from pipeline.core.watermarks import NO_TIME_MS, end_tick_time, prefix_watermarks
+from pipeline.core.windows import Horizon
 
 times = st.integers(min_value=-(2**52), max_value=2**52)
 logs = st.lists(times, max_size=40)
@@ -90,6 +91,6 @@ def test_an_empty_batch_hands_the_maximum_on() -> None:
 )
 def test_an_end_tick_closes_the_window_of_the_newest_event(newest_ms: int, sizes: list[int], expected: int) -> None:
     disorder_ms = 3
-    tick_ms = end_tick_time(newest_ms, [Tumbling(size) for size in sizes], disorder_ms)
+    tick_ms = end_tick_time(newest_ms, [Horizon(Tumbling(size)) for size in sizes], disorder_ms)
     assert tick_ms == expected
     assert all(tick_ms - disorder_ms >= newest_ms - (newest_ms % size) + size for size in sizes)

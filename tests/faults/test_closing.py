@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.rim import keys, publish
 from pipeline.rim.commit import Mark
-from pipeline.rim.publish import Closed, Outgoing
+from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
 from tests.faults.line import METRIC, STREAM, Interrupted, Line, published_revisions
 from tests.faults.model import rows_of
@@ -88,8 +88,8 @@ def test_a_refused_publish_settles_only_what_the_stored_result_holds(server: Run
         result = keys.result(METRIC, line.program.version, 0, 10_000)
         mine, other = server.client.execute_command("HGET", result, "marks").split(b" ")
         server.client.hset(result, "marks", b" ".join([b"1-1", b"9" + other]))
-        server.client.hset(keys.due(STREAM, 0, line.group), "0", mine)
-        server.client.hset(keys.due(STREAM, 1, line.group), "0", b"9" + other)
+        server.client.hset(keys.due(STREAM, 0, line.group), "0", mine + b" -")
+        server.client.hset(keys.due(STREAM, 1, line.group), "0", b"9" + other + b" -")
 
     line.closer(Interrupted(server.client, "publish", other_publishes)).close_once()
 
@@ -99,12 +99,13 @@ def test_a_refused_publish_settles_only_what_the_stored_result_holds(server: Run
 
 def test_settling_leaves_a_pane_that_changed_after_the_publish(server: RunningServer) -> None:
     scripts, due = Scripts(server.client), keys.due(STREAM, 0, "g")
-    server.client.hset(due, mapping={"0": "100-5", "10000": "100-6"})
+    server.client.hset(due, mapping={"0": "100-5 -", "10000": "100-6 -", "20000": "100-5 -"})
 
-    settled = publish.settle(scripts, STREAM, 0, "g", {0: Mark(100, 5), 10_000: Mark(100, 5)})
+    done = [Settled(0, Mark(100, 5), None), Settled(10_000, Mark(100, 5), None), Settled(20_000, Mark(100, 5), 40_000)]
+    settled = publish.settle(scripts, STREAM, 0, "g", done)
 
     assert settled == 1
-    assert server.client.hgetall(due) == {b"10000": b"100-6"}
+    assert server.client.hgetall(due) == {b"10000": b"100-6 -", b"20000": b"100-5 40000"}
 
 
 def test_two_that_send_a_window_downstream_send_every_row_once(server: RunningServer) -> None:

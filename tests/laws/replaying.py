@@ -14,7 +14,6 @@ from pipeline.core.entries import parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
-from pipeline.core.windows import is_final
 from pipeline.rim import keys
 from pipeline.runtime.computations import AggregateComputation
 from tests.laws.logs import Logged
@@ -50,8 +49,11 @@ def replay(
         changes = worker.apply(batch, worker.compute(batch, committed.time))
         if fate != "crash before the commit":
             at += size
-            for start, cells in changes.panes.items():
-                committed.panes.setdefault(start, {}).update(cells)
+            for start, change in changes.panes.items():
+                stored = committed.panes.setdefault(start, {})
+                stored.update(change.cells)
+                for name in change.gone:
+                    del stored[name]
             committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
             committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
             assert changes.ledger.balances
@@ -72,8 +74,7 @@ def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
 def reloaded(program: Program, committed: Committed, partition: int) -> AggregateComputation:
     """A new worker that has loaded the open panes."""
     worker = AggregateComputation(program, partition)
-    disorder_ms, max_seen_ms = program.stream.time.disorder_ms, committed.time.max_seen_ms
     for start, cells in committed.panes.items():
-        if max_seen_ms is None or not is_final(program.window, start, max_seen_ms - disorder_ms):
-            worker.table.load(start, cells)
+        worker.table.load(start, cells)
+    worker.forget(committed.time)
     return worker

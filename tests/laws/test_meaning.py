@@ -35,7 +35,7 @@ def finished(done: Committed, names: object) -> dict[tuple[int, bytes], dict[str
     for start, cells in done.panes.items():
         table.load(start, cells)
     found = [(start, field) for start, cells in done.panes.items() for field in cells]
-    rows = finished_rows(PROGRAM, table.columns, table.slots(found))
+    rows = finished_rows(PROGRAM, table.columns, table.slots(found), [0] * len(found))
     wanted = set(names)  # type: ignore[call-overload]
     return {
         cell: {name: value for name, value in row.items() if name in wanted}

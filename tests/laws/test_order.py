@@ -71,7 +71,7 @@ def finished(partitions: Sequence[Sequence[Logged]]) -> dict[tuple[int, bytes], 
             partials = PROGRAM.layout.unpack(list(cells.values()))
             table.merge([(start, split_field(field)[1]) for field in cells], partials)
     found = sorted((start, group) for start, groups in table.panes.items() for group in groups)
-    return dict(zip(found, finished_rows(PROGRAM, table.columns, table.slots(found)), strict=True))
+    return dict(zip(found, finished_rows(PROGRAM, table.columns, table.slots(found), [0] * len(found)), strict=True))
 
 
 def assert_same(one: dict[Any, dict[str, Any]], other: dict[Any, dict[str, Any]]) -> None:

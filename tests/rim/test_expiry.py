@@ -7,6 +7,7 @@ from pipeline.rim import keys
 from pipeline.rim.expiry import (
     WINDOWS_A_STEP,
     Expired,
+    Kept,
     expire_downstream,
     expire_results,
     expire_side_streams,
@@ -31,12 +32,14 @@ def publish(server: RunningServer, start: int, published_ms: int, *, due_in: int
     for partition in range(STREAM.partitions):
         client.hset(keys.pane("readings", partition, GROUP, start), mapping={"- []": "cell"})
         client.hset(keys.panes("readings", partition, GROUP), str(start), "1-1")
+        client.hset(keys.checkpoint("readings", partition, GROUP), "max_seen_ms", 10**12)
         if partition == due_in:
-            client.hset(keys.due("readings", partition, GROUP), str(start), "1-2")
+            client.hset(keys.due("readings", partition, GROUP), str(start), "1-2 -")
 
 
 def expire(server: RunningServer, now_ms: int) -> Expired:
-    return expire_results(server.client, Scripts(server.client), STREAM, STAGE, VERSION, now_ms)
+    kept = Kept(STREAM, STAGE, VERSION)
+    return expire_results(server.client, Scripts(server.client), kept, STAGE.retention_ms, now_ms)
 
 
 def existing(server: RunningServer, start: int) -> set[str]:
@@ -68,7 +71,8 @@ def test_a_result_goes_with_its_panes_retention_after_it_was_published(any_serve
     assert existing(any_server, 100) == set()
     assert existing(any_server, -10) == WHOLE
     assert expire(any_server, HOUR_MS + 2_000) == Expired(results=1)
-    assert any_server.client.keys("*") == []
+    checkpoints = {keys.checkpoint("readings", p, GROUP).encode() for p in range(STREAM.partitions)}
+    assert set(any_server.client.keys("*")) == checkpoints
 
 
 def test_a_window_with_changes_still_to_be_published_stays_whole(server: RunningServer) -> None:

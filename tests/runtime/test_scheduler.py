@@ -15,7 +15,7 @@ import redis
 from structlog.testing import capture_logs
 
 from pipeline.core.definitions import HOUR_MS, Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
-from pipeline.core.programs import version_of
+from pipeline.core.programs import encode_definition, version_of
 from pipeline.rim import keys
 from pipeline.rim.expiry import Expired
 from pipeline.rim.replies import parse_entries
@@ -107,7 +107,11 @@ def test_the_trim_job_waits_for_the_groups_of_the_config(server: RunningServer) 
 def test_the_expiry_job_finds_the_results_of_every_version(server: RunningServer) -> None:
     set_up(server.client, CONFIG)
     old_versions = (version_of(CONFIG, "counts"), "before")
-    server.client.execute_command("HSET", keys.versions("counts"), "definition:before", "{}")
+    server.client.execute_command(
+        "HSET", keys.versions("counts"), "definition:before", encode_definition(CONFIG, CONFIG.aggregates()[0])
+    )
+    for partition in range(CONFIG.streams["readings"].partitions):
+        server.client.execute_command("HSET", keys.checkpoint("readings", partition, GROUP), "max_seen_ms", 10**12)
     for version in old_versions:
         server.client.execute_command("ZADD", keys.ages("counts", version), 1, "0:10000")
         server.client.execute_command("HSET", keys.result("counts", version, 0, 10_000), "revision", 0)
@@ -157,7 +161,7 @@ def test_what_is_wrong_with_the_server_is_said_once(server: RunningServer) -> No
 
 def test_every_job_runs_when_the_scheduler_starts(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: dict[str, threading.Event] = {}
-    for job in ("tick_once", "trim_once", "expire_once", "check_once"):
+    for job in ("tick_once", "trim_once", "expire_once", "check_once", "ledger_once"):
         ran[job] = threading.Event()
         monkeypatch.setattr(Housekeeping, job, lambda self, event=ran[job]: event.set())
     scheduler = schedule(Housekeeping(CONFIG, server.client))

@@ -9,7 +9,9 @@
 -- ARGV[4] commit number it started from                     ARGV[5] max_seen_ms it started from ('' = none)
 -- ARGV[6] entries pending for this consumer                 ARGV[7] id of the first of them
 -- ARGV[8] a: entries to acknowledge  ARGV[9] c: checkpoint values  ARGV[10] S: streams  ARGV[11] r: rows to append  ARGV[12] P: panes
--- then a ids; c field/value pairs; r x (stream 1..S, n, n x field/value pairs); P x (start, mark, n, n x cell field/value pairs)
+-- then a ids; c field/value pairs; r x (stream 1..S, n, n x field/value pairs);
+-- P x (start, mark, from_end, n, d, n x field/value pairs to set, d fields to delete)
+-- A due pane is 'MARK FROM_END': the windows that end at FROM_END or later are to be published ('-' = all of its windows).
 -- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending' or 'type <key>'.
 
 local at = 12
@@ -42,9 +44,10 @@ for i = 1, n_rows do
 end
 local panes = {}
 for i = 1, n_panes do
-  local start, mark, n = take(), take(), count(take())
-  panes[i] = {KEYS[5 + n_streams + i], start, mark, at + 1, at + 2 * n}
-  at = at + 2 * n
+  local start, mark, from_end, n, d = take(), take(), take(), count(take()), count(take())
+  if from_end ~= '-' and not string.match(from_end, '^%-?%d+$') then error('commit.lua: not a from_end: ' .. from_end) end
+  panes[i] = {KEYS[5 + n_streams + i], start, mark, from_end, set = {at + 1, at + 2 * n}, gone = {at + 2 * n + 1, at + 2 * n + d}}
+  at = at + 2 * n + d
 end
 if at ~= #ARGV then error('commit.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
 
@@ -66,6 +69,10 @@ for _, consumer in ipairs(pending[4] or {}) do
   if consumer[1] == ARGV[2] then mine = tonumber(consumer[2]) end
 end
 if mine ~= tonumber(ARGV[6]) or pending[2] ~= ARGV[7] then return 'pending' end
+for _, pane in ipairs(panes) do
+  local due = string.match(redis.call('HGET', KEYS[4], pane[2]) or '', ' (%S+)$')
+  if due == '-' or (due and pane[4] ~= '-' and tonumber(due) < tonumber(pane[4])) then pane[4] = due end
+end
 
 -- write
 local function in_steps(from, to, call)
@@ -76,8 +83,9 @@ end
 redis.call('HSET', KEYS[2], 'torn', '1')
 for _, pane in ipairs(panes) do
   redis.call('HSET', KEYS[3], pane[2], pane[3])
-  redis.call('HSET', KEYS[4], pane[2], pane[3])
-  in_steps(pane[4], pane[5], function(first, last) redis.call('HSET', pane[1], unpack(ARGV, first, last)) end)
+  redis.call('HSET', KEYS[4], pane[2], pane[3] .. ' ' .. pane[4])
+  in_steps(pane.set[1], pane.set[2], function(first, last) redis.call('HSET', pane[1], unpack(ARGV, first, last)) end)
+  in_steps(pane.gone[1], pane.gone[2], function(first, last) redis.call('HDEL', pane[1], unpack(ARGV, first, last)) end)
 end
 for _, row in ipairs(rows) do
   redis.call('XADD', row[1], '*', unpack(ARGV, row[2], row[3]))

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Delete one pane whose window's result has expired, unless it is still to be published.
+-- Delete one pane that no result uses any more, unless it is still to be published.
 --
 -- KEYS[1] hash of pane marks   KEYS[2] hash of due panes   KEYS[3] pane hash
 -- ARGV[1] pane start ms

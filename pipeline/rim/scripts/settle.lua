@@ -1,14 +1,19 @@
 #!lua flags=allow-oom
--- Take published panes off a partition's list of due panes: only where the mark that put them there was published.
+-- Note what was published of a partition's due panes: only where the mark that put them there was published.
 --
--- KEYS[1] hash of due panes
--- ARGV[1..] pairs of pane start, published mark 'load_ms-commit'
--- Returns how many were taken off.
+-- KEYS[1] hash of due panes: pane start -> 'MARK FROM_END'
+-- ARGV[1..] triples of pane start, published mark 'load_ms-commit', end of the first window still to publish ('' = none)
+-- Returns how many were taken off the list.
 
 local settled = 0
-for i = 1, #ARGV, 2 do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-    settled = settled + redis.call('HDEL', KEYS[1], ARGV[i])
+for i = 1, #ARGV, 3 do
+  local mark = string.match(redis.call('HGET', KEYS[1], ARGV[i]) or '', '^%S+')
+  if mark == ARGV[i + 1] then
+    if ARGV[i + 2] == '' then
+      settled = settled + redis.call('HDEL', KEYS[1], ARGV[i])
+    else
+      redis.call('HSET', KEYS[1], ARGV[i], mark .. ' ' .. ARGV[i + 2])
+    end
   end
 end
 return settled
