@@ -20,7 +20,9 @@ def finished_rows(
     """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
     values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
     names = [finisher.spec.name for finisher in program.finishers]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    program.selection.apply(rows)
+    return rows
 
 
 def group_values(program: Program, group: bytes) -> dict[str, Any]:
