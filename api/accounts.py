@@ -10,7 +10,7 @@ from typing import Any
 from api.answers import measure, window
 from pipeline.core.definitions import Config, Field, Transform
 from pipeline.core.programs import Program
-from pipeline.runtime.query import Completeness
+from pipeline.runtime.metric_completeness import Completeness
 from pipeline.runtime.recent import RecentEvent
 from pipeline.runtime.status import GroupStatus, Lag, StageStatus
 from pipeline.runtime.stream_time import PartitionTime, StreamTime
@@ -31,6 +31,11 @@ def metric_account(config: Config, program: Program, completeness: Completeness)
         "complete_to": completeness.complete_to_ms,
         "version": program.version,
         "retention_ms": stage.retention_ms,
+        "allowed_lateness_ms": stage.allowed_lateness_ms,
+        "emit": stage.emit,
+        "output": stage.output,
+        "max_groups": stage.max_groups,
+        "tiers": [{"step": tier.size_ms, "retention_ms": tier.retention_ms} for tier in stage.rollups],
     }
 
 

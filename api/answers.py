@@ -54,6 +54,7 @@ def meta(answer: Answer) -> dict[str, Any]:
         "complete_by": completeness.complete_by,
         "unit": {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
         "truncated": answer.truncated,
+        "tier": answer.tier_ms,
     }
 
 

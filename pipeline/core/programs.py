@@ -20,6 +20,7 @@ from pipeline.core.cells import Layout
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
+from pipeline.core.registry import aggregates as registered
 from pipeline.core.sketches import Sketch
 from pipeline.core.windows import Horizon, Panes, panes_of
 
@@ -182,9 +183,10 @@ def compile_programs(config: Config) -> dict[str, Program]:
 
 
 def version_of(config: Config, stage_name: str) -> str:
-    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, groups and aggregates.
+    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, lateness and values.
 
-    Descriptions, units of measure and retention are not part of it: changing them keeps the results.
+    Descriptions, units of measure, retention, rollups, and what is made of finished aggregates (`select`, `emit`,
+    `output`) are not part of it: changing them keeps the results.
     """
     stage = config.stages[stage_name]
     stream = config.stream_of(stage)
@@ -204,6 +206,9 @@ def version_of(config: Config, stage_name: str) -> str:
             "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
             "allowed_lateness": stage.allowed_lateness_ms,
             "max_groups": stage.max_groups,
+            "sources": {
+                s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered
+            },
         }
     text = msgspec.json.encode(definition, order="sorted")
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]

@@ -26,9 +26,10 @@ from pipeline.runtime.closer import Closer, Pass
 from pipeline.runtime.computations import reads_log
 from pipeline.runtime.leases import Leases, Partition
 from pipeline.runtime.memory import keep_freed_memory
+from pipeline.runtime.metric_completeness import complete_from_ms
 from pipeline.runtime.partition_work import PartitionWork, partition_work
-from pipeline.runtime.query import complete_from_ms
 from pipeline.runtime.setup import activate_when_caught_up, set_up
+from pipeline.runtime.tiers import TierCloser
 
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
@@ -173,6 +174,7 @@ class Worker:
                 published += done.published
                 more |= done.more
                 published += self._update(program, now_s)
+                published += 0 if done.more else TierCloser(program, self.client, self.scripts).close_once()
                 if everybody and not done.more:  # else windows that were final would be shown open again
                     self._activate(program)
         self._committed = more

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.cells import CellTable, cell_field
 from pipeline.core.programs import compile_programs
-from pipeline.runtime.closer import finished_rows
+from pipeline.runtime.finishing import finished_rows
 from tests.laws.logs import METRIC, Logged, config, law, logs
 from tests.laws.naive import meaning, values
 from tests.laws.replaying import Committed, replay
