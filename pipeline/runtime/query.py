@@ -192,7 +192,7 @@ class Metrics:
         return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
 
     def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> tuple[list[Row], frozenset[str]]:
-        """The first rows of the answer, in its order, at least one more than the limit where there are more; the caps."""
+        """The first rows of the answer, in its order, and one more than the limit where there are more; the caps."""
         program = known.program
         matches = _matching(program, query.where)
         by_window = query.order in ("window", "-window")
