@@ -20,7 +20,7 @@ from tests.laws.logs import Logged, as_bytes, chunk
 from tests.oracle import duck
 from tests.oracle.every_kind import FIELDS, FUTURE_UNITS, PARTITIONS, Case
 
-MAX_EVENTS = 60
+MAX_EVENTS = 40
 _CHOICES = 9  # bytes an event
 ARRIVAL_MS = 2**45  # of entries that arrive long after their events
 _FIRST_ID = 1_700_000_000_000
