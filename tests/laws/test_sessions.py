@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core import sessions
@@ -25,6 +26,8 @@ from tests.laws.logs import law
 
 LAYOUT = Layout.of([Count(None), FloatSum("v"), Edge("v", "first", "<f8"), Edge("word", "last", "O")])
 DISORDER_MS = 12
+VALUES = [0.1, 0.2, 0.3, 1e16, -1e16, -0.0, 1.0]
+many = settings(law, max_examples=400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,20 +183,22 @@ def in_time(log: Sequence[Event], window: Session, lateness_ms: int) -> list[Eve
 
 
 keys_of_events = st.sampled_from(["a", "a", "b", "c", None])
-floats = st.sampled_from([0.1, 0.2, 0.3, 1e16, -1e16, -0.0, 1.0])
+floats = st.sampled_from(VALUES)
 any_time = st.builds(Event, keys_of_events, st.integers(-60, 60), floats)
 close_by = st.builds(Event, keys_of_events, st.integers(-12, 12), floats)
 logs = st.lists(any_time, max_size=40) | st.lists(close_by, max_size=25)
 
 
 @st.composite
-def growing_logs(draw: st.DrawFn) -> list[Event]:
-    """Time goes on, with some events behind: what a stream looks like."""
-    steps = draw(st.lists(st.tuples(keys_of_events, st.integers(0, 9), st.integers(0, 25), floats), max_size=50))
-    now, log = -70, []
-    for key, step, behind, v in steps:
-        now += step
-        log.append(Event(key, now - (behind if behind > 18 else 0), v))
+def streams(draw: st.DrawFn) -> list[Event]:
+    """Many events of few keys while time goes on, some of them behind: every way for sessions to meet."""
+    random = Random(draw(st.integers(0, 2**40)))  # hypothesis' own choices are too tame to meet every case
+    n, pace, behind = random.randrange(5, 60), random.choice([1, 3, 8]), random.choice([4, 12, 30])
+    weird, now, log = random.choice([0.0, 0.2, 0.6]), -70, []
+    for _ in range(n):
+        now += random.randrange(pace + 1)
+        time_ms = now - (random.randrange(behind) if random.random() < weird else 0)
+        log.append(Event(random.choice(["a", "b"]), time_ms, random.choice(VALUES)))
     return log
 
 
@@ -210,8 +215,8 @@ def batches(log: Sequence[Event], cuts: Sequence[tuple[int, bool]]) -> Iterator[
     yield log[at:], False
 
 
-@law
-@given(log=logs | growing_logs(), window=windows, cuts=cuts, lateness_ms=lateness)
+@many
+@given(log=logs | streams(), window=windows, cuts=cuts, lateness_ms=lateness)
 def test_any_cut_and_any_reload_gives_what_events_alone_give(
     log: list[Event], window: Session, cuts: list[tuple[int, bool]], lateness_ms: int
 ) -> None:
@@ -227,8 +232,8 @@ def test_any_cut_and_any_reload_gives_what_events_alone_give(
     assert len(stored.table) == len(stored.fields)
 
 
-@law
-@given(log=logs | growing_logs(), window=windows, cuts=cuts, lateness_ms=lateness)
+@many
+@given(log=logs | streams(), window=windows, cuts=cuts, lateness_ms=lateness)
 def test_column_wise_and_event_by_event_give_the_same_bytes(
     log: list[Event], window: Session, cuts: list[tuple[int, bool]], lateness_ms: int
 ) -> None:
@@ -243,8 +248,8 @@ def test_column_wise_and_event_by_event_give_the_same_bytes(
     assert both.fields == walked.fields
 
 
-@law
-@given(log=growing_logs(), window=windows, cuts=cuts, lateness_ms=lateness)
+@many
+@given(log=streams(), window=windows, cuts=cuts, lateness_ms=lateness)
 def test_final_sessions_may_be_forgotten_at_any_time(
     log: list[Event], window: Session, cuts: list[tuple[int, bool]], lateness_ms: int
 ) -> None:
@@ -266,8 +271,8 @@ def test_final_sessions_may_be_forgotten_at_any_time(
     assert stored.sessions() == modelled(log, window)
 
 
-@law
-@given(log=logs | growing_logs(), window=windows, cuts=cuts)
+@many
+@given(log=logs | streams(), window=windows, cuts=cuts)
 def test_what_is_closed_is_what_ended_and_is_not_published(
     log: list[Event], window: Session, cuts: list[tuple[int, bool]]
 ) -> None:
@@ -291,6 +296,21 @@ def test_what_is_closed_is_what_ended_and_is_not_published(
         assert set(stored.table.fields(found)) == ended - published.keys()
         stored.table.published[found] = True
         published |= {name: stored.fields[name] for name in ended}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_merge_keeps_the_forebears_of_both(reverse: bool) -> None:
+    stored = Stored(Session(10))
+    early = [Event("a", 0, 1.0), Event("a", 30, 1.0, 1)]
+    late = [Event("a", 5, 1.0, 2, 20), Event("a", 35, 1.0, 3, 50)]
+    bridge = [Event("a", 15, 1.0, 4, 50), Event("a", 25, 1.0, 5, 50)]
+
+    for batch in (early, late[::-1] if reverse else late, bridge):
+        stored.fold(batch)
+
+    [value] = stored.fields.values()
+    spans = {(0, 0), (30, 30), (0, 5), (30, 35), (0, 15)}
+    assert set(parse_session(b'0 ["a"]', value).forebears) == spans
 
 
 def test_most_keys_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
