@@ -20,12 +20,14 @@ from pipeline.core import sessions
 from pipeline.core.accumulators import Count, Edge, FloatSum, Int64, Slots, Values
 from pipeline.core.cells import Layout, cell_field
 from pipeline.core.definitions import Session
-from pipeline.core.sessions import Changed, SessionTable, Span, parse_session
+from pipeline.core.session_form import parse_session
+from pipeline.core.session_runs import Mask
+from pipeline.core.session_walk import Span, Walk
+from pipeline.core.sessions import Arrivals, Changed, SessionTable
 from pipeline.core.watermarks import NO_TIME_MS
 from tests.laws.logs import law
 
 LAYOUT = Layout.of([Count(None), FloatSum("v"), Edge("v", "first", "<f8"), Edge("word", "last", "O")])
-DISORDER_MS = 12
 VALUES = [0.1, 0.2, 0.3, 1e16, -1e16, -0.0, 1.0]
 many = settings(law, max_examples=400)
 
@@ -164,19 +166,26 @@ def fold(table: SessionTable, batch: Sequence[Event]) -> Changed:
             new = Values(slots, column[among], times_ms[among], np.zeros_like(times_ms)[among], positions[among])
             part.fold(table.columns, new)
 
-    return table.fold(distinct, key_of, times_ms, int64(event.watermark_ms for event in batch), fold_values)
+    watermarks_ms = int64(event.watermark_ms for event in batch)
+    return table.fold(Arrivals.of(distinct, key_of, times_ms, watermarks_ms, table.window), fold_values)
 
 
 def int64(numbers: Iterator[int]) -> Int64:
     return np.fromiter(numbers, dtype=np.int64)
 
 
-def in_time(log: Sequence[Event], window: Session, lateness_ms: int) -> list[Event]:
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    disorder_ms: int
+    allowed_ms: int
+
+
+def in_time(log: Sequence[Event], window: Session, late: Lateness) -> list[Event]:
     """The log with the watermark before each event, without the late ones."""
     newest, kept = NO_TIME_MS, []
     for position, event in enumerate(log):
-        watermark_ms = newest - DISORDER_MS
-        if event.time_ms + window.gap_ms + lateness_ms > watermark_ms:
+        watermark_ms = newest - late.disorder_ms
+        if event.time_ms + window.gap_ms + late.allowed_ms > watermark_ms:
             kept.append(replace(event, position=position, watermark_ms=watermark_ms))
         newest = max(newest, event.time_ms)
     return kept
@@ -204,7 +213,7 @@ def streams(draw: st.DrawFn) -> list[Event]:
 
 windows = st.builds(Session, st.integers(1, 8), st.sampled_from([None, None, 10, 16, 50]))
 cuts = st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=20)
-lateness = st.sampled_from([0, 0, 5, 1_000])
+lateness = st.builds(Lateness, st.sampled_from([0, 2, 12]), st.sampled_from([0, 0, 5, 1_000]))
 
 
 def batches(log: Sequence[Event], cuts: Sequence[tuple[int, bool]]) -> Iterator[tuple[Sequence[Event], bool]]:
@@ -216,11 +225,11 @@ def batches(log: Sequence[Event], cuts: Sequence[tuple[int, bool]]) -> Iterator[
 
 
 @many
-@given(log=logs | streams(), window=windows, cuts=cuts, lateness_ms=lateness)
+@given(log=logs | streams(), window=windows, cuts=cuts, late=lateness)
 def test_any_cut_and_any_reload_gives_what_events_alone_give(
-    log: list[Event], window: Session, cuts: list[tuple[int, bool]], lateness_ms: int
+    log: list[Event], window: Session, cuts: list[tuple[int, bool]], late: Lateness
 ) -> None:
-    log = in_time(log, window, lateness_ms)
+    log = in_time(log, window, late)
     stored = Stored(window)
 
     for batch, reload in batches(log, cuts):
@@ -233,11 +242,11 @@ def test_any_cut_and_any_reload_gives_what_events_alone_give(
 
 
 @many
-@given(log=logs | streams(), window=windows, cuts=cuts, lateness_ms=lateness)
+@given(log=logs | streams(), window=windows, cuts=cuts, late=lateness)
 def test_column_wise_and_event_by_event_give_the_same_bytes(
-    log: list[Event], window: Session, cuts: list[tuple[int, bool]], lateness_ms: int
+    log: list[Event], window: Session, cuts: list[tuple[int, bool]], late: Lateness
 ) -> None:
-    log = in_time(log, window, lateness_ms)
+    log = in_time(log, window, late)
     both, walked = Stored(window), Stored(window)
     walked.table._is_plain = lambda runs, *_: np.zeros(len(runs.heads), dtype=np.bool_)  # type: ignore[method-assign]
 
@@ -249,18 +258,18 @@ def test_column_wise_and_event_by_event_give_the_same_bytes(
 
 
 @many
-@given(log=streams(), window=windows, cuts=cuts, lateness_ms=lateness)
+@given(log=streams(), window=windows, cuts=cuts, late=lateness)
 def test_final_sessions_may_be_forgotten_at_any_time(
-    log: list[Event], window: Session, cuts: list[tuple[int, bool]], lateness_ms: int
+    log: list[Event], window: Session, cuts: list[tuple[int, bool]], late: Lateness
 ) -> None:
-    log = in_time(log, window, lateness_ms)
+    log = in_time(log, window, late)
     stored, forgotten = Stored(window), {}
 
     for batch, reload in batches(log, cuts):
         stored.fold(batch)
         if not reload or not batch:
             continue
-        final = stored.table.final(batch[-1].watermark_ms, lateness_ms)
+        final = stored.table.final(batch[-1].watermark_ms, late.allowed_ms)
         for name in stored.table.fields(final):
             forgotten[name] = stored.fields.pop(name)
         stored.table.drop(final)
@@ -272,11 +281,11 @@ def test_final_sessions_may_be_forgotten_at_any_time(
 
 
 @many
-@given(log=logs | streams(), window=windows, cuts=cuts)
+@given(log=logs | streams(), window=windows, cuts=cuts, late=lateness)
 def test_what_is_closed_is_what_ended_and_is_not_published(
-    log: list[Event], window: Session, cuts: list[tuple[int, bool]]
+    log: list[Event], window: Session, cuts: list[tuple[int, bool]], late: Lateness
 ) -> None:
-    log = in_time(log, window, 0)
+    log = in_time(log, window, late)
     stored = Stored(window)
     published: dict[bytes, bytes] = {}
 
@@ -318,9 +327,9 @@ def test_most_keys_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     walked: list[int] = []
     walk = SessionTable._walk
 
-    def counting(self: SessionTable, keys: Any, key_of: Any, mask: Any, *rest: Any) -> None:
+    def counting(self: SessionTable, new: Arrivals, mask: Mask, slots: Slots, into: Walk) -> tuple[Slots, list[bytes]]:
         walked.append(int(mask.sum()))
-        walk(self, keys, key_of, mask, *rest)
+        return walk(self, new, mask, slots, into)
 
     monkeypatch.setattr(sessions.SessionTable, "_walk", counting)
     stored = Stored(Session(30_000))
@@ -329,9 +338,9 @@ def test_most_keys_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     times = np.sort(generator.integers(0, 3_600_000, n)) - generator.integers(0, 12, n)  # disordered by 12 ms
     log = [Event(f"u{generator.integers(200)}", int(time_ms), 1.0) for time_ms in times]
     for at in range(0, n, 500):
-        stored.fold(in_time(log, Session(30_000), 0)[at : at + 500])
+        stored.fold(in_time(log, Session(30_000), Lateness(12, 0))[at : at + 500])
 
-    assert stored.sessions() == modelled(in_time(log, Session(30_000), 0), Session(30_000))
+    assert stored.sessions() == modelled(in_time(log, Session(30_000), Lateness(12, 0)), Session(30_000))
     assert sum(walked) == 0
 
 
