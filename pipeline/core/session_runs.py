@@ -41,10 +41,6 @@ class Runs:
         """Whether each run is the first of its key."""
         return np.concatenate([[True], self.keys[1:] != self.keys[:-1]])
 
-    @property
-    def ends_key(self) -> Mask:
-        return np.concatenate([self.keys[1:] != self.keys[:-1], [True]])
-
 
 def runs_of(key_of: Slots, times_ms: Int64, gap_ms: int) -> Runs:
     """Cut rows, of which `key_of` is the number of each one's key, into runs."""

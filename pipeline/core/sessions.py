@@ -28,6 +28,7 @@ FoldValues = Callable[[Slots | None, Slots], None]
 """Fold rows (None: all) of the batch into slots, one a row, in stream order."""
 
 _NONE = -1  # no slot
+_GROUP_AT = len(ALWAYS)  # in a cell field, of the blank and the group's JSON
 _FIRST_CAPACITY = 64
 
 
@@ -105,11 +106,11 @@ class SessionTable:
     def _heads_of(self, keys: Sequence[Key]) -> Slots:
         """The newest session of each key, _NONE where it has none."""
         none: dict[bytes, int] = {}
-        if len({pane for pane, _ in keys}) == 1:
-            heads = self._heads.get(keys[0][0], none)
-            return np.fromiter((heads.get(name, _NONE) for _, name in keys), dtype=np.intp, count=len(keys))
+        if self.window.max_ms is None:
+            heads = self._heads.get(0, none)
+            return np.array([heads.get(name, _NONE) for _, name in keys], dtype=np.intp)
         of = self._heads
-        return np.fromiter((of.get(pane, none).get(name, _NONE) for pane, name in keys), dtype=np.intp, count=len(keys))
+        return np.array([of.get(pane, none).get(name, _NONE) for pane, name in keys], dtype=np.intp)
 
     def _is_plain(self, runs: Runs, heads: Slots, watermarks_ms: Int64) -> Mask:
         """For each run, whether it folds in stream order into one session: its key's newest, or a new one after it."""
@@ -146,12 +147,10 @@ class SessionTable:
         self.firsts[new], self.lasts[new] = runs.lows[opens], runs.highs[opens]
         self._older[new] = older
         self._newer[older[older >= 0]] = new[older >= 0]
-        newest = runs.ends_key[opens].tolist()
-        for number, slot, is_newest in zip(runs.keys[opens].tolist(), new.tolist(), newest, strict=True):
-            pane, name = keys[number]
-            self._names[slot] = name
-            if is_newest:
-                self._heads_in(pane)[name] = slot
+        opened = [keys[number] for number in runs.keys[opens].tolist()]
+        self._names[new] = [name for _, name in opened]
+        for (pane, name), slot in zip(opened, new.tolist(), strict=True):  # by time: the newest of a key is the last
+            self._heads_in(pane)[name] = slot
 
     def _fold(self, walk: Walk, slots: Slots, fold_values: FoldValues) -> None:
         """Fold the rows, then the merges that wait for them, then the rows that wait for those merges …"""
@@ -203,7 +202,7 @@ class SessionTable:
             self._relink(pane, name, forms)
             changed += [form.slot for form in forms if form.changed]
             after = {form.first for form in forms}
-            gone += [_field(first, name) for first in before if first not in after]
+            gone += [b"%d%b" % (first, name[_GROUP_AT:]) for first in before if first not in after]
         return np.array(changed, dtype=np.intp), gone
 
     def _forms(self, pane: int, name: bytes) -> list[Form]:
@@ -270,11 +269,12 @@ class SessionTable:
 
     def groups(self, slots: Slots) -> list[bytes]:
         """The group JSON of sessions."""
-        return [name[len(ALWAYS) + 1 :] for name in self._names[slots]]
+        return [name[_GROUP_AT + 1 :] for name in self._names[slots].tolist()]
 
     def fields(self, slots: Slots) -> list[bytes]:
         """`FIRST GROUPJSON` of each session: its field in the hash of live sessions."""
-        return list(map(_field, self.firsts[slots].tolist(), self._names[slots]))
+        firsts, names = self.firsts[slots].tolist(), self._names[slots].tolist()
+        return [b"%d%b" % (first, name[_GROUP_AT:]) for first, name in zip(firsts, names, strict=True)]
 
     def packed(self, slots: Slots) -> list[bytes]:
         """Each session as it is stored."""
@@ -349,10 +349,6 @@ class SessionTable:
         self._free = _doubled(self._free, _NONE)
         self._free[self._n_free : self._n_free + old] = np.arange(2 * old - 1, old - 1, -1)
         self._n_free += old
-
-
-def _field(first: int, name: bytes) -> bytes:
-    return b"%d%b" % (first, name[len(ALWAYS) :])
 
 
 def _doubled(column: Column, blank: object) -> Column:

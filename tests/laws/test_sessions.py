@@ -276,6 +276,8 @@ def test_final_sessions_may_be_forgotten_at_any_time(
 
     assert not forgotten.keys() & stored.fields.keys()
     assert len(stored.table) == len(stored.fields)
+    stored.table.drop(np.flatnonzero(stored.table.live))
+    assert not stored.table._heads
     stored.fields |= forgotten
     assert stored.sessions() == modelled(log, window)
 
