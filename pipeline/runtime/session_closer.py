@@ -50,7 +50,7 @@ class SessionCloser:
         watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
         if checkpoints[partition].fence != at.fence or watermark_ms is None or at.max_seen_ms is None:
             return Pass(0, more=False)  # not ours any more: the next commit or the next look finds out
-        table, own_ms = computation.table, at.max_seen_ms - stream.time.disorder_ms
+        table = computation.table
         waiting = table.closed(watermark_ms)
         waiting = waiting[~doubtful(table.window, table.firsts[waiting], at.floor_ms)]
         taken, more = waiting[:SESSIONS_A_PASS], len(waiting) > SESSIONS_A_PASS
@@ -65,9 +65,9 @@ class SessionCloser:
         published = self._publish(of, table, taken)
         if published is None:
             return Pass(0, more=False)
-        if not more and not self._account(of, computation, watermark_ms, own_ms):
+        if not more and not self._account(of, computation, at, watermark_ms):
             return Pass(published, more=False)
-        self._settle(computation, at, own_ms)
+        self._settle(computation, at)
         return Pass(published, more)
 
     def _publish(self, of: Snapshot, table: SessionTable, slots: Slots) -> int | None:
@@ -84,9 +84,12 @@ class SessionCloser:
             done, published = done + len(step), published + changed
         return published
 
-    def _account(self, of: Snapshot, computation: SessionComputation, to_ms: int, own_ms: int) -> bool:
+    def _account(self, of: Snapshot, computation: SessionComputation, at: Checkpoint, to_ms: int) -> bool:
         """Say how far the partition is, when that has changed; False when another worker is ahead."""
-        firsts = computation.table.firsts[computation.table.live]
+        table, own_ms = computation.table, self._watermark_ms(at)
+        stays = table.live.copy()
+        stays[self._settled(table, at.floor_ms, own_ms)] = False
+        firsts = table.firsts[stays]
         account = Account(to_ms, own_ms, int(firsts.min()) if len(firsts) else None)
         if account != computation.accounted:
             if publish_sessions(self.scripts, of, [], account) is None:
@@ -94,15 +97,23 @@ class SessionCloser:
             computation.accounted = account
         return True
 
-    def _settle(self, computation: SessionComputation, at: Checkpoint, own_ms: int) -> None:
+    def _watermark_ms(self, at: Checkpoint) -> int:
+        assert at.max_seen_ms is not None
+        return at.max_seen_ms - self.program.stream.time.disorder_ms
+
+    def _settle(self, computation: SessionComputation, at: Checkpoint) -> None:
         table, stream = computation.table, self.program.stream
-        final = table.final(own_ms, self.program.stage.allowed_lateness_ms)
-        final = final[table.published[final] | doubtful(table.window, table.firsts[final], at.floor_ms)]
+        final = self._settled(table, at.floor_ms, self._watermark_ms(at))
         fields = table.fields(final)
         if len(final) and settle_sessions(
             self.scripts, stream.name, computation.partition, computation.group, at, fields
         ):
             table.drop(final)
+
+    def _settled(self, table: SessionTable, floor_ms: int | None, own_ms: int) -> Slots:
+        """The sessions that are final, and published unless they never will be."""
+        final = table.final(own_ms, self.program.stage.allowed_lateness_ms)
+        return final[table.published[final] | doubtful(table.window, table.firsts[final], floor_ms)]
 
     def show_latest(self) -> None:
         """Put the newest session of every group into the `latest` hash, when this version begins to answer."""

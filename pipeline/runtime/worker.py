@@ -173,9 +173,10 @@ class Worker:
         more = False
         for program in self.programs.values():
             if isinstance(program.window, Session):
-                published_now, more_now = self._close_sessions(program)
-                published, more = published + published_now, more | more_now
-                if everybody and not more_now:
+                done = self.close_sessions(program)
+                published += done.published
+                more |= done.more
+                if everybody and not done.more:
                     self._activate(program)
             elif everybody or (program.stream.name, 0) in self.leases.held:
                 done = self._close_metric(program)
@@ -205,7 +206,7 @@ class Worker:
             of = SessionCloser if isinstance(program.window, Session) else Closer
             of(program, self.client, self.scripts).show_latest()
 
-    def _close_sessions(self, program: Program) -> tuple[int, bool]:
+    def close_sessions(self, program: Program) -> Pass:
         """Publish the sessions of the partitions we hold: only their holder has them in memory."""
         closer = SessionCloser(program, self.client, self.scripts)
         published, more = 0, False
@@ -216,7 +217,7 @@ class Worker:
                 assert isinstance(runner.computation, SessionComputation), f"{program.group} has sessions"
                 done = self._guarded(program, partial(closer.close_once, runner.computation, runner.state.checkpoint))
                 published, more = published + done.published, more | done.more
-        return published, more
+        return Pass(published, more)
 
     def _close_metric(self, program: Program) -> Pass:
         return self._guarded(program, Closer(program, self.client, self.scripts).close_once)
