@@ -270,7 +270,7 @@ def _state(args: Arguments) -> StateFilter:
     match state:
         case None:
             return "all"
-        case "open" | "closed" | "final":
+        case "open" | "closed" | "final" | "retracted":
             return state
         case _:
             raise BadRequestError(

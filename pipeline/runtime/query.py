@@ -15,7 +15,7 @@ import numpy as np
 import redis
 
 from pipeline.core.cells import OTHERS, CellTable
-from pipeline.core.definitions import Config
+from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
@@ -26,6 +26,7 @@ from pipeline.rim.store import Due
 from pipeline.runtime.closer import state_at
 from pipeline.runtime.finishing import OTHER, finished_rows, group_values
 from pipeline.runtime.metric_completeness import Completeness, account, spans_of
+from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
     aligned,
     aligned_up,
@@ -44,7 +45,7 @@ MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
 State = str  # open | closed | final
-StateFilter = Literal["all", "closed", "final", "open"]
+StateFilter = Literal["all", "closed", "final", "open", "retracted"]  # only sessions are retracted
 
 Row = dict[str, Any]
 
@@ -127,6 +128,8 @@ class Metrics:
 
     def completeness(self, program: Program) -> Completeness:
         """How far a metric is, from its checkpoints and what is still due."""
+        if isinstance(program.window, Session):
+            return SessionReader(self._client, program).completeness()
         return account(self._client, program)[0]
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
@@ -139,6 +142,12 @@ class Metrics:
             BadRequestError: the step does not fit the window (422), or the range holds too many windows (400).
         """
         program = checked_against or self.program(query.metric)
+        if isinstance(program.window, Session):
+            return self._sessions(program, query)
+        if query.state == "retracted":
+            raise BadRequestError(
+                f"state=retracted: {program.name} has no sessions, and only they are retracted", code="bad_state"
+            )
         step_ms = checked_step(program, query.step_ms)
         start_ms, end_ms = query.start_ms, query.end_ms
         if step_ms is not None:
@@ -175,6 +184,13 @@ class Metrics:
             tier_ms=tier_ms,
             capped=capped,
         )
+
+    def _sessions(self, program: Program, query: MetricQuery) -> Answer:
+        found = SessionReader(self._client, program).query(query, _matching(program, query.where))
+        rows = _ordered(program, found.rows, query.order)
+        truncated = len(rows) > query.limit
+        start_ms, end_ms = found.start_ms, found.end_ms
+        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, found.completeness, truncated)
 
     def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
@@ -264,6 +280,10 @@ class Metrics:
     def latest(self, metric: str) -> Answer:
         """The newest closed window."""
         program = self.program(metric)
+        if isinstance(program.window, Session):
+            found = SessionReader(self._client, program).latest(MAX_ROWS + 1)
+            rows = _ordered(program, found.rows, "window")
+            return Answer(program, rows[:MAX_ROWS], None, None, None, found.completeness, len(rows) > MAX_ROWS)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
         known = _Range(program, None, completeness, set(windows))
