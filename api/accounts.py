@@ -10,7 +10,7 @@ from typing import Any
 from api.answers import measure, window
 from pipeline.core.definitions import Config, Field, Transform
 from pipeline.core.programs import Program
-from pipeline.runtime.query import Completeness
+from pipeline.runtime.metric_completeness import Completeness
 from pipeline.runtime.recent import RecentEvent
 from pipeline.runtime.status import GroupStatus, Lag, StageStatus
 from pipeline.runtime.stream_time import PartitionTime, StreamTime
@@ -26,11 +26,16 @@ def metric_account(config: Config, program: Program, completeness: Completeness)
         "stream": program.stream.name,
         "window": window(program),
         "group": [{"name": name, "type": kind} for name, kind in program.group_types],
-        "values": [_value(program, number) for number in range(len(program.finishers))],
+        "values": [_value(program, number) for number in range(len(program.finishers))] + _selected(program),
         "watermark": completeness.watermark_ms,
         "complete_to": completeness.complete_to_ms,
         "version": program.version,
         "retention_ms": stage.retention_ms,
+        "allowed_lateness_ms": stage.allowed_lateness_ms,
+        "emit": stage.emit,
+        "output": stage.output,
+        "max_groups": stage.max_groups,
+        "tiers": [{"step": tier.size_ms, "retention_ms": tier.retention_ms} for tier in stage.rollups],
     }
 
 
@@ -46,6 +51,15 @@ def _value(program: Program, number: int) -> dict[str, Any]:
         "unit": measure(program, finisher),
         "description": field.description if field else None,
     }
+
+
+def _selected(program: Program) -> list[dict[str, Any]]:
+    """What is computed from finished aggregates: `field` is the expression."""
+    types, texts = program.selection.types, program.stage.select
+    return [
+        {"name": name, "type": types[name], "function": "select", "field": text, "unit": None, "description": None}
+        for name, text in texts.items()
+    ]
 
 
 def stream_account(found: StreamTime) -> dict[str, Any]:

@@ -9,16 +9,16 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from pipeline.core.accumulators import Int64, Slots, Values
+from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import Batch
 from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
@@ -115,7 +115,7 @@ class Prepared:
 
     `cells`: the distinct (pane start, cell field) of the batch; `first_rows` the first accepted row of each; `cell_of`
     the number of its cell for each accepted row; `rows` the numbers of the accepted rows in the batch; `frame` their
-    columns.
+    columns; `watermarks_ms` the watermark before each.
     """
 
     cells: list[tuple[int, bytes]]
@@ -123,6 +123,7 @@ class Prepared:
     cell_of: Rows
     rows: Rows
     frame: pl.DataFrame
+    watermarks_ms: Int64
     late: LateRows
     dead: tuple[DeadRow, ...]
     ledger: Ledger
@@ -154,7 +155,8 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
         dead=n_dead,
         partial=int((from_ends != NO_END).sum()),
     )
-    return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, before.after(batch, max_seen_ms))
+    time = before.after(batch, max_seen_ms)
+    return Prepared(cells, first_rows, cell_of, rows, frame, watermarks_ms[rows], late, dead, ledger, time)
 
 
 def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64) -> LateRows:
@@ -200,14 +202,23 @@ def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -
     cells, others = _within_cap(program.stage.max_groups, prepared, table)
     cell_slots = table.slots(cells)
     if len(prepared.rows):
-        _fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
+        fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
     if others:  # several cells of the batch have become one
         pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
         cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
     return Folded(cells, cell_slots, others)
 
 
-def _fold_values(program: Program, batch: Batch, prepared: Prepared, table: CellTable, slots: Slots) -> None:
+class Table(Protocol):
+    """Cells by slot, whatever they are keyed by."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]: ...
+    def fold_sketch(self, number: int, new: Values) -> None: ...
+
+
+def fold_values(program: Program, batch: Batch, prepared: Prepared, table: Table, slots: Slots) -> None:
+    """Fold the values of the accepted rows into cells, `slots` one a row, in stream order."""
     rows = prepared.rows
     times_ms = batch.times_ms[rows]
     events = Values(slots, times_ms, times_ms, batch.places[rows], batch.rows[rows])

@@ -24,6 +24,9 @@ EMIT_ROWS = 500  # rows a step downstream: XADD is about 1.4 µs a row in a scri
 STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
 
 
+Row = Mapping[str, bytes | str | int]  # fields of an entry of a metric's downstream stream
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """A merged window, ready to be published: groups with their packed cells, and their finished values as JSON for the
@@ -167,16 +170,14 @@ def outgoing(client: redis.Redis, metric: str, version: str, count: int = 100) -
     return [Outgoing(*map(int, head.split(b":"))) for head in heads]
 
 
-def emit(
-    scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequence[Mapping[str, bytes | str | int]]
-) -> bool:
+def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequence[Row]) -> bool:
     """Send the rest of a window's rows downstream in steps; False when another publisher is doing it.
 
     `rows` are all rows of the window, in the order every publisher finds them in (the stored blocks').
     """
     position = head
     while True:
-        step = rows[position.row : position.row + EMIT_ROWS]
+        step = _emit_step(rows, position.row)
         end = position.row + len(step)
         after = Outgoing(head.start_ms, head.end_ms, head.revision, end)
         args: list[bytes | str | int] = [str(position), str(after) if end < len(rows) else "", len(step)]
@@ -189,6 +190,18 @@ def emit(
         if end >= len(rows):
             return True
         position = after
+
+
+def _emit_step(
+    rows: Sequence[Mapping[str, bytes | str | int]], first: int
+) -> Sequence[Mapping[str, bytes | str | int]]:
+    """The rows of one script call: as many as it takes in a millisecond or two, by number and by bytes."""
+    size = 0
+    for number, row in enumerate(rows[first : first + EMIT_ROWS], start=1):
+        size += sum(len(value) for value in row.values() if isinstance(value, bytes | str))
+        if size > STAGING_BYTES:
+            return rows[first : first + number]
+    return rows[first : first + EMIT_ROWS]
 
 
 @dataclass(frozen=True, slots=True)

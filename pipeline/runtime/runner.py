@@ -130,7 +130,7 @@ class Runner:
             changes = self.computation.apply(batch, computed)
         after = self._after(state.checkpoint, entries, changes)
         fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), state.pending[0].id)
-        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows)
+        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows, changes.hashes)
         commit(self.scripts, self.stream.name, self.partition, what)
         state.checkpoint = after
         state.pending = state.pending[len(entries) :]

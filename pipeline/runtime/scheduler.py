@@ -79,6 +79,8 @@ class Housekeeping:
             if isinstance(stage, Aggregate):
                 for kept in self._kept(stage):
                     expired += expiry.expire_results(self.client, self._scripts, kept, stage.retention_ms, now_ms)
+                    for tier in kept.stage.rollups:
+                        expired += expiry.expire_tier(self.client, self._scripts, kept, tier, now_ms)
                 expired += expiry.expire_downstream(self.client, stage, now_ms)
             elif stage.publish:
                 expired += expiry.expire_transform(self.client, stream, stage, now_ms)

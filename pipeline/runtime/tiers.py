@@ -17,7 +17,7 @@ from pipeline.rim import keys, publish, replies, store
 from pipeline.rim.commit import Mark
 from pipeline.rim.publish import Settled, TierWindow
 from pipeline.rim.scripts import Scripts
-from pipeline.runtime.completeness import account
+from pipeline.runtime.metric_completeness import account
 
 WINDOWS_A_PASS = 20  # of one tier; each may be merged from hundreds of windows
 

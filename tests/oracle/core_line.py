@@ -18,7 +18,7 @@ from pipeline.core.merging import Piece, merge_window, pieces_of
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
 from pipeline.core.windows import FOREVER_MS, Span
-from pipeline.runtime.closer import finished_rows
+from pipeline.runtime.finishing import finished_rows
 from tests.laws.logs import Logged
 from tests.laws.replaying import Committed, Fate, replay
 
