@@ -227,7 +227,9 @@ class SessionReader:
                 "window_end": session.last + gap_ms,
                 "state": session.state,
                 "revision": session.revision,
+                "first": session.first,
                 "last": session.last,
+                "closes_at": session.last + gap_ms,
                 **group_values(program, session.group),
                 **row,
             }

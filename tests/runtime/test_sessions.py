@@ -93,7 +93,9 @@ def test_a_session_is_open_then_closed_then_final(server: RunningServer) -> None
     assert ada == {
         "window_start": 100,
         "window_end": 115,
+        "first": 100,
         "last": 105,
+        "closes_at": 115,
         "state": "final",
         "revision": 0,
         "user": "ada",
@@ -264,10 +266,10 @@ def test_what_goes_downstream_is_as_asked_for(server: RunningServer, output: Out
         []
         if output == "none"
         else [
-            '{"window_start":100,"window_end":110,"state":"closed","revision":0,"last":100,"user":"ada","n":1,'
+            '{"window_start":100,"window_end":110,"state":"closed","revision":0,"first":100,"last":100,"closes_at":110,"user":"ada","n":1,'
             '"total":1.0,"end":1.0}',
-            '{"window_start":100,"window_end":110,"state":"retracted","revision":1,"last":100,"user":"ada"}',
-            '{"window_start":100,"window_end":115,"state":"closed","revision":0,"last":105,"user":"ada","n":2,'
+            '{"window_start":100,"window_end":110,"state":"retracted","revision":1,"first":100,"last":100,"closes_at":110,"user":"ada"}',
+            '{"window_start":100,"window_end":115,"state":"closed","revision":0,"first":100,"last":105,"closes_at":115,"user":"ada","n":2,'
             '"total":2.0,"end":1.0}',
         ]
     )

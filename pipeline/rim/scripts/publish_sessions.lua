@@ -77,7 +77,7 @@ local now_ms = string.format('%.0f', tonumber(clock[1]) * 1000 + math.floor(tonu
 local lines = {}
 local function members(row, state, revision, more)
   local parts = {'"window_start":' .. row.first, '"window_end":' .. row.closes_at, '"state":"' .. state .. '"',
-    '"revision":' .. revision, '"last":' .. row.last}
+    '"revision":' .. revision, '"first":' .. row.first, '"last":' .. row.last, '"closes_at":' .. row.closes_at}
   for _, pairs in ipairs(more) do
     if pairs[2] and pairs[2] ~= '' then parts[#parts + 1] = pairs[2] end
   end
@@ -91,7 +91,7 @@ local function put(row, state, revision, cell, more)
     lines[#lines + 1] = members(row, state, revision, more)
   elseif ARGV[5] == 'rows' then
     local sent = {'window_start', row.first, 'window_end', row.closes_at, 'state', state, 'revision', revision,
-      'version', ARGV[1], 'last', row.last}
+      'version', ARGV[1], 'first', row.first, 'last', row.last, 'closes_at', row.closes_at}
     for _, pairs in ipairs(more) do
       for _, part in ipairs(pairs) do sent[#sent + 1] = part end
     end
