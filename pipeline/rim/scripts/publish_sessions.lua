@@ -65,7 +65,9 @@ if at ~= #ARGV then error('publish_sessions.lua: ' .. #ARGV .. ' arguments, ' ..
 local wanted = {'hash', 'hash', 'zset', 'zset', 'stream', 'hash', 'hash'}
 for i = 1, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
-  if kind ~= 'none' and kind ~= (wanted[i] or 'hash') then error('publish_sessions.lua: ' .. KEYS[i] .. ' is a ' .. kind) end
+  if kind ~= 'none' and kind ~= (wanted[i] or 'hash') then
+    return redis.error_reply('WRONGTYPE publish_sessions.lua: ' .. KEYS[i] .. ' is a ' .. kind)
+  end
 end
 local stored_load, stored_commit = order(redis.call('HGET', KEYS[1], ARGV[2]) or '0-0')
 if stored_load > mark_load or (stored_load == mark_load and stored_commit > mark_commit) then return -1 end
