@@ -1,10 +1,14 @@
-"""Sessions that were published long enough ago go, a bucket at a time, with what `latest` shows of them."""
+"""Sessions that were published long enough ago go, a bucket at a time, with what `latest` shows of them.
+
+Live sessions of a running version never expire; those of a retired one go when it has been at rest for as long.
+"""
 
 from __future__ import annotations
 
 import redis
 
-from pipeline.rim import keys, session_store
+from pipeline.core.definitions import Stream
+from pipeline.rim import keys, session_store, store
 from pipeline.rim.scripts import Scripts
 
 SESSIONS_A_STEP = 500  # some 2 µs each
@@ -36,3 +40,11 @@ def _expire_bucket(
             return removed  # published to again
         removed += len(step)
     return removed
+
+
+def forget_retired(client: redis.Redis, stream: Stream, group: str, before_ms: int) -> None:
+    """Delete the live sessions of a retired version whose last entry arrived before `before_ms`."""
+    checkpoints = store.load_checkpoints(client, stream.name, stream.partitions, group)
+    if all(checkpoint.arrival_ms < before_ms for checkpoint in checkpoints):
+        for partition in range(stream.partitions):
+            client.execute_command("UNLINK", keys.live_sessions(stream.name, partition, group))
