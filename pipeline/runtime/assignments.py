@@ -26,11 +26,12 @@ def computations_of(
         if isinstance(stage, Transform):
             found.append(_publish_computation(config, stage, stream, partition))
         else:
-            found.append(_aggregate_computation(programs[stage.name], partition))
+            found.append(aggregate_computation(programs[stage.name], partition))
     return found
 
 
-def _aggregate_computation(program: Program, partition: int) -> Computation:
+def aggregate_computation(program: Program, partition: int) -> AggregateComputation | SessionComputation:
+    """What aggregates one partition of a metric: panes or sessions."""
     if isinstance(program.window, Session):
         return SessionComputation(program, partition)
     return AggregateComputation(program, partition)
