@@ -291,6 +291,21 @@ def test_sessions_expire_by_when_they_were_published(server: RunningServer) -> N
     assert session_store.buckets(server.client, METRIC, program.version) == []
 
 
+def test_a_session_that_may_still_change_does_not_expire(server: RunningServer) -> None:
+    line = Line(config(lateness_ms=100), server)
+    housekeeping = Housekeeping(line.config, server.client, allow_volatile=True)
+    send(line, click(100), click(219, "bob"))  # final at 100 + 2 gaps + 100
+
+    housekeeping.expire_once(store.redis_time_ms(server.client) + DAY_MS + 60_000)
+    assert spans(line.closed(METRIC)) == [("ada", 100, 100, 1, "closed")]
+    line.settle()  # a worker that has just loaded offers again what is closed and not final
+    assert sent(line) == []  # the rows of a day ago have gone, and none was sent again
+
+    send(line, click(220, "bob"))
+    housekeeping.expire_once(store.redis_time_ms(server.client) + DAY_MS + 60_000)
+    assert line.closed(METRIC) == []
+
+
 def test_live_sessions_of_a_retired_version_go_when_it_has_rested(server: RunningServer) -> None:
     old = Line(config(), server)
     send(old, click(100))
