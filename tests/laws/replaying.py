@@ -10,15 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipeline.core.batches import Batch, read_batch
+from pipeline.core.cells import PaneChange
+from pipeline.core.definitions import Session
 from pipeline.core.entries import parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
-from pipeline.runtime.computations import AggregateComputation
+from pipeline.runtime.computations import AggregateComputation, Changes
+from pipeline.runtime.session_computation import SessionComputation
 from tests.laws.logs import Logged
 
 Fate = Literal["go on", "crash before the commit", "crash after the commit"]
+Worker = AggregateComputation | SessionComputation
 
 
 @dataclass(slots=True)
@@ -26,6 +30,7 @@ class Committed:
     """The state outside the worker."""
 
     panes: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    sessions: dict[bytes, bytes] = field(default_factory=dict)  # all that there were: nobody publishes and settles them
     late: list[Any] = field(default_factory=list)
     dead: list[Any] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -42,12 +47,12 @@ def replay(
 ) -> Committed:
     """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch."""
     committed = Committed()
-    worker = AggregateComputation(program, partition)
+    worker = new_worker(program, partition)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
         if fate == "crash before the commit":
             batch = read(program, log[at : at + size], partition)
-            worker.apply(batch, worker.compute(batch, committed.time))
+            _applied(worker, batch, committed.time)
         else:
             commit(worker, committed, log[at : at + size])
             at += size
@@ -56,16 +61,20 @@ def replay(
     return committed.ordered()
 
 
-def commit(worker: AggregateComputation, committed: Committed, entries: Sequence[Logged]) -> set[int]:
+def new_worker(program: Program, partition: int) -> Worker:
+    is_session = isinstance(program.stage.window, Session)
+    return SessionComputation(program, partition) if is_session else AggregateComputation(program, partition)
+
+
+def commit(worker: Worker, committed: Committed, entries: Sequence[Logged]) -> set[int]:
     """Compute some entries and commit what they change; return the panes that changed."""
     program, partition = worker.program, worker.partition
     batch = read(program, entries, partition)
-    changes = worker.apply(batch, worker.compute(batch, committed.time))
+    changes = _applied(worker, batch, committed.time)
     for start, change in changes.panes.items():
-        stored = committed.panes.setdefault(start, {})
-        stored.update(change.cells)
-        for name in change.gone:
-            del stored[name]
+        _store(committed.panes.setdefault(start, {}), change)
+    for change in changes.hashes.values():
+        _store(committed.sessions, change)
     committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
     committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
     assert changes.ledger.balances
@@ -75,16 +84,31 @@ def commit(worker: AggregateComputation, committed: Committed, entries: Sequence
     return set(changes.panes)
 
 
+def _applied(worker: Worker, batch: Batch, before: TimeState) -> Changes:
+    if isinstance(worker, SessionComputation):
+        return worker.apply(batch, worker.compute(batch, before))
+    return worker.apply(batch, worker.compute(batch, before))
+
+
+def _store(stored: dict[bytes, bytes], change: PaneChange) -> None:
+    stored.update(change.cells)
+    for name in change.gone:
+        del stored[name]
+
+
 def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
     entries = [parse_entry(entry.id.encode(), entry.fields) for entry in log]
     reader = Reader(program.stream, program.needs)
     return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
 
 
-def reloaded(program: Program, committed: Committed, partition: int) -> AggregateComputation:
-    """A new worker that has loaded the open panes."""
-    worker = AggregateComputation(program, partition)
-    for start, cells in committed.panes.items():
-        worker.table.load(start, cells)
+def reloaded(program: Program, committed: Committed, partition: int) -> Worker:
+    """A new worker that has loaded the open panes, or the sessions."""
+    worker = new_worker(program, partition)
+    if isinstance(worker, SessionComputation):
+        worker.table.load(committed.sessions)
+    else:
+        for start, cells in committed.panes.items():
+            worker.table.load(start, cells)
     worker.forget(committed.time)
     return worker

@@ -17,8 +17,10 @@ from pipeline.core.definitions import Session
 from pipeline.core.merging import Piece, merge_window, pieces_of
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
+from pipeline.core.session_form import parse_session
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.runtime.finishing import finished_rows
+from pipeline.runtime.session_closer import finished_cells
 from tests.laws.logs import Logged
 from tests.laws.replaying import Committed, Fate, replay
 
@@ -43,9 +45,10 @@ def run(program: Program, logs: Sequence[Sequence[Logged]], batches: Batches = (
 
 def answer(program: Program, done: Sequence[Committed]) -> Answer:
     """What the partitions have committed, as windows of finished values."""
-    assert not isinstance(program.stage.window, Session), "sessions are no panes: rewire this to the core that has them"
     ledger = sum((each.ledger for each in done), Ledger())
     late = [{name: int(row[name]) for name in LATE} for each in done for row in each.late]
+    if isinstance(program.stage.window, Session):
+        return Answer(session_rows(program, program.stage.window, done), late, ledger)
     return Answer(merged_rows(program, [each.panes for each in done]), late, ledger)
 
 
@@ -73,6 +76,18 @@ def merged_rows(
         | dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
         | values
         for (number, group), values in zip(keys, finished, strict=True)
+    ]
+    return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
+
+
+def session_rows(program: Program, window: Session, done: Sequence[Committed]) -> list[Row]:
+    """Every session there is; a group's are all in one partition."""
+    found = [parse_session(name, value) for each in done for name, value in each.sessions.items()]
+    rows = [
+        {"first": session.first, "last": session.last, "closes_at": session.last + window.gap_ms}
+        | dict(zip(program.stage.group_by, msgspec.json.decode(session.group), strict=True))
+        | values
+        for session, values in zip(found, finished_cells(program, [each.cell for each in found]), strict=True)
     ]
     return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
 
