@@ -228,6 +228,15 @@ def test_an_answer_holds_the_sessions_that_overlap_its_range(server: RunningServ
     assert [row["window_start"] for row in line.rows(METRIC, order="-n")] == [100, 130, 200]
 
 
+def test_a_late_session_that_ends_earlier_does_not_hide_the_others_of_its_bucket(server: RunningServer) -> None:
+    line = Line(config(lateness_ms=1_000), server)
+    send(line, click(100), click(300, "bob"))
+
+    send(line, click(50, "eve"))
+
+    assert [row["user"] for row in line.rows(METRIC, state="closed", start_ms=105)] == ["ada"]
+
+
 def test_totals_are_of_final_sessions_by_their_first_event(server: RunningServer) -> None:
     line = Line(config(), server)
     send(line, click(100, v=1.0), click(999, v=2.0), click(1_005, v=4.0), click(1_500, v=8.0))
