@@ -47,5 +47,9 @@ class TornError(StreamgaugeError):
     """A commit was cut off in the middle (a server error after its first write): the partition needs a rebuild."""
 
 
+class MissingTableError(StreamgaugeError):
+    """A lookup table's content that the log names is not there: it was deleted, or never stored."""
+
+
 class ForeignKeyError(StreamgaugeError):
     """A key of ours holds another type: something else writes to this Redis. Nothing was written."""

@@ -1,7 +1,7 @@
 """A batch of the log and the state before it → changed cells, late rows, dead rows and the ledger: the heart, and pure.
 
     batch ── prefix watermark per event ──┐
-      └── steps (filter, derive) ── pane ── late? ── cell ── fold into the table
+      └── steps (filter, derive, lookup, explode, python) ── pane ── late? ── cell ── fold into the table
 
 `prepare` computes everything that can fail and touches no state; `fold` changes the table and cannot fail. The ledger
 counts every event of the log once, in this order: dead, filtered, late, else accepted (DESIGN section 6).
@@ -9,43 +9,35 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.exceptions import PolarsError
 
 from pipeline.core.accumulators import Int64, Slots, Values
-from pipeline.core.batches import Batch
+from pipeline.core.batches import ROW, Batch
 from pipeline.core.cells import CellTable, cell_field
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
-from pipeline.core.programs import Program, Step
+from pipeline.core.programs import Program
+from pipeline.core.steps import NO_CONTENTS, DeadRow, Joins, apply_steps, tables_after
+from pipeline.core.tables import Contents
 from pipeline.core.windows import pane_starts
 
-ROW = "_row"  # column of a frame in flight: the row's number in its batch
-POISON_ATTEMPTS = 3  # a row that fails this often alone is a dead letter (DESIGN 8.6)
 Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class TimeState:
-    """How far time is in one partition: running maxima over the events before the next one; None before the first."""
+    """What the log up to the next event made of one partition: running maxima, None before the first event; `tables`,
+    the hash of the content that each lookup table has there."""
 
     max_seen_ms: int | None = None  # of min(event time, arrival): the watermark plus disorder
     max_ts_ms: int | None = None  # of event time as it came
     floor_ms: int | None = None  # windows that begin at or before it lost events to a trim of the log: left alone
-
-
-@dataclass(frozen=True, slots=True)
-class DeadRow:
-    """A row that cannot be processed: its number in the batch, and why."""
-
-    row: int
-    code: str
-    message: str
+    tables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,34 +96,30 @@ class Prepared:
     time: TimeState
 
 
-def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
+def prepare(program: Program, batch: Batch, before: TimeState, contents: Contents = NO_CONTENTS) -> Prepared:
     """Compute a batch up to its cells. Pure: nothing of the state is touched.
 
+    `contents` are those of the lookup tables that hold somewhere in the batch, by hash.
     Rows whose expressions fail are found by halving and become dead rows; all other failures are our own mistakes.
     """
     watermarks_ms, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, program.stream.time.disorder_ms)
     numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(program.needs)))
-    frame, dead = apply_steps(program.steps, numbered)
+    frame, dead = apply_steps(program.steps, numbered, Joins(before.tables, batch.reloads, contents))
     rows = frame[ROW].to_numpy().astype(np.intp)
     times_ms = batch.times_ms[rows]
     starts_ms = pane_starts(program.window, times_ms)
     is_late = starts_ms + program.window.size_ms <= watermarks_ms[rows]
     if before.floor_ms is not None:
         is_late |= starts_ms <= before.floor_ms
-    late = _late_rows(program, batch, rows[is_late], starts_ms[is_late], watermarks_ms)
+    once = is_late & (np.diff(rows, prepend=-1) != 0)  # an event is late once, however many rows were made from it
+    late = _late_rows(program, batch, rows[once], starts_ms[once], watermarks_ms)
+    ledger = ledger_of(batch, rows, is_late, len(dead))
     if len(late):
         keep = ~is_late
         frame, rows, starts_ms = frame.filter(pl.Series(keep)), rows[keep], starts_ms[keep]
     cells, cell_of = _cells(program, frame, starts_ms)
-    n_dead = batch.n_dead + len(dead)
-    ledger = Ledger(
-        read=batch.n_events,
-        accepted=len(rows),
-        filtered=batch.n_events - n_dead - len(rows) - len(late),
-        late=len(late),
-        dead=n_dead,
-    )
-    time = TimeState(max_seen_ms, _max_of(before.max_ts_ms, batch.times_ms), before.floor_ms)
+    tables = tables_after(before.tables, batch.reloads)
+    time = TimeState(max_seen_ms, _max_of(before.max_ts_ms, batch.times_ms), before.floor_ms, tables)
     return Prepared(cells, cell_of, rows, frame, late, dead, ledger, time)
 
 
@@ -192,33 +180,24 @@ def as_numpy(column: pl.Series) -> npt.NDArray[Any]:
     return column.cast(pl.Int64).fill_null(0).to_numpy()
 
 
-def apply_steps(steps: tuple[Step, ...], frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[DeadRow, ...]]:
-    """Run the fused transforms; where an expression fails on the data, the rows it fails on alone are dead.
+def ledger_of(batch: Batch, rows: Rows, is_late: npt.NDArray[np.bool_], dead: int) -> Ledger:
+    """Count the events of a batch, each once, by what became of the rows made from it.
 
-    Expressions are row-wise, so the rows that pass give the same values whichever half they are computed in.
+    `rows` are the input rows of what the steps left, in stream order, several of one event side by side; `is_late`
+    says which of them are late; `dead` rows could not be computed. An event is accepted when any of its rows is, late
+    when all that are left are, and filtered when none is left.
     """
-    dead: list[DeadRow] = []
-    for step in steps:
-        frame = _halve_poison(lambda part, step=step: _apply(step, part), frame, dead)  # type: ignore[misc]
-    return frame, tuple(sorted(dead, key=lambda row: row.row))
+    n_dead = batch.n_dead + dead
+    present, accepted = n_events(rows), n_events(rows[~is_late])
+    return Ledger(
+        read=batch.n_events,
+        accepted=accepted,
+        filtered=batch.n_events - n_dead - present,
+        late=present - accepted,
+        dead=n_dead,
+    )
 
 
-def _apply(step: Step, frame: pl.DataFrame) -> pl.DataFrame:
-    kept = frame if step.filter is None else frame.filter(step.filter)
-    return kept.with_columns(step.derive) if step.derive else kept
-
-
-def _halve_poison(
-    compute: Callable[[pl.DataFrame], pl.DataFrame], frame: pl.DataFrame, dead: list[DeadRow]
-) -> pl.DataFrame:
-    error: PolarsError | None = None
-    for _ in range(1 if len(frame) > 1 else POISON_ATTEMPTS):
-        try:
-            return compute(frame)
-        except PolarsError as failure:
-            error = failure
-    if len(frame) <= 1:
-        dead.extend(DeadRow(int(row), "expression_failed", str(error)) for row in frame[ROW])
-        return compute(frame.clear())
-    middle = len(frame) // 2
-    return pl.concat([_halve_poison(compute, half, dead) for half in (frame[:middle], frame[middle:])])
+def n_events(rows: Rows) -> int:
+    """How many events rows in stream order were made from."""
+    return int(np.count_nonzero(np.diff(rows))) + 1 if len(rows) else 0

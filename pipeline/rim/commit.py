@@ -64,6 +64,7 @@ class Checkpoint:
     late: int = 0
     dead: int = 0
     torn: bool = False
+    tables: Mapping[str, str] = field(default_factory=dict)  # hash of the content each lookup table has at the cursor
 
     @property
     def mark(self) -> Mark:
@@ -82,6 +83,7 @@ class Checkpoint:
             "max_ts_ms": self.max_ts_ms,
             "floor_ms": self.floor_ms,
             **{name: getattr(self, name) for name in _COUNTERS},
+            **{f"table:{name}": content for name, content in self.tables.items()},
         }
         return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -94,6 +96,11 @@ class Checkpoint:
             max_ts_ms=_optional(stored.get(b"max_ts_ms")),
             floor_ms=_optional(stored.get(b"floor_ms")),
             torn=b"torn" in stored,
+            tables={
+                name.removeprefix(b"table:").decode(): content.decode()
+                for name, content in stored.items()
+                if name.startswith(b"table:")
+            },
             **numbers,
         )
 

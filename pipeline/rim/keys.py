@@ -16,6 +16,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
+                               table:TABLE
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → mark; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial; with the results that use it
@@ -23,7 +24,9 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
     {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit
     {s.p}:cuts         zset    sampled places a trim may cut at, by arrival ms; until passed by a trim
-    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it
+    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it, and `table:TABLE` →
+                               hash of the content that each lookup table had there
+    {s.p}:tables       list    `ID HASH TABLE` of each reload of a lookup table in the log; those trimmed are in the cut
     {s.p}:TRANSFORM    stream  rows of a transform with `publish: true`; trimmed by the scheduler
     {s}:record         hash    partitions: how many there were when the stream was first set up
 
@@ -43,6 +46,8 @@ A metric. Results go `retention` after they were last published.
 The installation.
 
     streamgauge:workers      zset    live workers by Redis time of their last beat
+    {streamgauge}:table:HASH string  a content of a lookup table (Arrow IPC); while a log or a cut names it
+    {streamgauge}:tables     hash    `HASH STREAM PARTITION` → when the content was stored for it, ms; with the content
 """
 
 from __future__ import annotations
@@ -116,6 +121,10 @@ def cut(stream: str, partition: int) -> str:
     return _of_partition(stream, partition, "cut")
 
 
+def tables(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "tables")
+
+
 def published_transform(stream: str, partition: int, transform: str) -> str:
     return _of_partition(stream, partition, transform)
 
@@ -166,3 +175,11 @@ def staging_latest(metric: str, token: str) -> str:
 
 def workers() -> str:
     return "streamgauge:workers"
+
+
+def table_content(content: str) -> str:
+    return f"{{streamgauge}}:table:{content}"
+
+
+def table_contents() -> str:
+    return "{streamgauge}:tables"

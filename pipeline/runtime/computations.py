@@ -15,13 +15,15 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import Batch, split_id
+from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Config, Stream, Transform
-from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
-from pipeline.core.programs import Program, Step, compile_steps, version_of
+from pipeline.core.process import Ledger, Prepared, TimeState, fold, ledger_of, prepare
+from pipeline.core.programs import Program, version_of
+from pipeline.core.steps import DeadRow, Joins, Step, apply_steps, compile_steps, hashes_in, tables_after
 from pipeline.core.windows import is_final
 from pipeline.rim import keys, store
+from pipeline.rim.tables import TableCache
 
 RowFields = Mapping[str, bytes | str | int]
 
@@ -57,6 +59,7 @@ class AggregateComputation:
 
     program: Program
     partition: int
+    tables: TableCache = field(default_factory=TableCache)
     table: CellTable = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,7 +86,8 @@ class AggregateComputation:
             self.table.load(start, cells)
 
     def compute(self, batch: Batch, before: TimeState) -> Prepared:
-        return prepare(self.program, batch, before)
+        contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
+        return prepare(self.program, batch, before, contents)
 
     def size(self, computed: Prepared) -> int:
         return len(computed.cells) + len(computed.late)
@@ -105,7 +109,7 @@ class AggregateComputation:
 
     def fresh(self) -> AggregateComputation:
         """The same work without any state: for trying what may kill."""
-        return AggregateComputation(self.program, self.partition)
+        return AggregateComputation(self.program, self.partition, self.tables)
 
     def _is_final(self, start_ms: int, time: TimeState) -> bool:
         if time.max_seen_ms is None:
@@ -170,6 +174,7 @@ class PublishComputation:
     steps: tuple[Step, ...]
     columns: tuple[str, ...]
     needs: frozenset[str]
+    tables: TableCache = field(default_factory=TableCache)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """A transform keeps no state."""
@@ -177,13 +182,14 @@ class PublishComputation:
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)
         numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
-        frame, dead = apply_steps(self.steps, numbered)
-        n_dead = batch.n_dead + len(dead)
-        filtered = batch.n_events - n_dead - len(frame)
-        ledger = Ledger(read=batch.n_events, accepted=len(frame), filtered=filtered, dead=n_dead)
+        contents = self.tables.contents(hashes_in(self.steps, before.tables, batch.reloads))
+        frame, dead = apply_steps(self.steps, numbered, Joins(before.tables, batch.reloads, contents))
+        ledger = ledger_of(batch, frame[ROW].to_numpy(), np.zeros(len(frame), dtype=np.bool_), len(dead))
         newest = [int(batch.times_ms.max())] if len(batch.times_ms) else []
         max_ts_ms = max([*newest, *([] if before.max_ts_ms is None else [before.max_ts_ms])], default=None)
-        return Published(frame.select(self.columns), dead, ledger, TimeState(max_seen_ms, max_ts_ms, before.floor_ms))
+        tables = tables_after(before.tables, batch.reloads)
+        time = TimeState(max_seen_ms, max_ts_ms, before.floor_ms, tables)
+        return Published(frame.select(self.columns), dead, ledger, time)
 
     def size(self, computed: Published) -> int:
         return len(computed.frame)
@@ -225,23 +231,23 @@ def reads_log(stage: object) -> bool:
 
 
 def computations_of(
-    config: Config, programs: Mapping[str, Program], stream: Stream, partition: int
+    config: Config, programs: Mapping[str, Program], stream: Stream, partition: int, tables: TableCache
 ) -> list[Computation]:
-    """Everything that reads one partition of a stream."""
+    """Everything that reads one partition of a stream; `tables` serves all of them."""
     found: list[Computation] = []
     for stage in config.stages.values():
         if config.stream_of(stage).name != stream.name or not reads_log(stage):
             continue
         if isinstance(stage, Transform):
-            found.append(_publish_computation(config, stage, stream, partition))
+            found.append(_publish_computation(config, stage, stream, partition, tables))
         else:
-            found.append(AggregateComputation(programs[stage.name], partition))
+            found.append(AggregateComputation(programs[stage.name], partition, tables))
     return found
 
 
-def _publish_computation(config: Config, stage: Transform, stream: Stream, partition: int) -> PublishComputation:
-    derived = [name for transform in (*config.transforms_of(stage), stage) for name in transform.derive]
-    columns = (*(f.name for f in stream.fields), *derived)
-    steps, needs, _ = compile_steps(config, stage, frozenset(columns))
+def _publish_computation(
+    config: Config, stage: Transform, stream: Stream, partition: int, tables: TableCache
+) -> PublishComputation:
+    steps, needs, columns = compile_steps(config, stage, None)
     group = f"{stage.name}@{version_of(config, stage.name)}"
-    return PublishComputation(stage.name, group, stream, partition, steps, columns, needs)
+    return PublishComputation(stage.name, group, stream, partition, steps, tuple(columns), needs, tables)

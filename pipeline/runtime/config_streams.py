@@ -10,8 +10,8 @@ import re
 from typing import Any, get_args
 from zoneinfo import ZoneInfo
 
+from pipeline.core.column_types import column_type
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream, TimePolicy, TimeUnit
-from pipeline.core.programs import column_type
 from pipeline.core.spelling import did_you_mean
 from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report

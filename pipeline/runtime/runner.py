@@ -170,11 +170,12 @@ class Runner:
             filtered=before.filtered + ledger.filtered,
             late=before.late + ledger.late,
             dead=before.dead + ledger.dead,
+            tables=changes.time.tables,
         )
 
 
 def time_state(checkpoint: Checkpoint) -> TimeState:
-    return TimeState(checkpoint.max_seen_ms, checkpoint.max_ts_ms, checkpoint.floor_ms)
+    return TimeState(checkpoint.max_seen_ms, checkpoint.max_ts_ms, checkpoint.floor_ms, checkpoint.tables)
 
 
 def parse_entries(entries: Sequence[RawEntry]) -> list[Entry]:

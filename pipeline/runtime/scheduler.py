@@ -1,4 +1,4 @@
-"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, and checks of the server.
+"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, changed tables, server checks.
 
 Safe to run several: every effect is decided inside a script (a tick by the last entry, a trim by the checkpoints, an
 expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by
@@ -30,13 +30,15 @@ from pipeline.rim.store import redis_time_ms
 from pipeline.rim.trim import Trimmed
 from pipeline.runtime.config import load_config
 from pipeline.runtime.setup import groups_of
+from pipeline.runtime.table_reloads import TableReloads
 from pipeline.runtime.time_keepers import time_keepers
 
 TICK_EVERY_MS = 500  # a silent stream closes its windows at most this much after it is due
 TRIM_EVERY_MS = 5_000  # at 150 MB/s a log of 1 GB fills in seven seconds: once a minute would let it grow to nine
 EXPIRE_EVERY_MS = MINUTE_MS
 CHECK_EVERY_MS = MINUTE_MS
-JOBS_AT_ONCE = 4  # one thread a job: a long trim must not hold up the ticks
+TABLES_EVERY_MS = MINUTE_MS
+JOBS_AT_ONCE = 5  # one thread a job: a long trim must not hold up the ticks
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +52,7 @@ class Housekeeping:
         self.client = client
         self._scripts = Scripts(client)
         self._time_keepers = time_keepers(client, config)
+        self._tables = TableReloads(config, client, self._scripts)
         self._unfit: frozenset[str] = frozenset()
 
     def tick_once(self, now_ms: int | None = None) -> list[str]:
@@ -82,6 +85,12 @@ class Housekeeping:
             groups = groups_of(self.config, stream.name)
             expired += expiry.expire_side_streams(self.client, stream, groups, now_ms)
         return expired
+
+    def reload_tables_once(self, now_ms: int | None = None) -> int:
+        """Bring files of lookup tables that have changed into the logs; return in how many partitions one was news."""
+        news = self._tables.reload_once()
+        self._tables.drop_unused(redis_time_ms(self.client) if now_ms is None else now_ms)
+        return news
 
     def check_once(self) -> None:
         """Say in the log what is wrong with the server's settings, once each time that it changes."""
@@ -130,6 +139,7 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
         ("trim", housekeeping.trim_once, TRIM_EVERY_MS),
         ("expiry", housekeeping.expire_once, EXPIRE_EVERY_MS),
         ("checks", housekeeping.check_once, CHECK_EVERY_MS),
+        ("tables", housekeeping.reload_tables_once, TABLES_EVERY_MS),
     ]
     for name, job, every_ms in jobs:
         scheduler.add_job(

@@ -161,7 +161,7 @@ REFUSED_STAGES = [
     ),
 ]
 
-UNBUILT_STAGE_SETTINGS = ("lookup", "python", "explode", "select", "rollups", "max_groups", "output")
+UNBUILT_STAGE_SETTINGS = ("select", "rollups", "max_groups", "output")
 UNBUILT_WINDOWS = ("hopping", "session", "cumulating", "calendar")
 UNBUILT_AGGREGATES = (
     *("var(ms)", "stddev(ms)", "quantile(ms, 0.95)", "histogram(ms)", "distinct(user)", "distinct_exact(user)"),

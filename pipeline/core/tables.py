@@ -1,0 +1,128 @@
+"""Lookup tables as values: one content of a table, its canonical bytes and their hash, and the column a lookup joins.
+
+A content is the whole file, not what a config takes of it: the log names contents by hash, and a stage of another
+config joins with what was there. A CSV holds texts, so `007` stays what it is; a lookup reads them as its own types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from pipeline.core.column_types import type_of, type_text
+from pipeline.core.definitions import Lookup, ScalarType
+
+KEY = "_key"  # of a joined frame: no field has this name
+MAX_SHOWN = 3  # key values in a message
+
+_HASH_BYTES = 16
+_INT_TEXT = r"^-?(0|[1-9][0-9]{0,18})$"  # with a leading zero it is a code, and stays text
+_FLOAT_TEXT = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+_BOOL_TEXT = r"^(true|false)$"
+
+
+class TableError(ValueError):
+    """A table that a lookup cannot use: a sentence that says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One content of a lookup table; what a lookup joins is made once."""
+
+    frame: pl.DataFrame
+    _joined: dict[Lookup, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def joined(self, lookup: Lookup) -> pl.DataFrame:
+        """The keys (`_key`, each once, none null) and the value of each (`value`), read as the lookup's types.
+
+        A content from before the one the lookup was checked with may lack a column, or hold what is not of its type:
+        there is no such value then, which is null.
+        """
+        if lookup not in self._joined:
+            keys = _column(self.frame, lookup.key, lookup.key_type).alias(KEY)
+            values = _column(self.frame, lookup.column, lookup.type).alias("value")
+            frame = pl.DataFrame([keys, values]).drop_nulls(KEY)
+            self._joined[lookup] = frame.unique(KEY, keep="first", maintain_order=True)
+        return self._joined[lookup]
+
+
+Contents = Mapping[str, Table]  # by hash
+
+
+def encode(frame: pl.DataFrame) -> bytes:
+    """A content as the bytes that are stored and hashed: Arrow IPC, compressed, in one piece."""
+    out = io.BytesIO()
+    frame.rechunk().write_ipc(out, compression="zstd")
+    return out.getvalue()
+
+
+def decode(content: bytes) -> Table:
+    """The content that `encode` made; the caller has compared the hash."""
+    return Table(pl.read_ipc(io.BytesIO(content)))
+
+
+def content_hash(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=_HASH_BYTES).hexdigest()
+
+
+def column_kind(frame: pl.DataFrame, name: str) -> ScalarType:
+    """The config type of a column; texts are what all of them can be read as: int, float, bool, else string."""
+    column = frame[name]
+    if column.dtype == pl.String:
+        return _kind_of_texts(column.drop_nulls())
+    kind: ScalarType = type_text(column.dtype)  # type: ignore[assignment]  # a content has only such columns
+    return kind
+
+
+def _kind_of_texts(texts: pl.Series) -> ScalarType:
+    if not len(texts):
+        return "string"
+    if texts.str.contains(_INT_TEXT).all() and texts.cast(pl.Int64, strict=False).null_count() == 0:
+        return "int"
+    if texts.str.contains(_FLOAT_TEXT).all():
+        return "float"
+    return "bool" if texts.str.contains(_BOOL_TEXT).all() else "string"
+
+
+def check(frame: pl.DataFrame, lookup: Lookup) -> None:
+    """Check that a new content gives a lookup what it needs.
+
+    Raises:
+        TableError: a column is missing or holds what is not of its type, or a key is null or there twice.
+    """
+    for name, kind in ((lookup.key, lookup.key_type), (lookup.column, lookup.type)):
+        if name not in frame.columns:
+            raise TableError(f"has no column '{name}'. Its columns are: {', '.join(frame.columns)}.")
+        read = _column(frame, name, kind)
+        lost = read.is_null() & frame[name].is_not_null()
+        if lost.any():
+            raise TableError(f"its column '{name}' is {kind}, and {_shown(frame[name].filter(lost))} is not.")
+    keys = _column(frame, lookup.key, lookup.key_type)
+    if keys.null_count():
+        raise TableError(f"its key '{lookup.key}' is empty in {keys.null_count():,} rows. Every row needs one.")
+    twice = keys.filter(keys.is_duplicated()).unique(maintain_order=True)
+    if len(twice):
+        raise TableError(f"its key '{lookup.key}' is there more than once for {_shown(twice)}. A key is unique.")
+
+
+def _column(frame: pl.DataFrame, name: str, kind: ScalarType) -> pl.Series:
+    """A column as a type, null where a value is not of it."""
+    dtype = type_of(kind)
+    if name not in frame.columns:
+        return pl.Series(name, [None], dtype=dtype).new_from_index(0, len(frame))
+    column = frame[name]
+    if column.dtype == pl.String and kind == "bool":
+        return column.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
+    if column.dtype == pl.String and kind == "timestamp":
+        return pl.Series(name, [None], dtype=dtype).new_from_index(0, len(frame))  # a CSV has none
+    read = column.cast(dtype, strict=False)
+    return read.set(~read.is_finite(), None) if kind == "float" else read
+
+
+def _shown(values: pl.Series) -> str:
+    first = ", ".join(repr(value) for value in values.head(MAX_SHOWN).to_list())
+    return first if len(values) <= MAX_SHOWN else f"{first} and {len(values) - MAX_SHOWN:,} more"
