@@ -25,7 +25,7 @@ from pipeline.core.definitions import Config, Engine, Lookup, Stage, Transform
 from pipeline.core.expressions import Expression, compile_expression
 from pipeline.core.python_calls import CallError
 from pipeline.core.registered_transforms import TRANSFORMS
-from pipeline.core.tables import KEY, Contents
+from pipeline.core.tables import Contents
 from pipeline.errors import MissingTableError
 
 POISON_ATTEMPTS = 3  # a row that fails this often alone is a dead letter (DESIGN 8.6)
@@ -283,8 +283,8 @@ def _join(step: LookupStep, frame: pl.DataFrame, tables: Mapping[str, str], cont
         return frame.with_columns(pl.lit(None, dtype=type_of(lookup.type)).alias(step.name))
     if lookup.table not in tables:
         raise MissingTableError(f"{step.transform}: no content of the table {lookup.table} is known; set-up stores it")
-    joined = contents[tables[lookup.table]].joined(lookup).rename({"value": step.name})
-    return frame.join(joined, left_on=lookup.on, right_on=KEY, how="left", maintain_order="left")
+    values = contents[tables[lookup.table]].values_of(lookup, frame[lookup.on])
+    return frame.with_columns(values.alias(step.name))
 
 
 def _call(step: PythonStep, frame: pl.DataFrame) -> pl.DataFrame:

@@ -46,7 +46,7 @@ A metric. Results go `retention` after they were last published.
 The installation.
 
     streamgauge:workers      zset    live workers by Redis time of their last beat
-    {streamgauge}:table:HASH string  a content of a lookup table (Arrow IPC); while a log or a cut names it
+    {streamgauge}:table:HASH string  a content of a lookup table (Parquet); while a log or a cut names it
     {streamgauge}:tables     hash    `HASH STREAM PARTITION` → when the content was stored for it, ms; with the content
 """
 
