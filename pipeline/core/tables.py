@@ -117,13 +117,13 @@ def check(frame: pl.DataFrame, lookup: Lookup) -> None:
         read = _column(frame, name, kind)
         lost = read.is_null() & frame[name].is_not_null()
         if lost.any():
-            raise TableError(f"its column '{name}' is {kind}, and {_shown(frame[name].filter(lost))} is not.")
+            raise TableError(f"has {_shown(frame[name].filter(lost))} in its column '{name}', which is read as {kind}.")
     keys = _column(frame, lookup.key, lookup.key_type)
     if keys.null_count():
-        raise TableError(f"its key '{lookup.key}' is empty in {keys.null_count():,} rows. Every row needs one.")
+        raise TableError(f"has {keys.null_count():,} rows without a '{lookup.key}', its key. Every row needs one.")
     twice = keys.filter(keys.is_duplicated()).unique(maintain_order=True)
     if len(twice):
-        raise TableError(f"its key '{lookup.key}' is there more than once for {_shown(twice)}. A key is unique.")
+        raise TableError(f"has more than one row for {_shown(twice)} in '{lookup.key}', its key. Keep one row a key.")
 
 
 def _column(frame: pl.DataFrame, name: str, kind: ScalarType) -> pl.Series:

@@ -81,17 +81,15 @@ def _lookup(
         report.add((*path, "table"), f"{shape.table} {error}")
         return None
     key, column = shape.key or shape.on, shape.column or name
-    settings = {"key": (key, shape.key, shape.on, "on"), "column": (column, shape.column, name, "the name")}
     good = True
-    for setting, (wanted, written, default, origin) in settings.items():
+    for setting, wanted, written, origin in (
+        ("key", key, shape.key, "`on`"),
+        ("column", column, shape.column, "its name"),
+    ):
         if wanted not in frame.columns:
-            implied = "" if written is not None else f" (the same as {origin}, where `{setting}` is not written)"
-            place = (*path, setting) if written is not None else path
-            report.add(
-                place,
-                f"{shape.table} has no column '{wanted}'{implied}.{did_you_mean(default, frame.columns)}",
-                at_key=written is None,
-            )
+            implied = "" if written else f" (a `{setting}` that is not written is {origin})"
+            sentence = f"{shape.table} has no column '{wanted}'{implied}.{did_you_mean(wanted, frame.columns)}"
+            report.add((*path, setting) if written else path, sentence, at_key=not written)
             good = False
     key_type = _key_type(report, (*path, "on"), shape.on, columns)
     if not good or key_type is None:

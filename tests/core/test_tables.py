@@ -68,8 +68,8 @@ def test_an_older_content_gives_null_for_what_it_did_not_have() -> None:
     [
         (lookup("owner", "string"), "has no column 'owner'. Its columns are: id, limit, name."),
         (lookup("name", "string", key="nr"), "has no column 'nr'"),
-        (lookup("name", "int"), "its column 'name' is int, and 'a', 'b' is not."),
-        (lookup("name", "string", key="limit"), "its key 'limit' is empty in 1 rows"),
+        (lookup("name", "int"), "has 'a', 'b' in its column 'name', which is read as int."),
+        (lookup("name", "string", key="limit"), "has 1 rows without a 'limit', its key."),
         (lookup("limit", "string", key_type="int"), None),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_content_that_a_lookup_cannot_use_is_refused(wanted: Lookup, message: 
 def test_keys_that_are_there_twice_are_named_also_those_that_only_their_type_makes_equal() -> None:
     frame = pl.DataFrame({"id": ["7", "007", "a", "b", "a", "b", "c", "c", "d", "d"], "v": ["x"] * 10})
 
-    with pytest.raises(TableError, match="more than once for 'a', 'b', 'c' and 1 more"):
+    with pytest.raises(TableError, match="more than one row for 'a', 'b', 'c' and 1 more"):
         check(frame, lookup("v", "string"))
-    with pytest.raises(TableError, match="more than once for 7"):
+    with pytest.raises(TableError, match="more than one row for 7"):
         check(frame[:2], lookup("v", "string", key_type="int"))

@@ -217,7 +217,7 @@ def test_a_changed_file_that_cannot_be_used_is_refused_once_and_the_content_befo
         assert house.reload_tables_once() == 0
         assert house.reload_tables_once() == 0
     [said] = [entry for entry in logged if entry["log_level"] == "error"]
-    assert "sites.csv its key 'sensor' is there more than once for 'a'" in said["why"]
+    assert "sites.csv has more than one row for 'a' in 'sensor', its key." in said["why"]
 
     (tmp_path / TABLE).unlink()
     with capture_logs() as logged:
