@@ -26,7 +26,7 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
         ("retention.", config_shapes.StreamRetentionShape),
         ("schema.<field>.", config_shapes.FieldShape),
     ],
-    "A transform": [("", config_shapes.TransformShape)],
+    "A transform": [("", config_shapes.TransformShape), ("lookup.<name>.", config_shapes.LookupShape)],
     "An aggregate": [("", config_shapes.AggregateShape), ("window.", config_shapes.WindowShape)],
 }
 
