@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -14,11 +16,13 @@ from pipeline.core.registered_transforms import TRANSFORMS
 from pipeline.core.tables import TableError
 from pipeline.errors import ConfigError
 from pipeline.runtime import table_files
+from pipeline.runtime.children import RunningChild
 from pipeline.runtime.config import ENV_FOLDER, load_config
 from pipeline.runtime.config_describe import describe
 from pipeline.runtime.functions import load_functions
-from pipeline.runtime.supervisor import RUNNING_CONFIG, _kept
+from pipeline.runtime.supervisor import RUNNING_CONFIG, Up, _kept, children_of
 from pipeline.runtime.table_files import read_table_file
+from tests.servers import wait_for
 
 HEAD = """\
 streams:
@@ -305,6 +309,25 @@ def test_what_up_runs_is_a_copy_that_finds_its_functions_beside_it_and_its_table
     assert version_of(again, "m") == version_of(config, "m")
     metric = again.stages["m"]
     assert isinstance(metric, Aggregate)
+
+
+def test_every_process_of_up_is_told_where_tables_are(tmp_path: Path) -> None:
+    up = Up(tmp_path / "kept.yaml", "127.0.0.1", 8080, tmp_path, 2, None, True, False, folder=tmp_path / "project")
+    children = children_of(up, None)
+    assert {child.environment[ENV_FOLDER] for child in children} == {str(tmp_path / "project")}
+
+    script = f"import os, sys; sys.exit(os.environ[{ENV_FOLDER!r}] != sys.argv[1])"
+    argv = (sys.executable, "-c", script, str(tmp_path / "project"))
+    running = RunningChild(replace(children[0], argv=argv))
+    running.start(0.0)
+    ends: list[int] = []
+
+    def ended() -> bool:
+        ends.extend(end for end in [running.reap()] if end is not None)
+        return bool(ends)
+
+    wait_for(ended, "the child to end")
+    assert ends == [0]
 
 
 @pytest.mark.parametrize(

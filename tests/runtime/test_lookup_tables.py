@@ -271,6 +271,20 @@ def test_a_content_that_was_stored_again_meanwhile_is_not_dropped(server: Runnin
     assert client.hkeys(keys.table_contents()) == [b"abc s 0"]
 
 
+def test_a_log_that_names_a_content_already_gets_no_second_entry_whoever_asks(server: RunningServer) -> None:
+    scripts = Scripts(server.client)
+    operands = [keys.raw("s", 0), keys.door("s", 0), keys.tables("s", 0), keys.cut("s", 0)]
+
+    def reload(content: str) -> bool:
+        return bool(scripts.run("reload", keys=operands, args=["a table.csv", content]))
+
+    assert [reload(content) for content in ("aa", "aa", "bb", "bb", "aa")] == [True, False, True, False, True]
+    server.client.delete(keys.tables("s", 0))
+    server.client.hset(keys.cut("s", 0), "table:a table.csv", "aa")
+    assert not reload("aa")
+    assert tables.known(server.client, ("s", 0)) == {"a table.csv": "aa"}
+
+
 def test_a_partition_whose_content_is_gone_rests_and_goes_on_when_it_is_back(
     server: RunningServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
