@@ -15,6 +15,7 @@ from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.computations import AggregateComputation
 from tests.laws.logs import Logged
 
@@ -38,11 +39,20 @@ class Committed:
 
 
 def replay(
-    program: Program, log: Sequence[Logged], batches: Sequence[tuple[int, Fate]] = (), partition: int = 0
+    program: Program,
+    log: Sequence[Logged],
+    batches: Sequence[tuple[int, Fate]] = (),
+    partition: int = 0,
+    tables: TableCache | None = None,
+    time: TimeState | None = None,
 ) -> Committed:
-    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch."""
-    committed = Committed()
-    worker = AggregateComputation(program, partition)
+    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch.
+
+    `tables` are what lookups join with, `time` the state the log begins with.
+    """
+    tables = tables or TableCache()
+    committed = Committed(time=time or TimeState())
+    worker = AggregateComputation(program, partition, tables)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
         if fate == "crash before the commit":
@@ -52,7 +62,7 @@ def replay(
             commit(worker, committed, log[at : at + size])
             at += size
         if fate != "go on":
-            worker = reloaded(program, committed, partition)
+            worker = reloaded(program, committed, partition, tables)
     return committed.ordered()
 
 
@@ -81,9 +91,9 @@ def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
     return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
 
 
-def reloaded(program: Program, committed: Committed, partition: int) -> AggregateComputation:
+def reloaded(program: Program, committed: Committed, partition: int, tables: TableCache) -> AggregateComputation:
     """A new worker that has loaded the open panes."""
-    worker = AggregateComputation(program, partition)
+    worker = AggregateComputation(program, partition, tables)
     for start, cells in committed.panes.items():
         worker.table.load(start, cells)
     worker.forget(committed.time)
