@@ -19,7 +19,7 @@ class ConfigError(StreamgaugeError):
 
 
 class RegistrationError(StreamgaugeError):
-    """A Python function or aggregate cannot be registered as it stands; the message says what it lacks."""
+    """An aggregate in Python cannot be registered as it stands; the message says what it lacks."""
 
 
 class UserCodeError(StreamgaugeError):
@@ -65,6 +65,10 @@ class FenceError(StreamgaugeError):
 
 class TornError(StreamgaugeError):
     """A commit was cut off in the middle (a server error after its first write): the partition needs a rebuild."""
+
+
+class MissingTableError(StreamgaugeError):
+    """A lookup table's content that the log names is not there: it was deleted, or never stored."""
 
 
 class ForeignKeyError(StreamgaugeError):

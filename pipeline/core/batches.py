@@ -3,6 +3,7 @@
 entries   e1 (chunk, 3 events)   e2 (row)   e3 (tick)   e4 (chunk, 2 events)
 rows      0  1  2                3                      4  5
 ticks                                       before 4
+reloads of lookup tables: likewise, (row before which it stands, table, hash)
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import partition_of
 from pipeline.core.watermarks import prefix_watermarks
 
+Reload = tuple[int, str, str]  # row before which a control entry stands, table, hash of its content from there on
+ROW = "_row"  # column of a frame in flight: the row's number in its batch
 _ROW_MASK = (1 << ROW_BITS) - 1
 # The door judges age by Redis's clock as it sampled it up to a second before a row arrives: what it let in stays in.
 DOOR_CLOCK_MS = 5_000
@@ -57,6 +60,7 @@ class Batch:
     entries: tuple[Entry, ...]
     entry_of: npt.NDArray[np.intp]
     reader: Reader = field(repr=False)
+    reloads: tuple[Reload, ...] = ()
 
     @property
     def n_dead(self) -> int:
@@ -121,6 +125,7 @@ class _Collector:
     structs: list[Any] = field(default_factory=list)
     spans: list[tuple[int, int, int]] = field(default_factory=list)  # entry number, rows, arrival ms
     ticks: list[tuple[int, int]] = field(default_factory=list)
+    reloads: list[Reload] = field(default_factory=list)
     dead: list[DeadEntry] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
@@ -132,8 +137,10 @@ class _Collector:
                 self._add_row(entry)
             case Tick():
                 self.ticks.append((len(self.structs), min(entry.time_ms, entry.arrival_ms)))
+            case Control(kind="table"):
+                self.reloads.append((len(self.structs), entry.table, entry.hash))
             case Control():
-                pass  # nothing of ours writes one yet; it is acknowledged and moves nothing
+                pass  # of a kind to come: it is acknowledged and changes nothing
 
     def _add_chunk(self, chunk: Chunk) -> None:
         try:
@@ -178,6 +185,7 @@ class _Collector:
             entries=tuple(self.entries),
             entry_of=entry_of,
             reader=self.reader,
+            reloads=tuple(self.reloads),
         )
         too_far = times_ms > arrivals_ms + self.max_future_ms
         return _without_future(batch, too_far) if too_far.any() else batch
@@ -204,6 +212,7 @@ def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:
         entries=batch.entries,
         entry_of=batch.entry_of[keep],
         reader=batch.reader,
+        reloads=tuple((int(kept_before[row]), table, content) for row, table, content in batch.reloads),
     )
 
 

@@ -3,7 +3,7 @@
 chunk    _k v n seq crc at lo hi coding body     many events, validated at the door
 row      field value …                           one event, as any Redis client writes it
 tick     _k t by                                 moves time without data; `by` says who: see TickCause
-control  _k …                                    acknowledged; nothing writes one yet
+control  _k kind table hash                      from here on a lookup table has another content (kind `table`)
 """
 
 from __future__ import annotations
@@ -68,9 +68,15 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """An entry for stages to come, or one whose header we cannot read."""
+    """An entry that says what holds from here on; one of a kind we do not know is acknowledged and says nothing.
+
+    kind `table`: rows after it are joined with the content `hash` of the lookup table `table`.
+    """
 
     id: bytes
+    kind: str = ""
+    table: str = ""
+    hash: str = ""
 
 
 Entry = Chunk | Row | Tick | Control
@@ -83,7 +89,8 @@ def parse_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
     if kind is None:
         return Row(entry_id, arrival_ms, fields)
     if kind == b"control":
-        return Control(entry_id)
+        said = [fields.get(name, b"").decode(errors="replace") for name in (b"kind", b"table", b"hash")]
+        return Control(entry_id, *said) if all(said) else Control(entry_id)
     try:
         if kind == b"tick":
             by = _CAUSES.get(fields.get(b"by", b""), "silence")  # one without it was written before there was one

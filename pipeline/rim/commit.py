@@ -71,6 +71,7 @@ class Checkpoint:
     partial: int = 0
     others: int = 0
     torn: bool = False
+    tables: Mapping[str, str] = field(default_factory=dict)  # hash of the content each lookup table has at the cursor
 
     @property
     def mark(self) -> Mark:
@@ -87,6 +88,7 @@ class Checkpoint:
             "cursor": self.cursor.decode(),
             **{name: getattr(self, name) for name in _OPTIONAL},
             **{name: getattr(self, name) for name in _COUNTERS},
+            **{f"table:{name}": content for name, content in self.tables.items()},
         }
         return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -102,6 +104,11 @@ class Checkpoint:
             max_beat_ms=_optional(stored.get(b"max_beat_ms")),
             offset=_optional(stored.get(b"offset")),
             torn=b"torn" in stored,
+            tables={
+                name.removeprefix(b"table:").decode(): content.decode()
+                for name, content in stored.items()
+                if name.startswith(b"table:")
+            },
             **numbers,
         )
 

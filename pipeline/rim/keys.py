@@ -16,6 +16,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
+                               table:TABLE
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
@@ -24,7 +25,9 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
     {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit
     {s.p}:cuts         zset    sampled places a trim may cut at, by arrival ms; until passed by a trim
-    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it
+    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it, and `table:TABLE` →
+                               hash of the content that each lookup table had there
+    {s.p}:tables       list    `ID HASH TABLE` of each reload of a lookup table in the log; those trimmed are in the cut
     {s.p}:TRANSFORM    stream  rows of a transform with `publish: true`; trimmed by the scheduler
     {s}:record         hash    partitions: how many there were when the stream was first set up
 
@@ -51,6 +54,8 @@ The installation.
 
     streamgauge:workers      zset    live workers by Redis time of their last beat
     streamgauge:ledger       hash    the scheduler's last look at the books: checked_ms ok findings (JSON)
+    {streamgauge}:table:HASH string  a content of a lookup table (Parquet); while a log or a cut names it
+    {streamgauge}:tables     hash    `HASH STREAM PARTITION` → when the content was stored for it, ms; with the content
 """
 
 from __future__ import annotations
@@ -128,6 +133,10 @@ def cut(stream: str, partition: int) -> str:
     return _of_partition(stream, partition, "cut")
 
 
+def tables(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "tables")
+
+
 def published_transform(stream: str, partition: int, transform: str) -> str:
     return _of_partition(stream, partition, transform)
 
@@ -202,3 +211,11 @@ def workers() -> str:
 
 def ledger() -> str:
     return "streamgauge:ledger"
+
+
+def table_content(content: str) -> str:
+    return f"{{streamgauge}}:table:{content}"
+
+
+def table_contents() -> str:
+    return "{streamgauge}:tables"

@@ -15,13 +15,16 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import Batch, split_id
+from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.definitions import Stream
-from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
-from pipeline.core.programs import Program, Step
+from pipeline.core.process import Ledger, Prepared, TimeState, fold, ledger_of, prepare
+from pipeline.core.programs import Program
+from pipeline.core.steps import DeadRow, Joins, Step, apply_steps, hashes_in
 from pipeline.core.windows import final_panes
 from pipeline.rim import keys, store
+from pipeline.rim.tables import TableCache
+from pipeline.runtime.user_failures import say_failures
 
 RowFields = Mapping[str, bytes | str | int]
 
@@ -58,6 +61,7 @@ class AggregateComputation:
 
     program: Program
     partition: int
+    tables: TableCache = field(default_factory=TableCache)
     table: CellTable = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +88,8 @@ class AggregateComputation:
             self.table.load(start, cells)
 
     def compute(self, batch: Batch, before: TimeState) -> Prepared:
-        return prepare(self.program, batch, before)
+        contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
+        return prepare(self.program, batch, before, contents)
 
     def size(self, computed: Prepared) -> int:
         return len(computed.cells) + len(computed.late)
@@ -92,6 +97,7 @@ class AggregateComputation:
     def apply(self, batch: Batch, computed: Prepared) -> Changes:
         folded = fold(self.program, batch, computed, self.table)
         panes = self.table.changes(folded.cells, folded.slots)
+        say_failures(self.program)
         rows: dict[str, Sequence[RowFields]] = {}
         if len(computed.late):
             rows[keys.late(self.stream.name, self.partition, self.group)] = late_rows(batch, computed)
@@ -104,7 +110,7 @@ class AggregateComputation:
 
     def fresh(self) -> AggregateComputation:
         """The same work without any state: for trying what may kill."""
-        return AggregateComputation(self.program, self.partition)
+        return AggregateComputation(self.program, self.partition, self.tables)
 
     def _final(self, starts_ms: Iterable[int], time: TimeState) -> list[int]:
         """Those of the panes that can no longer change."""
@@ -179,6 +185,7 @@ class PublishComputation:
     steps: tuple[Step, ...]
     columns: tuple[str, ...]
     needs: frozenset[str]
+    tables: TableCache = field(default_factory=TableCache)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """A transform keeps no state."""
@@ -186,10 +193,9 @@ class PublishComputation:
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)
         numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
-        frame, dead = apply_steps(self.steps, numbered)
-        n_dead = batch.n_dead + len(dead)
-        filtered = batch.n_events - n_dead - len(frame)
-        ledger = Ledger(read=batch.n_events, accepted=len(frame), filtered=filtered, dead=n_dead)
+        contents = self.tables.contents(hashes_in(self.steps, before.tables, batch.reloads))
+        frame, dead = apply_steps(self.steps, numbered, Joins(before.tables, batch.reloads, contents))
+        ledger = ledger_of(batch, frame[ROW].to_numpy(), np.zeros(len(frame), dtype=np.bool_), len(dead))
         return Published(frame.select(self.columns), dead, ledger, before.after(batch, max_seen_ms))
 
     def size(self, computed: Published) -> int:

@@ -20,7 +20,8 @@ import structlog
 from pipeline.core.batches import Batch, DeadEntry, row_json
 from pipeline.core.cells import PaneChange
 from pipeline.core.entries import Chunk, Entry, Row
-from pipeline.core.process import POISON_ATTEMPTS, Ledger, TimeState
+from pipeline.core.process import Ledger, TimeState
+from pipeline.core.steps import POISON_ATTEMPTS
 from pipeline.rim import replies
 from pipeline.runtime.computations import Changes, Computation, RowFields
 
@@ -147,6 +148,7 @@ def _rows(batch: Batch, first: int, after: int) -> Batch:
         rows=batch.rows[cut],
         entry_of=batch.entry_of[cut],
         ticks=batch.ticks if first == 0 else (),
+        reloads=batch.reloads if first == 0 else (),
         dead=batch.dead if first == 0 else (),
     )
 

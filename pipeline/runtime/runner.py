@@ -172,16 +172,18 @@ class Runner:
             dead=before.dead + ledger.dead,
             partial=before.partial + ledger.partial,
             others=before.others + ledger.others,
+            tables=changes.time.tables,
         )
 
 
 def time_state(checkpoint: Checkpoint) -> TimeState:
     return TimeState(
-        checkpoint.max_seen_ms,
-        checkpoint.max_ts_ms,
-        checkpoint.floor_ms,
-        checkpoint.max_event_ms,
-        checkpoint.max_beat_ms,
+        max_seen_ms=checkpoint.max_seen_ms,
+        max_ts_ms=checkpoint.max_ts_ms,
+        floor_ms=checkpoint.floor_ms,
+        max_event_ms=checkpoint.max_event_ms,
+        max_beat_ms=checkpoint.max_beat_ms,
+        tables=checkpoint.tables,
     )
 
 

@@ -14,8 +14,11 @@ from pipeline.core.process import Prepared, TimeState, prepare
 from pipeline.core.programs import Program
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
+from pipeline.core.steps import hashes_in
 from pipeline.rim import keys, session_store
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.computations import Changes, RowFields, dead_letters, late_rows
+from pipeline.runtime.user_failures import say_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class SessionComputation:
 
     program: Program
     partition: int
+    tables: TableCache = field(default_factory=TableCache)
     table: SessionTable = field(init=False)
     accounted: session_store.Account | None = None
 
@@ -64,7 +68,8 @@ class SessionComputation:
         self.table.load(session_store.live_sessions(client, self.stream.name, self.partition, self.group))
 
     def compute(self, batch: Batch, before: TimeState) -> PreparedSessions:
-        prepared = prepare(self.program, batch, before)
+        contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
+        prepared = prepare(self.program, batch, before, contents)
         return PreparedSessions(prepared, arrivals(self.program, batch, prepared))
 
     def size(self, computed: PreparedSessions) -> int:
@@ -75,6 +80,7 @@ class SessionComputation:
         prepared = computed.prepared
         changed = fold_sessions(self.program, batch, prepared, computed.new, self.table)
         fields, values = self.table.fields(changed.slots), self.table.packed(changed.slots)
+        say_failures(self.program)
         change = PaneChange(cells=dict(zip(fields, values, strict=True)), gone=set(changed.gone))
         rows: dict[str, Sequence[RowFields]] = {}
         if len(prepared.late):
@@ -88,4 +94,4 @@ class SessionComputation:
 
     def fresh(self) -> SessionComputation:
         """The same work without any state: for trying what may kill."""
-        return SessionComputation(self.program, self.partition)
+        return SessionComputation(self.program, self.partition, self.tables)

@@ -74,6 +74,7 @@ def test_a_metric_is_answered_in_the_shape_of_the_contract(line: Line) -> None:
         "truncated": False,
         "tier": None,
         "capped": [],
+        "failed": [],
     }
     assert answer["next"] is None
 

@@ -15,6 +15,7 @@ from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import aggregate_computation
 from pipeline.runtime.computations import AggregateComputation, Changes, Computation
 from pipeline.runtime.session_computation import SessionComputation
@@ -42,11 +43,20 @@ class Committed:
 
 
 def replay(
-    program: Program, log: Sequence[Logged], batches: Sequence[tuple[int, Fate]] = (), partition: int = 0
+    program: Program,
+    log: Sequence[Logged],
+    batches: Sequence[tuple[int, Fate]] = (),
+    partition: int = 0,
+    tables: TableCache | None = None,
+    time: TimeState | None = None,
 ) -> Committed:
-    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch."""
-    committed = Committed()
-    worker = aggregate_computation(program, partition)
+    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch.
+
+    `tables` are what lookups join with, `time` the state the log begins with.
+    """
+    tables = tables or TableCache()
+    committed = Committed(time=time or TimeState())
+    worker = aggregate_computation(program, partition, tables)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
         if fate == "crash before the commit":
@@ -56,7 +66,7 @@ def replay(
             commit(worker, committed, log[at : at + size])
             at += size
         if fate != "go on":
-            worker = reloaded(program, committed, partition)
+            worker = reloaded(program, committed, partition, tables)
     return committed.ordered()
 
 
@@ -91,9 +101,9 @@ def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
     return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
 
 
-def reloaded(program: Program, committed: Committed, partition: int) -> Worker:
+def reloaded(program: Program, committed: Committed, partition: int, tables: TableCache) -> Worker:
     """A new worker that has loaded the open panes, or the live sessions."""
-    worker = aggregate_computation(program, partition)
+    worker = aggregate_computation(program, partition, tables)
     if isinstance(worker, SessionComputation):
         worker.table.load(committed.sessions)
         return worker

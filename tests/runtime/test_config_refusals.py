@@ -182,7 +182,6 @@ REFUSED_STAGES = [
     ),
 ]
 
-UNBUILT_STAGE_SETTINGS = ("lookup", "python", "explode")
 AGGREGATE_SETTINGS = {
     "select": "{a: n}",
     "emit": "on_close",
@@ -207,12 +206,8 @@ NULL_AND_WORDS = [
 ]
 NOT_BUILT = [
     *(
-        (AGGREGATE + f", ¦{name}: x}}", f"stages.hits.{name}: `{name}` is not built yet")
-        for name in UNBUILT_STAGE_SETTINGS
-    ),
-    *(
-        (STAGES + f"  x: {{from: clicks, ¦{name}: x}}", f"stages.x.{name}: `{name}` is not built yet")
-        for name in UNBUILT_STAGE_SETTINGS
+        (AGGREGATE + f", ¦{name}: x}}", f"stages.hits.{name}: belongs to a transform")
+        for name in ("lookup", "explode", "python")
     ),
     *(
         (STAGES + f"  x: {{from: clicks, ¦{name}: {value}}}", f"stages.x.{name}: belongs to an aggregate")
