@@ -5,6 +5,7 @@ Invariant: nothing given is ignored. A parameter that is unknown, given twice or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import MultiDict
 
+from pipeline.core.definitions import Stream
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import parse_duration_ms, parse_time_ms
@@ -24,6 +26,9 @@ Format = Literal["json", "csv"]
 DEFAULT_ROWS = 10_000
 DEFAULT_EVENTS = 20
 MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
+DEFAULT_RAW_ROWS = 5_000
+MAX_RAW_ROWS = 20_000  # of one page, and the rest of an entry: at most 10,000 more
+ENTRY_ID = re.compile(r"\d{1,14}-\d{1,20}", re.ASCII)
 WHERE = "where."
 PLUS_HINT = "A + in a URL means a space; write it %2B."
 
@@ -41,6 +46,17 @@ class MetricRequest:
 
     query: MetricQuery
     format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A checked request for a page of a raw log."""
+
+    partition: int
+    after: bytes | None
+    start_ms: int | None
+    end_ms: int | None
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,41 @@ def event_limit(args: Arguments) -> int:
     """Check the parameters of `GET /v1/streams/{stream}/events`, which takes only `limit`."""
     _check_names(args, ("limit",))
     return _whole_number(args, "limit", DEFAULT_EVENTS, MAX_EVENTS)
+
+
+def raw_request(args: Arguments, stream: Stream, now_ms: int) -> RawRequest:
+    """Check the parameters of `GET /v1/streams/{stream}/raw`; `start` and `end` are times of arrival.
+
+    Raises:
+        BadRequestError: a parameter is unknown or has a value that cannot be used.
+    """
+    _check_names(args, ("partition", "after", "start", "end", "limit"))
+    partition = partition_number(args, stream)
+    after = args.get("after")
+    if after is not None and not ENTRY_ID.fullmatch(after):
+        raise BadRequestError(
+            f"after: '{_shown(after)}' is not the id of an entry, such as 1763928012400-0", code="bad_id"
+        )
+    return RawRequest(
+        0 if partition is None else partition,
+        None if after is None else after.encode(),
+        _time(args, "start", now_ms),
+        _time(args, "end", now_ms),
+        _whole_number(args, "limit", DEFAULT_RAW_ROWS, MAX_RAW_ROWS),
+    )
+
+
+def partition_number(args: Arguments, stream: Stream) -> int | None:
+    """The parameter `partition`, where it is given."""
+    text = args.get("partition")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) < stream.partitions):
+        raise BadRequestError(
+            f"partition: '{_shown(text)}' is none of {stream.name}, which has 0 to {stream.partitions - 1}",
+            code="bad_partition",
+        )
+    return int(text)
 
 
 def no_parameters(args: Arguments) -> None:

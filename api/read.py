@@ -10,13 +10,22 @@ from typing import NoReturn
 import redis
 from flask import Blueprint, Response, request
 
-from api.accounts import event_account, metric_account, stage_account, stream_account
+from api.accounts import event_account, metric_account, raw_account, stage_account, stream_account
 from api.answers import json_response, metric_response
-from api.parameters import event_limit, known_name, latest_format, metric_request, no_parameters, rolling_request
+from api.parameters import (
+    event_limit,
+    known_name,
+    latest_format,
+    metric_request,
+    no_parameters,
+    raw_request,
+    rolling_request,
+)
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.query import Metrics
+from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
 from pipeline.runtime.status import read_status
 
@@ -84,6 +93,21 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         known = config.streams[known_name("stream", stream, config.streams)]
         events = newest_events(client, known, event_limit(request.args))
         return json_response({"events": [event_account(event) for event in events]})
+
+    @blueprint.get("/v1/streams/<stream>/raw")
+    def read_raw(stream: str) -> Response:
+        known = config.streams[known_name("stream", stream, config.streams)]
+        asked = raw_request(request.args, known, redis_time_ms(client))
+        page = raw_page(
+            client,
+            known,
+            asked.partition,
+            limit=asked.limit,
+            after=asked.after,
+            start_ms=asked.start_ms,
+            end_ms=asked.end_ms,
+        )
+        return json_response(raw_account(asked.partition, page))
 
 
 def _add_stages(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:
