@@ -10,10 +10,11 @@ from typing import Any
 from api.answers import measure, window
 from pipeline.core.definitions import Config, Field, Transform
 from pipeline.core.programs import Program
-from pipeline.runtime.query import Completeness
+from pipeline.runtime.metric_completeness import Completeness
 from pipeline.runtime.raw_log import RawPage, RawRow
 from pipeline.runtime.recent import RecentEvent
-from pipeline.runtime.status import GroupStatus, Lag, PartitionStatus, StageStatus, StreamStatus
+from pipeline.runtime.status import GroupStatus, Lag, StageStatus
+from pipeline.runtime.stream_time import PartitionTime, StreamTime
 
 
 def metric_account(config: Config, program: Program, completeness: Completeness) -> dict[str, Any]:
@@ -26,11 +27,16 @@ def metric_account(config: Config, program: Program, completeness: Completeness)
         "stream": program.stream.name,
         "window": window(program),
         "group": [{"name": name, "type": kind} for name, kind in program.group_types],
-        "values": [_value(program, number) for number in range(len(program.finishers))],
+        "values": [_value(program, number) for number in range(len(program.finishers))] + _selected(program),
         "watermark": completeness.watermark_ms,
         "complete_to": completeness.complete_to_ms,
         "version": program.version,
         "retention_ms": stage.retention_ms,
+        "allowed_lateness_ms": stage.allowed_lateness_ms,
+        "emit": stage.emit,
+        "output": stage.output,
+        "max_groups": stage.max_groups,
+        "tiers": [{"step": tier.size_ms, "retention_ms": tier.retention_ms} for tier in stage.rollups],
     }
 
 
@@ -48,8 +54,18 @@ def _value(program: Program, number: int) -> dict[str, Any]:
     }
 
 
-def stream_account(status: StreamStatus) -> dict[str, Any]:
+def _selected(program: Program) -> list[dict[str, Any]]:
+    """What is computed from finished aggregates: `field` is the expression."""
+    types, texts = program.selection.types, program.stage.select
+    return [
+        {"name": name, "type": types[name], "function": "select", "field": text, "unit": None, "description": None}
+        for name, text in texts.items()
+    ]
+
+
+def stream_account(found: StreamTime) -> dict[str, Any]:
     """A stream as `GET /v1/streams` lists it."""
+    status = found.status
     stream = status.stream
     time = stream.time
     return {
@@ -69,7 +85,7 @@ def stream_account(status: StreamStatus) -> dict[str, Any]:
         "lag": status.lag.events,
         "door": status.door,
         "quarantined": sum(partition.state.quarantined for partition in status.partitions),
-        "partitions": [_partition(partition) for partition in status.partitions],
+        "partitions": [_partition(partition) for partition in found.partitions],
     }
 
 
@@ -79,7 +95,40 @@ def type_text(field: Field) -> str:
     return f"{kind}?" if field.nullable else kind
 
 
-def _partition(status: PartitionStatus) -> dict[str, Any]:
+def watermark_account(found: StreamTime) -> dict[str, Any]:
+    """How far a stream is, and what holds it back: `GET /v1/streams/{stream}/watermark`."""
+    status, policy = found.status, found.status.stream.time
+    return {
+        "stream": status.stream.name,
+        "now": found.now_ms,
+        "watermark": status.watermark_ms,
+        "max_watermark": status.max_watermark_ms,
+        "complete_by": found.complete_by,
+        "held_back_by": found.held_back_by,
+        "disorder_ms": policy.disorder_ms,
+        "idle_after_ms": policy.idle_after_ms,
+        "next_tick": found.next_tick_ms,
+        "partitions": [_partition_time(partition) for partition in found.partitions],
+    }
+
+
+def _partition_time(time: PartitionTime) -> dict[str, Any]:
+    status = time.status
+    return {
+        "partition": status.state.partition,
+        "watermark": status.watermark_ms,
+        "max_ts": status.max_ts_ms,
+        "last_event": status.last_arrival_ms,
+        "idle_since": time.idle_since_ms,
+        "lag": _lag(status.lag),
+        "complete_by": time.complete_by,
+        "holds_back": time.holds_back,
+        "why": time.why,
+    }
+
+
+def _partition(time: PartitionTime) -> dict[str, Any]:
+    status = time.status
     found = status.state
     return {
         "partition": found.partition,
@@ -89,6 +138,10 @@ def _partition(status: PartitionStatus) -> dict[str, Any]:
         "max_ts": status.max_ts_ms,
         "last_arrival": status.last_arrival_ms,
         "lag": status.lag.events,
+        "idle_since": time.idle_since_ms,
+        "complete_by": time.complete_by,
+        "holds_back": time.holds_back,
+        "why": time.why,
     }
 
 

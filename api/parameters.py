@@ -25,6 +25,8 @@ Format = Literal["json", "csv"]
 
 DEFAULT_ROWS = 10_000
 DEFAULT_EVENTS = 20
+DEFAULT_SOURCES = 20
+MAX_SOURCES = 10_000
 MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
 DEFAULT_RAW_ROWS = 5_000
 MAX_RAW_ROWS = 20_000  # of one page, and the rest of an entry: at most 10,000 more
@@ -172,6 +174,12 @@ def partition_number(args: Arguments, stream: Stream) -> int | None:
     return int(text)
 
 
+def source_limit(args: Arguments) -> int:
+    """Check the parameters of `GET /v1/streams/{stream}/skew`, which takes only `limit`."""
+    _check_names(args, ("limit",))
+    return _whole_number(args, "limit", DEFAULT_SOURCES, MAX_SOURCES)
+
+
 def no_parameters(args: Arguments) -> None:
     """Refuse whatever was given to an endpoint that takes nothing."""
     _check_names(args, ())
@@ -289,7 +297,7 @@ def _fixed_time(text: str) -> int:
 
 def _order(args: Arguments, program: Program) -> str:
     order = args.get("order", "window")
-    known = ["window", *(spec.name for spec in program.stage.aggregates)]
+    known = ["window", *(name for name, kind in program.value_types.items() if kind != "list")]
     if order.removeprefix("-") not in known:
         raise BadRequestError(
             f"order: '{_shown(order)}' is neither window nor a value of {program.name}."
@@ -313,7 +321,7 @@ def _state(args: Arguments) -> StateFilter:
     match state:
         case None:
             return "all"
-        case "open" | "closed" | "final":
+        case "open" | "closed" | "final" | "retracted":
             return state
         case _:
             raise BadRequestError(

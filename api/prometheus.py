@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from api.readiness import WORKER_HEARD_MS
 from pipeline.core.definitions import Config
 from pipeline.rim.status import memory_bytes, workers_alive
+from pipeline.runtime.ledger import findings
 from pipeline.runtime.status import OUTCOMES, StageStatus, Status, read_status
 
 DOOR_HELP = {
@@ -113,11 +114,12 @@ def ledger_family(status: Status) -> Metric:
     family = GaugeMetricFamily(
         "streamgauge_ledger_balanced", "1 where the books add up, else 0.", labels=["scope", "name"]
     )
-    for name, stream in status.streams.items():
-        family.add_metric(["stream", name], float(stream.balances))
+    wrong = {(finding.scope, finding.name) for finding in findings(status)}
+    for name in status.streams:
+        family.add_metric(["stream", name], float(("stream", name) not in wrong))
     for name, stage in status.stages.items():
         if stage.group is not None:
-            family.add_metric(["stage", name], float(stage.balances))
+            family.add_metric(["stage", name], float(("stage", name) not in wrong))
     return family
 
 

@@ -10,7 +10,14 @@ from typing import NoReturn
 import redis
 from flask import Blueprint, Response, request
 
-from api.accounts import event_account, metric_account, raw_account, stage_account, stream_account
+from api.accounts import (
+    event_account,
+    metric_account,
+    raw_account,
+    stage_account,
+    stream_account,
+    watermark_account,
+)
 from api.answers import json_response, metric_response
 from api.parameters import (
     event_limit,
@@ -20,14 +27,19 @@ from api.parameters import (
     no_parameters,
     raw_request,
     rolling_request,
+    source_limit,
 )
+from api.skew import skew_account
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
+from pipeline.runtime.skew import skew_report
 from pipeline.runtime.status import read_status
+from pipeline.runtime.stream_time import stream_time
+from pipeline.runtime.time_keepers import horizons_of
 
 NOT_BUILT = {
     "live": "ask for /latest again",
@@ -86,7 +98,22 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
     def list_streams() -> Response:
         no_parameters(request.args)
         status = read_status(client, config)
-        return json_response({"streams": [stream_account(stream) for stream in status.streams.values()]})
+        times = [stream_time(each, horizons_of(config, name), status.now_ms) for name, each in status.streams.items()]
+        return json_response({"streams": [stream_account(time) for time in times]})
+
+    @blueprint.get("/v1/streams/<stream>/watermark")
+    def read_watermark(stream: str) -> Response:
+        known_name("stream", stream, config.streams)
+        no_parameters(request.args)
+        status = read_status(client, config, [stream])
+        found = stream_time(status.streams[stream], horizons_of(config, stream), status.now_ms)
+        return json_response(watermark_account(found))
+
+    @blueprint.get("/v1/streams/<stream>/skew")
+    def read_skew(stream: str) -> Response:
+        known_name("stream", stream, config.streams)
+        limit = source_limit(request.args)
+        return json_response(skew_account(skew_report(client, config, stream), limit))
 
     @blueprint.get("/v1/streams/<stream>/events")
     def read_events(stream: str) -> Response:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import redis
 
-from pipeline.core.definitions import Config
+from pipeline.core.definitions import MINUTE_MS, Config
+from pipeline.core.times import about_duration
 from pipeline.rim.checks import Finding, check_server
+from pipeline.rim.ledger import Verdict, load_verdict
 from pipeline.rim.status import workers_alive
+from pipeline.runtime.ledger import findings
 from pipeline.runtime.status import Status, read_status
 
 SERVER_CHECK_S = 60.0  # INFO and CONFIG GET are cheap, but a probe comes every few seconds
 WORKER_HEARD_MS = 10_000  # a worker beats every second; ten missed beats and it is gone
+LEDGER_STALE_MS = 5 * MINUTE_MS  # the scheduler looks every minute
 HANDOVER_S = 10.0  # a dead worker's lease runs out after 5 s, then another takes the partition
 
 
@@ -49,12 +52,13 @@ class Readiness:
             self.client.ping()
             status = read_status(self.client, self.config)
             alive = workers_alive(self.client, WORKER_HEARD_MS)
+            verdict = load_verdict(self.client)
             server = [_server_check(finding) for finding in self._server()]
         except redis.exceptions.RedisError as error:
             advice = "start Redis, or correct redis.url; a loading server becomes ready by itself"
             return [Check("redis", False, str(error), advice)]
         found = [Check("redis", True, "answers"), *server, workers_check(status, alive)]
-        return [*found, torn_check(status), *ledger_checks(status)]
+        return [*found, torn_check(status), ledger_check(status, verdict)]
 
     def _server(self) -> list[Finding]:
         with self._lock:
@@ -100,17 +104,23 @@ def torn_check(status: Status) -> Check:
     return Check("checkpoints", True, "none is torn")
 
 
-def ledger_checks(status: Status) -> Iterator[Check]:
-    """The books: received = stored + duplicate + rejected; read = accepted + filtered + late + dead."""
-    wrong = [f"stream {name}: {s.door}" for name, s in status.streams.items() if not s.balances]
-    yield _ledger_check("door_ledgers", wrong)
-    wrong = [f"stage {name}: {s.ledger}" for name, s in status.stages.items() if not s.balances]
-    yield _ledger_check("stage_ledgers", wrong)
+def ledger_check(status: Status, verdict: Verdict | None) -> Check:
+    """The books add up, now and when the scheduler last looked; and it does look.
 
-
-def _ledger_check(name: str, wrong: list[str]) -> Check:
-    advice = "something else writes to our keys, or this is a bug of ours: please report it with these numbers"
-    return Check(name, not wrong, _some(wrong) if wrong else "balance", advice if wrong else "")
+    A finding of the scheduler's stays until it has looked again.
+    """
+    stored = () if verdict is None else verdict.findings
+    wrong = list(dict.fromkeys([*findings(status), *stored]))
+    if wrong:
+        advice = "; ".join(dict.fromkeys(finding.advice for finding in wrong))
+        return Check("ledger", False, _some([finding.sentence for finding in wrong]), advice)
+    if verdict is None:
+        return Check("ledger", True, "the books add up; no scheduler has looked yet")
+    age_ms = max(0, status.now_ms - verdict.checked_ms)
+    if age_ms > LEDGER_STALE_MS:
+        advice = "start the scheduler: `streamgauge scheduler`, or `streamgauge up`, which starts everything"
+        return Check("ledger", False, f"nobody has looked at the books for {about_duration(age_ms)}", advice)
+    return Check("ledger", True, f"the books add up; the scheduler looked {about_duration(age_ms)} ago")
 
 
 def _some(texts: list[str]) -> str:

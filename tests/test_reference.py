@@ -10,11 +10,13 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from api.main import app
+from pipeline.core.aggregates import ARGUMENT_TYPES
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS
 from pipeline.core.times import format_duration
 from pipeline.rim import keys
-from pipeline.runtime import cli, config_aggregates, config_shapes, config_stages, config_streams
+from pipeline.runtime import cli, config_shapes, config_stages, config_streams
 from pipeline.runtime.config_report import settings_at
+from pipeline.runtime.config_windows import KINDS
 from tests.test_layout import ROOT
 
 DOCS = ROOT / "docs"
@@ -84,9 +86,7 @@ def test_the_page_names_everything_that_is_refused_as_not_built() -> None:
     names = [
         *config_streams._REFUSED,
         *config_stages._UNBUILT,
-        *config_stages._UNBUILT_WINDOWS,
-        *config_aggregates.UNBUILT_FUNCTIONS,
-        *("extra: keep", "emit: on_update", "allowed_lateness", "where", "redis+cluster://", "redis+sentinel://"),
+        *("extra: keep", "redis+cluster://", "redis+sentinel://"),
     ]
 
     assert [name for name in names if f"`{name}`" not in refused] == []
@@ -94,14 +94,27 @@ def test_the_page_names_everything_that_is_refused_as_not_built() -> None:
     assert written <= {f'"{name}"' for name in names}
 
 
-def test_the_page_names_every_aggregate() -> None:
-    words = re.findall(r"\w+", settings_row("aggregates"))
+def test_the_page_lists_exactly_the_aggregates_there_are() -> None:
+    calls = re.findall(r"^\| `(\w+)[^`]*` \|", section("The aggregates there are"), re.MULTILINE)
 
-    assert set(AGGREGATE_FUNCTIONS) <= set(words)
+    assert sorted(calls) == sorted(AGGREGATE_FUNCTIONS)
 
 
-def settings_row(name: str) -> str:
-    return next(line for line in section("An aggregate").splitlines() if line.startswith(f"| `{name}`"))
+def test_the_page_gives_the_types_that_each_aggregate_takes() -> None:
+    rows = re.findall(r"^\| `(\w+)[^`]*` \| ([^|]+) \|", section("The aggregates there are"), re.MULTILINE)
+    taken = {name: tuple(re.findall(r"\w+", types)) for name, types in rows}
+
+    scalars = ("string", "int", "float", "bool", "timestamp")
+    expected = {name: ("scalar",) if types == scalars else types for name, types in ARGUMENT_TYPES.items()}
+    assert taken == {**expected, "count": ("any",)}
+
+
+def test_the_page_shows_every_kind_of_window_with_its_settings() -> None:
+    shown = re.findall(r"^window: \{(.*)\}", page("configuration.md"), re.MULTILINE)
+    written = {tuple(re.findall(r"(\w+):", text)) for text in shown}
+
+    assert {kind for kind, *_ in written} == set(KINDS)
+    assert set().union(*written) == set(config_shapes.WindowShape.model_fields)
 
 
 def source(name: str) -> str:

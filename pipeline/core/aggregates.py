@@ -62,7 +62,7 @@ ARGUMENT_TYPES: Mapping[str, tuple[str, ...]] = {
     "quantile": _NUMBERS,
     "histogram": _NUMBERS,
     "distinct": _SCALARS,  # of floats: -0.0 is 0.0, and all nans are one value
-    "distinct_exact": _SCALARS,
+    "distinct_exact": _ITEMS,
     "topk": _ITEMS,  # floats are rarely equal: round or cast them in a derive
     "increase": _NUMBERS,
     "rate": _NUMBERS,

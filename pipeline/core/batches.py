@@ -66,6 +66,12 @@ class Batch:
     def n_events(self) -> int:
         return len(self.times_ms) + self.n_dead
 
+    @property
+    def max_beat_ms(self) -> int | None:
+        """The largest effective time of the heartbeats among its entries; None without one."""
+        beats = [entry for entry in self.entries if isinstance(entry, Tick) and entry.by == "heartbeat"]
+        return max((min(beat.time_ms, beat.arrival_ms) for beat in beats), default=None)
+
     def prefix_watermarks(self, max_seen_ms: int | None, disorder_ms: int) -> tuple[Int64, int | None]:
         """Return the watermark before each row, and the running maximum after the batch (ticks counted in)."""
         if not self.ticks:

@@ -28,6 +28,8 @@ _CLOCK_WORDS = r"current_timestamp|current_date|current_time|localtimestamp|loca
 _CLOCK = re.compile(rf"(?<![\"`])\b({_CLOCK_WORDS})\b|\b(now|{_CLOCK_WORDS})[\"`]?\s*\(", re.IGNORECASE)
 _SELECT = re.compile(r"(?<![\"`])\b(?:select|exists)\b", re.IGNORECASE)
 
+_OWN_WORD = re.compile(r"unsupported function '(\w+)'|found '(\w+)' clause")
+
 # What polars says when one *value* does not convert: a property of the data, not of the expression.
 _VALUE_ERRORS = ("conversion from `", "could not find an appropriate format", "JSON")
 
@@ -150,7 +152,17 @@ def _parse(text: str) -> object:
     except TreeError as error:
         raise ExpressionError(str(error)) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise ExpressionError(f"this is not a SQL expression that works here: {_reason(error)}.") from error
+        reason = f"{_reason(error)}.{_word_hint(str(error), bare)}"
+        raise ExpressionError(f"this is not a SQL expression that works here: {reason}") from error
+
+
+def _word_hint(message: str, bare: str) -> str:
+    """SQL has words that fields often have as names, such as user, and reads them as its own."""
+    found = _OWN_WORD.search(message)
+    word = found[1] or found[2] if found is not None else None
+    if word is None or re.search(rf"\b{word}\s*\(", bare, re.IGNORECASE):
+        return ""
+    return f" '{word}' is a word of SQL; a field of this name stands in quotes: \"{word}\"."
 
 
 def _hide(quoted: re.Match[str]) -> str:

@@ -9,16 +9,16 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from pipeline.core.accumulators import Int64, Slots, Values
+from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import Batch
 from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
@@ -37,6 +37,25 @@ class TimeState:
     max_seen_ms: int | None = None  # of min(event time, arrival): the watermark plus disorder
     max_ts_ms: int | None = None  # of event time as it came
     floor_ms: int | None = None  # windows that begin at or before it lost events to a trim of the log: left alone
+    max_event_ms: int | None = None  # of min(event time, arrival), of events alone: what `complete_by` is told from
+    max_beat_ms: int | None = None  # likewise, of heartbeats alone
+
+    def after(self, batch: Batch, max_seen_ms: int | None) -> TimeState:
+        """The state after a batch whose watermarks ended at the running maximum `max_seen_ms`."""
+        return TimeState(
+            max_seen_ms,
+            _later(self.max_ts_ms, batch.times_ms),
+            self.floor_ms,
+            _later(self.max_event_ms, batch.effective_ms),
+            max((ms for ms in (self.max_beat_ms, batch.max_beat_ms) if ms is not None), default=None),
+        )
+
+
+def _later(before: int | None, times_ms: Int64) -> int | None:
+    if not len(times_ms):
+        return before
+    newest = int(times_ms.max())
+    return newest if before is None else max(before, newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +115,7 @@ class Prepared:
 
     `cells`: the distinct (pane start, cell field) of the batch; `first_rows` the first accepted row of each; `cell_of`
     the number of its cell for each accepted row; `rows` the numbers of the accepted rows in the batch; `frame` their
-    columns.
+    columns; `watermarks_ms` the watermark before each.
     """
 
     cells: list[tuple[int, bytes]]
@@ -104,6 +123,7 @@ class Prepared:
     cell_of: Rows
     rows: Rows
     frame: pl.DataFrame
+    watermarks_ms: Int64
     late: LateRows
     dead: tuple[DeadRow, ...]
     ledger: Ledger
@@ -135,15 +155,8 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
         dead=n_dead,
         partial=int((from_ends != NO_END).sum()),
     )
-    time = TimeState(max_seen_ms, _max_of(before.max_ts_ms, batch.times_ms), before.floor_ms)
-    return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, time)
-
-
-def _max_of(before: int | None, times_ms: Int64) -> int | None:
-    if not len(times_ms):
-        return before
-    newest = int(times_ms.max())
-    return newest if before is None else max(before, newest)
+    time = before.after(batch, max_seen_ms)
+    return Prepared(cells, first_rows, cell_of, rows, frame, watermarks_ms[rows], late, dead, ledger, time)
 
 
 def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64) -> LateRows:
@@ -189,14 +202,23 @@ def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -
     cells, others = _within_cap(program.stage.max_groups, prepared, table)
     cell_slots = table.slots(cells)
     if len(prepared.rows):
-        _fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
+        fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
     if others:  # several cells of the batch have become one
         pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
         cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
     return Folded(cells, cell_slots, others)
 
 
-def _fold_values(program: Program, batch: Batch, prepared: Prepared, table: CellTable, slots: Slots) -> None:
+class Table(Protocol):
+    """Cells by slot, whatever they are keyed by."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]: ...
+    def fold_sketch(self, number: int, new: Values) -> None: ...
+
+
+def fold_values(program: Program, batch: Batch, prepared: Prepared, table: Table, slots: Slots) -> None:
+    """Fold the values of the accepted rows into cells, `slots` one a row, in stream order."""
     rows = prepared.rows
     times_ms = batch.times_ms[rows]
     events = Values(slots, times_ms, times_ms, batch.places[rows], batch.rows[rows])

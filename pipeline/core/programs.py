@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -20,6 +20,8 @@ from pipeline.core.cells import Layout
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
+from pipeline.core.registry import aggregates as registered
+from pipeline.core.selection import Selection
 from pipeline.core.sketches import Sketch
 from pipeline.core.windows import Horizon, Panes, panes_of
 
@@ -57,6 +59,7 @@ class Program:
     needs: frozenset[str]
     columns: Mapping[str, pl.DataType]
     finishers: tuple[Finisher, ...]
+    selection: Selection
     layout: Layout
 
     @property
@@ -77,6 +80,11 @@ class Program:
         """How the windows cut time; a session metric has none."""
         assert not isinstance(self.stage.window, Session), f"{self.name} has sessions, not panes"
         return panes_of(self.stage.window)
+
+    @property
+    def value_types(self) -> dict[str, str]:
+        """The values of a row in order, aggregates and what is selected from them, with their types."""
+        return {finisher.spec.name: finisher.type for finisher in self.finishers} | self.selection.types
 
     @property
     def horizon(self) -> Horizon:
@@ -172,6 +180,7 @@ def compile_program(config: Config, stage: Aggregate) -> Program:
         needs=needs,
         columns=columns,
         finishers=finishers,
+        selection=Selection.compile(stage.select, {finisher.spec.name: finisher.type for finisher in finishers}),
         layout=layout_of(finishers),
     )
 
@@ -182,9 +191,10 @@ def compile_programs(config: Config) -> dict[str, Program]:
 
 
 def version_of(config: Config, stage_name: str) -> str:
-    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, groups and aggregates.
+    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, lateness and values.
 
-    Descriptions, units of measure and retention are not part of it: changing them keeps the results.
+    Descriptions, units of measure, retention, rollups, and what is made of finished aggregates (`select`, `emit`,
+    `output`) are not part of it: changing them keeps the results.
     """
     stage = config.stages[stage_name]
     stream = config.stream_of(stage)
@@ -204,6 +214,9 @@ def version_of(config: Config, stage_name: str) -> str:
             "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
             "allowed_lateness": stage.allowed_lateness_ms,
             "max_groups": stage.max_groups,
+            "sources": {
+                s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered
+            },
         }
     text = msgspec.json.encode(definition, order="sorted")
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]
@@ -229,9 +242,9 @@ def decode_definition(text: bytes) -> Definition:
     return msgspec.convert(stored, Definition)
 
 
-def program_of_definition(text: bytes) -> Program:
-    """Compile a definition kept by `encode_definition`."""
+def program_of_definition(text: bytes, version: str) -> Program:
+    """Compile a definition kept by `encode_definition`, under the version it was kept as."""
     known = decode_definition(text)
     stages: dict[str, Stage] = {transform.name: transform for transform in known.transforms}
     config = Config(streams={known.stream.name: known.stream}, stages={**stages, known.stage.name: known.stage})
-    return compile_program(config, known.stage)
+    return replace(compile_program(config, known.stage), version=version)

@@ -73,6 +73,9 @@ class Distinct:
 
     def fold(self, whole: Registers, fresh: Registers) -> tuple[Registers, Registers]:
         raised = _above(whole, fresh)
+        if isinstance(whole, dict) and isinstance(raised, dict) and len(whole) + len(raised) <= _MAX_PAIRS:
+            whole.update(raised)
+            return whole, raised
         return self.merge(whole, raised), raised
 
     def merge(self, into: Registers, other: Registers) -> Registers:
@@ -143,9 +146,10 @@ def _arrays(registers: Registers) -> tuple[npt.NDArray[np.int64], Ranks]:
     if not isinstance(registers, dict):
         indexes = np.flatnonzero(registers).astype(np.int64)
         return indexes, registers[indexes]
-    pairs = sorted(registers.items())
-    flat = np.array(pairs, dtype=np.int64).reshape(len(pairs), 2)
-    return flat[:, 0], flat[:, 1].astype(np.uint8)
+    indexes = np.fromiter(registers.keys(), np.int64, len(registers))
+    ranks = np.fromiter(registers.values(), np.uint8, len(registers))
+    order = np.argsort(indexes)
+    return indexes[order], ranks[order]
 
 
 def _above(whole: Registers, fresh: Registers) -> Registers:

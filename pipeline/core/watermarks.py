@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.definitions import HOUR_MS, SECOND_MS, TimePolicy
+from pipeline.core.entries import TickCause
 from pipeline.core.windows import Horizon
 
 NO_TIME_MS = -(2**62)
@@ -78,6 +79,7 @@ class Tick:
     partition: int
     last_id: str
     time_ms: int
+    by: TickCause = "silence"
 
 
 def idle_ticks(
@@ -205,7 +207,7 @@ def _follow(
     for clock in behind:
         rested = clock.last_tick_ms is None or now_ms - clock.last_tick_ms >= FOLLOW_EVERY_MS
         if rested and _a_window_waits(clock, target_ms - policy.disorder_ms, policy.disorder_ms, horizons, newest_ms):
-            ticks += _tick(clock, target_ms, now_ms)
+            ticks += _tick(clock, target_ms, now_ms, "follow")
     return ticks
 
 
@@ -221,8 +223,8 @@ def _a_window_waits(
     )
 
 
-def _tick(clock: PartitionClock, time_ms: int, now_ms: int) -> list[Tick]:
+def _tick(clock: PartitionClock, time_ms: int, now_ms: int, by: TickCause = "silence") -> list[Tick]:
     """A tick, unless it would move nothing: its time is capped by its arrival."""
     if clock.max_seen_ms is not None and min(time_ms, now_ms) <= clock.max_seen_ms:
         return []
-    return [Tick(clock.partition, clock.last_id, time_ms)]
+    return [Tick(clock.partition, clock.last_id, time_ms, by)]

@@ -53,12 +53,16 @@ class Checkpoint:
     floor_ms: int | None = (
         None  # windows that begin at or before it lost events to a trim: this stage leaves them alone
     )
+    max_event_ms: int | None = None  # of the events alone, and of heartbeats alone: see core/process.TimeState
+    max_beat_ms: int | None = None
+    offset: int | None = None  # position less events read; None until it is known: see runtime/positions
     load_ms: int = 0
     commit: int = 0
     position: int = 0  # events the door had stored up to the cursor: what backpressure is measured by
     arrival_ms: int = 0  # arrival of the last committed entry
     entries: int = 0
     ticks: int = 0
+    missing: int = 0  # events the door stored that the log did not bring
     read: int = 0
     accepted: int = 0
     filtered: int = 0
@@ -81,9 +85,7 @@ class Checkpoint:
         """As written: integers as text, what is unknown left out."""
         values = {
             "cursor": self.cursor.decode(),
-            "max_seen_ms": self.max_seen_ms,
-            "max_ts_ms": self.max_ts_ms,
-            "floor_ms": self.floor_ms,
+            **{name: getattr(self, name) for name in _OPTIONAL},
             **{name: getattr(self, name) for name in _COUNTERS},
         }
         return {name: str(value) for name, value in values.items() if value is not None}
@@ -96,11 +98,15 @@ class Checkpoint:
             max_seen_ms=_optional(stored.get(b"max_seen_ms")),
             max_ts_ms=_optional(stored.get(b"max_ts_ms")),
             floor_ms=_optional(stored.get(b"floor_ms")),
+            max_event_ms=_optional(stored.get(b"max_event_ms")),
+            max_beat_ms=_optional(stored.get(b"max_beat_ms")),
+            offset=_optional(stored.get(b"offset")),
             torn=b"torn" in stored,
             **numbers,
         )
 
 
+_OPTIONAL = ("max_seen_ms", "max_ts_ms", "floor_ms", "max_event_ms", "max_beat_ms", "offset")
 _COUNTERS = (
     "load_ms",
     "commit",
@@ -108,6 +114,7 @@ _COUNTERS = (
     "arrival_ms",
     "entries",
     "ticks",
+    "missing",
     "read",
     "accepted",
     "filtered",
@@ -142,6 +149,7 @@ class Commit:
     after: Checkpoint
     panes: Mapping[int, PaneChange] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
+    hashes: Mapping[str, PaneChange] = field(default_factory=dict)  # by key; of state that is not panes
 
 
 def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
@@ -165,6 +173,7 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
             keys.suspect(stream, partition, group),
             *streams,
             *pane_keys,
+            *what.hashes,
         ],
         args=list(_arguments(what, streams)),
     )
@@ -193,6 +202,7 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
     yield len(streams)
     yield sum(len(rows) for rows in what.rows.values())
     yield len(what.panes)
+    yield len(what.hashes)
     yield from what.ids
     for value in after.items():
         yield from value
@@ -207,6 +217,12 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
         yield start
         yield mark
         yield change.from_end
+        yield len(change.cells)
+        yield len(change.gone)
+        for cell in change.cells.items():
+            yield from cell
+        yield from change.gone
+    for change in what.hashes.values():
         yield len(change.cells)
         yield len(change.gone)
         for cell in change.cells.items():

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.core.definitions import Aggregate, Session, Stream, Transform
+from pipeline.core.definitions import Aggregate, Rollup, Session, Stream, Transform, Tumbling
 from pipeline.core.windows import Span, panes_of
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.session_expiry import expire_sessions
 from pipeline.rim.store import Due
 
 WINDOWS_A_RUN = 5_000  # of one version of a metric; the next run goes on
@@ -56,6 +57,8 @@ def expire_results(client: redis.Redis, scripts: Scripts, kept: Kept, retention_
     """
     before_ms = now_ms - retention_ms
     name, version = kept.stage.name, kept.version
+    if isinstance(kept.stage.window, Session):
+        return Expired(results=expire_sessions(client, scripts, name, version, before_ms))
     removed = 0
     skipped = 0
     while removed + skipped < WINDOWS_A_RUN:
@@ -75,6 +78,8 @@ def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Sp
     """Delete one window: the panes first, so that a crash in between leaves a result that is found again."""
     stream, stage, version = kept.stream, kept.stage, kept.version
     assert not isinstance(stage.window, Session), "sessions expire by bucket"
+    if _feeds_a_tier(client, kept, window):
+        return False
     starts = panes_of(stage.window).panes_of(window)
     # All partitions are asked before one is touched: a window must not be published again from a part of its panes.
     if _may_change(client, kept, window, starts):
@@ -98,6 +103,37 @@ def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Sp
         args=[f"{window[0]}:{window[1]}", before_ms],
     )
     return bool(int(deleted))
+
+
+def expire_tier(client: redis.Redis, scripts: Scripts, kept: Kept, tier: Rollup, now_ms: int) -> Expired:
+    """Delete the windows of a tier that were published more than its retention ago."""
+    name, version, before_ms = kept.stage.name, kept.version, now_ms - tier.retention_ms
+    ages, windows = keys.tier_ages(name, version, tier.size_ms), keys.tier(name, version, tier.size_ms)
+    removed = 0
+    members = client.execute_command("ZRANGEBYSCORE", ages, "-inf", before_ms, "LIMIT", 0, WINDOWS_A_RUN)
+    for member in members:
+        start, _, end = member.decode().partition(":")
+        result = keys.result(name, version, int(start), int(end))
+        removed += int(scripts.run("expire_result", keys=[ages, windows, result], args=[member, before_ms]))
+    return Expired(results=removed)
+
+
+def _feeds_a_tier(client: redis.Redis, kept: Kept, window: Span) -> bool:
+    """Whether a window is still needed: its tier's window is not published, or may be revised by another window."""
+    stage, stream = kept.stage, kept.stream
+    if not stage.rollups or not kept.running:
+        return False
+    assert isinstance(stage.window, Tumbling), f"{stage.name} has tiers and is not tumbling"
+    starts = {tier.size_ms: window[0] - (window[0] - stage.window.offset_ms) % tier.size_ms for tier in stage.rollups}
+    final_at_ms = max(start + size_ms for size_ms, start in starts.items()) + stage.allowed_lateness_ms
+    pipe = client.pipeline(transaction=False)
+    for size_ms, start in starts.items():
+        pipe.execute_command("HEXISTS", keys.tier_due(stage.name, kept.version, size_ms), start)
+    if any(pipe.execute()):
+        return True
+    for partition in range(stream.partitions):
+        pipe.execute_command("HGET", keys.checkpoint(stream.name, partition, kept.group), "max_seen_ms")
+    return any(seen is None or int(seen) - stream.time.disorder_ms < final_at_ms for seen in pipe.execute())
 
 
 def _may_change(client: redis.Redis, kept: Kept, window: Span, starts: Sequence[int]) -> bool:

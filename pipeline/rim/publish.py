@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import redis
 
@@ -22,6 +22,9 @@ STAGING_BYTES = 200_000  # a transaction: under 2 ms of the server's time
 LATEST_STEP = 2_000  # fields of the latest hash written by one command
 EMIT_ROWS = 500  # rows a step downstream: XADD is about 1.4 µs a row in a script (FACTS 8)
 STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
+
+
+Row = Mapping[str, bytes | str | int]  # fields of an entry of a metric's downstream stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Closed:
     cells: Sequence[bytes]
     finished: Sequence[bytes]
     emits: bool = True
+    tiers: Mapping[int, int] = field(default_factory=dict)  # size of each tier → start of its window this one is in
 
 
 def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None:
@@ -62,6 +66,7 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
             staged_latest,
             keys.latest(metric),
             keys.versions(metric),
+            *(keys.tier_due(metric, version, size_ms) for size_ms in window.tiers),
         ],
         args=[
             version,
@@ -70,6 +75,8 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
             window.state,
             len(window.groups),
             int(window.emits),
+            len(window.tiers),
+            *window.tiers.values(),
             *map(str, window.marks),
         ],
     )
@@ -79,7 +86,42 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
     return int(revision)
 
 
-def _blocks(window: Closed) -> Iterator[tuple[bytes, bytes]]:
+@dataclass(frozen=True, slots=True)
+class TierWindow:
+    """A merged window of a tier, ready to be published; `seq` is the newest publication among the `windows` in it."""
+
+    metric: str
+    version: str
+    size_ms: int
+    start_ms: int
+    seq: int
+    windows: int
+    groups: Sequence[bytes]
+    cells: Sequence[bytes]
+
+
+def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> int | None:
+    """Put a tier's window in place; return its revision, or None when the one in place is as good."""
+    metric, version, end_ms = window.metric, window.version, window.start_ms + window.size_ms
+    staged = keys.staging(metric, secrets.token_hex(8))
+    _stage(client, [(staged, [block]) for block in _blocks(window)])
+    revision = scripts.run(
+        "publish_tier",
+        keys=[
+            staged,
+            keys.result(metric, version, window.start_ms, end_ms),
+            keys.tier(metric, version, window.size_ms),
+            keys.tier_ages(metric, version, window.size_ms),
+        ],
+        args=[window.start_ms, end_ms, len(window.groups), window.seq, window.windows],
+    )
+    if int(revision) < 0:
+        client.execute_command("UNLINK", staged)
+        return None
+    return int(revision)
+
+
+def _blocks(window: Closed | TierWindow) -> Iterator[tuple[bytes, bytes]]:
     for number, at in enumerate(range(0, len(window.groups), BLOCK_GROUPS)):
         part = slice(at, at + BLOCK_GROUPS)
         yield b"b%d" % number, pack_block(window.groups[part], window.cells[part])
@@ -128,16 +170,14 @@ def outgoing(client: redis.Redis, metric: str, version: str, count: int = 100) -
     return [Outgoing(*map(int, head.split(b":"))) for head in heads]
 
 
-def emit(
-    scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequence[Mapping[str, bytes | str | int]]
-) -> bool:
+def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequence[Row]) -> bool:
     """Send the rest of a window's rows downstream in steps; False when another publisher is doing it.
 
     `rows` are all rows of the window, in the order every publisher finds them in (the stored blocks').
     """
     position = head
     while True:
-        step = rows[position.row : position.row + EMIT_ROWS]
+        step = _emit_step(rows, position.row)
         end = position.row + len(step)
         after = Outgoing(head.start_ms, head.end_ms, head.revision, end)
         args: list[bytes | str | int] = [str(position), str(after) if end < len(rows) else "", len(step)]
@@ -152,6 +192,18 @@ def emit(
         position = after
 
 
+def _emit_step(
+    rows: Sequence[Mapping[str, bytes | str | int]], first: int
+) -> Sequence[Mapping[str, bytes | str | int]]:
+    """The rows of one script call: as many as it takes in a millisecond or two, by number and by bytes."""
+    size = 0
+    for number, row in enumerate(rows[first : first + EMIT_ROWS], start=1):
+        size += sum(len(value) for value in row.values() if isinstance(value, bytes | str))
+        if size > STAGING_BYTES:
+            return rows[first : first + number]
+    return rows[first : first + EMIT_ROWS]
+
+
 @dataclass(frozen=True, slots=True)
 class Settled:
     """A due pane after a pass: the mark that was published, and the end of its next window to publish, if any."""
@@ -163,9 +215,14 @@ class Settled:
 
 def settle(scripts: Scripts, stream: str, partition: int, group: str, panes: Sequence[Settled]) -> int:
     """Note what was published of due panes, unless they changed since; return how many are off the list."""
+    return settle_key(scripts, keys.due(stream, partition, group), panes)
+
+
+def settle_key(scripts: Scripts, key: str, panes: Sequence[Settled]) -> int:
+    """The same of any list of what is due."""
     if not panes:
         return 0
     args: list[int | str] = []
     for pane in panes:
         args += [pane.start_ms, str(pane.mark), "" if pane.next_end_ms is None else pane.next_end_ms]
-    return int(scripts.run("settle", keys=[keys.due(stream, partition, group)], args=args))
+    return int(scripts.run("settle", keys=[key], args=args))

@@ -26,6 +26,8 @@ class Door:
     max_seen_ms: int | None = None
     max_ts_ms: int | None = None
     last_arrival_ms: int | None = None
+    last_tick_ms: int | None = None
+    last_id: str = "0-0"
     received: int = 0
     stored: int = 0
     duplicate: int = 0
@@ -38,6 +40,8 @@ class Door:
             _optional(stored.get(b"max_seen_ms")),
             _optional(stored.get(b"max_ts_ms")),
             _optional(stored.get(b"last_arrival_ms")),
+            _optional(stored.get(b"last_tick_ms")),
+            stored.get(b"last_id", b"0-0").decode(),
             *(int(stored.get(name.encode(), b"0")) for name in DOOR_COUNTERS),
         )
 

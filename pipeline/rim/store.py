@@ -162,6 +162,7 @@ class Result:
     revision: int
     state: str
     published_ms: int
+    seq: int  # number of its publication among those of the metric's version
     groups: list[bytes]
     cells: list[bytes]
 
@@ -174,9 +175,13 @@ def published_windows(
     to_ms: int | None = None,
     *,
     limit: int | None = None,
+    tier_ms: int | None = None,
 ) -> list[tuple[int, int]]:
-    """(start, end) of the published windows with from_ms < end <= to_ms, oldest first; the newest `limit` of them."""
-    key = keys.windows(metric, version)
+    """(start, end) of the published windows with from_ms < end <= to_ms, oldest first; the newest `limit` of them.
+
+    `tier_ms`: of the tier of that size, and not of the metric itself.
+    """
+    key = keys.windows(metric, version) if tier_ms is None else keys.tier(metric, version, tier_ms)
     lowest = "-inf" if from_ms is None else f"({from_ms}"
     highest = "+inf" if to_ms is None else to_ms
     if limit is None:
@@ -218,6 +223,7 @@ def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result
         int(fields[b"revision"]),
         fields[b"state"].decode(),
         int(fields[b"published_ms"]),
+        int(fields.get(b"seq", b"0")),
         groups,
         cells,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import redis
 
 from pipeline.core.definitions import Stream
+from pipeline.core.entries import TickCause
 from pipeline.core.events import Reader
 from pipeline.core.times import about_duration, format_duration
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, end_tick_time, idle_ticks
@@ -69,7 +70,7 @@ class TimeKeeper:
             newest = [clock.max_ts_ms for clock in seen.clocks if clock.max_ts_ms is not None]
             return end_tick_time(max(newest), self.horizons, self.stream.time.disorder_ms) if newest else None
 
-        return self._tick_all(time_of)
+        return self._tick_all(time_of, "end")
 
     def heartbeat(self, time_ms: int, now_ms: int) -> Ticked:
         """Say that nothing older than `time_ms`, less the disorder bound, will come in any partition.
@@ -88,9 +89,9 @@ class TimeKeeper:
                 code="too_far_ahead",
                 status=422,
             )
-        return self._tick_all(lambda seen: time_ms)
+        return self._tick_all(lambda seen: time_ms, "heartbeat")
 
-    def _tick_all(self, time_of: Callable[[Look], int | None]) -> Ticked:
+    def _tick_all(self, time_of: Callable[[Look], int | None], by: TickCause) -> Ticked:
         """One tick in every partition, of one time. A partition that gets an entry meanwhile is looked at again."""
         seen = self._look(STEPS_A_REQUEST)
         time_ms = time_of(seen)
@@ -104,7 +105,7 @@ class TimeKeeper:
                 time_ms, ids = newer_ms, {}
             for clock in seen.clocks:
                 if clock.partition not in ids:
-                    entry_id = self._append(Tick(clock.partition, clock.last_id, time_ms))
+                    entry_id = self._append(Tick(clock.partition, clock.last_id, time_ms, by))
                     ids |= {clock.partition: entry_id} if entry_id is not None else {}
             if len(ids) == self.stream.partitions:
                 return Ticked(tuple(ids[partition] for partition in sorted(ids)), time_ms)
@@ -125,7 +126,7 @@ class TimeKeeper:
         entry_id = self.scripts.run(
             "tick",
             keys=[keys.raw(self.stream.name, tick.partition), keys.door(self.stream.name, tick.partition)],
-            args=[tick.last_id, tick.time_ms],
+            args=[tick.last_id, tick.time_ms, tick.by],
         )
         return entry_id.decode() if entry_id else None
 

@@ -25,8 +25,9 @@ from pipeline.core.twin import Twin, has_twin
 from pipeline.core.windows import FOREVER_MS
 from pipeline.errors import FrameError
 from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
-from pipeline.runtime.closer import finished_rows, group_values, state_at
+from pipeline.runtime.closer import state_at
 from pipeline.runtime.config import load_config
+from pipeline.runtime.finishing import finished_rows, group_values
 from pipeline.runtime.replay_files import FileRow, file_format, read_rows
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class BatchResult:
         twin = self._of(name).twin
         program = twin.program
         watermark_ms = FOREVER_MS if self._is_final else twin.watermark_ms
-        types = dict(program.group_types) | {f.spec.name: f.type for f in program.finishers}
+        types = dict(program.group_types) | dict(program.value_types)
         return answer_frame(list(_rows(twin, watermark_ms)), types)
 
     def late(self, name: str) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.core.accumulators import Slots
 from pipeline.core.programs import Program
-from pipeline.runtime.closer import finished_rows
+from pipeline.runtime.finishing import finished_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import redis
 
-from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.definitions import Tumbling
 from pipeline.core.merging import Merged, Piece, merged, pieces_of, windows_by_end
 from pipeline.core.programs import Program
 from pipeline.core.windows import Span
@@ -24,11 +24,12 @@ from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import Due, MarkedPane
+from pipeline.runtime.downstream import outgoing_entries
+from pipeline.runtime.finishing import finished_result, finished_rows
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
 WINDOWS_A_READ = 20  # windows whose panes are read together
 
-OTHER = "__other__"
 Marks = tuple[Mark, ...]  # of a window: for each partition the newest mark of its panes
 
 
@@ -198,6 +199,7 @@ class Closer:
             cells=window.cells,
             finished=[msgspec.json.encode(_latest(start_ms, end_ms, row)) for row in latest],
             emits=program.stage.output != "none",
+            tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
 
     def _emit_rest(self) -> None:
@@ -205,9 +207,15 @@ class Closer:
         program = self.program
         while heads := publish.outgoing(self.client, program.name, program.version):
             for head in heads:
-                rows = self._outgoing_rows(head)
-                if not publish.emit(self.scripts, program.name, program.version, head, rows):
+                entries = outgoing_entries(program, self._result(head))
+                if not publish.emit(self.scripts, program.name, program.version, head, entries):
                     return  # somebody else is sending
+
+    def _result(self, head: Outgoing) -> store.Result | None:
+        """The result that is to be sent; None when it expired, or a newer revision is in the list behind it."""
+        span = (head.start_ms, head.end_ms)
+        found = store.load_results(self.client, self.program.name, self.program.version, [span])
+        return found[0] if found and found[0].revision == head.revision else None
 
     def show_latest(self) -> None:
         """Put the newest published window of this version into the `latest` hash."""
@@ -216,37 +224,16 @@ class Closer:
         pairs = [
             (group, msgspec.json.encode(_latest(result.start_ms, result.end_ms, row)))
             for result in store.load_results(self.client, program.name, program.version, newest)
-            for group, row in zip(result.groups, self._finished(result), strict=True)
+            for group, row in zip(result.groups, finished_result(program, result), strict=True)
         ]
         publish.replace_latest(self.client, program.name, pairs)
 
-    def _finished(self, result: store.Result) -> list[dict[str, Any]]:
-        """The finished values of a published window, in the order of its groups."""
-        table = CellTable(self.program.layout)
-        cells = [(result.start_ms, group) for group in result.groups]
-        table.merge(cells, self.program.layout.unpack(result.cells))
-        return finished_rows(self.program, table.columns, table.slots(cells), [result.end_ms] * len(cells))
 
-    def _outgoing_rows(self, head: Outgoing) -> list[Mapping[str, bytes | str | int]]:
-        program = self.program
-        found = store.load_results(self.client, program.name, program.version, [(head.start_ms, head.end_ms)])
-        if not found or found[0].revision != head.revision:
-            return []  # expired, or a newer revision took its place and is in the list behind it
-        result = found[0]
-        rows = self._finished(result)
-        about: dict[str, bytes | str | int] = {
-            "window_start": head.start_ms,
-            "window_end": head.end_ms,
-            "state": result.state,
-            "revision": head.revision,
-            "version": program.version,
-        }
-        return [
-            about
-            | _group_texts(program, group)
-            | {name: _text(value) for name, value in row.items() if value is not None}
-            for group, row in zip(result.groups, rows, strict=True)
-        ]
+def tier_start(program: Program, start_ms: int, size_ms: int) -> int:
+    """The start of a tier's window that a window is part of; tiers are aligned as their metric is."""
+    window = program.window
+    assert isinstance(window, Tumbling), f"{program.name} has tiers and is not tumbling"
+    return start_ms - (start_ms - window.offset_ms) % size_ms
 
 
 def state_at(program: Program, end_ms: int, watermark_ms: int | None) -> str:
@@ -256,31 +243,5 @@ def state_at(program: Program, end_ms: int, watermark_ms: int | None) -> str:
     return "final" if watermark_ms >= end_ms + program.stage.allowed_lateness_ms else "closed"
 
 
-def finished_rows(
-    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int]
-) -> list[dict[str, Any]]:
-    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
-    values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
-    names = [finisher.spec.name for finisher in program.finishers]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
-
-
-def group_values(program: Program, group: bytes) -> dict[str, Any]:
-    """The values of a group's fields; the groups above the cap are `__other__` in text, null elsewhere."""
-    if group == OTHERS:
-        return {name: OTHER if kind == "string" else None for name, kind in program.group_types}
-    return dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
-
-
 def _latest(start_ms: int, end_ms: int, row: Mapping[str, Any]) -> dict[str, Any]:
     return {"window_start": start_ms, "window_end": end_ms, **row}
-
-
-def _group_texts(program: Program, group: bytes) -> dict[str, bytes | str | int]:
-    values = group_values(program, group)
-    return {name: _text(value) for name, value in values.items() if value is not None}
-
-
-def _text(value: Any) -> str:
-    """A value as text in a row: strings as they are, everything else as JSON."""
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

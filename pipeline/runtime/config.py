@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.definitions import Config, Stream, Transform
+from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform
 from pipeline.core.expressions import Expression, compile_expression
 from pipeline.core.programs import stream_columns
 from pipeline.core.spelling import did_you_mean
@@ -20,6 +20,7 @@ from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import TopShape, redis_url
 from pipeline.runtime.config_stages import build_stages
 from pipeline.runtime.config_streams import build_streams
+from pipeline.runtime.config_windows import MANY_PANES, pane_count
 from pipeline.runtime.config_yaml import MAX_BYTES, read_document
 
 ENV_PREFIX = "STREAMGAUGE_"
@@ -71,7 +72,7 @@ def _build(report: Report, root: object, top: TopShape | None) -> tuple[dict[str
     """Check the sections as far as they are mappings, also when the top of the file has a problem of its own."""
     raw_streams, raw_stages = _section(root, "streams"), _section(root, "stages")
     streams, columns = build_streams(report, raw_streams) if _has(root, "streams") else ({}, {})
-    stages = build_stages(report, raw_stages, columns)
+    stages = build_stages(report, raw_stages, columns, streams)
     default = top.default_stream if top is not None else None
     if default is not None and default not in raw_streams:
         report.add(("default_stream",), f"unknown stream '{default}'.{did_you_mean(default, raw_streams)}")
@@ -125,22 +126,27 @@ def _env_redis_url(environ: Mapping[str, str]) -> str | None:
 
 
 def config_warnings(config: Config) -> list[str]:
-    """Return what is allowed and probably not meant: filters that a null makes null, and casts that stop on a value."""
-    transforms = [stage for stage in config.stages.values() if isinstance(stage, Transform)]
-    return [warning for stage in transforms for warning in _transform_warnings(config, stage)]
+    """Return what is allowed and probably not meant: conditions that a null makes null, casts that stop, many panes."""
+    return [warning for stage in config.stages.values() for warning in _stage_warnings(config, stage)]
 
 
-def _transform_warnings(config: Config, stage: Transform) -> Iterator[str]:
+def _stage_warnings(config: Config, stage: Stage) -> Iterator[str]:
     columns, nullable = _columns_before(config, stage)
-    texts = {f"derive.{name}": text for name, text in stage.derive.items()}
-    if stage.filter is not None:
-        texts["filter"] = stage.filter
-        for name in compile_expression(stage.filter, columns).null_from(columns, nullable):
+    if isinstance(stage, Transform):
+        conditions = {"filter": stage.filter} if stage.filter is not None else {}
+        computed = {f"derive.{name}": text for name, text in stage.derive.items()}
+        lost = "are filtered out"
+    else:
+        conditions = {f"aggregates.{each.name}": each.where for each in stage.aggregates if each.where is not None}
+        computed, lost = {}, "are left out of it"
+        yield from _pane_warnings(stage)
+    for setting, text in conditions.items():
+        for name in compile_expression(text, columns).null_from(columns, nullable):
             yield (
-                f"stages.{stage.name}.filter: events without '{name}' are filtered out, since null is not true. "
+                f"stages.{stage.name}.{setting}: events without '{name}' {lost}, since null is not true. "
                 f"Write COALESCE({name}, …) or {name} IS NULL OR … if they should stay."
             )
-    for setting, text in texts.items():
+    for setting, text in (conditions | computed).items():
         if compile_expression(text, columns).may_fail:
             yield (
                 f"stages.{stage.name}.{setting}: fails on values that do not convert, and such an event becomes a "
@@ -148,8 +154,17 @@ def _transform_warnings(config: Config, stage: Transform) -> Iterator[str]:
             )
 
 
-def _columns_before(config: Config, stage: Transform) -> tuple[dict[str, Any], set[str]]:
-    """Return the columns that reach a transform and those of them that may be null."""
+def _pane_warnings(stage: Aggregate) -> Iterator[str]:
+    if isinstance(stage.window, Session) or (count := pane_count(stage.window)) <= MANY_PANES:
+        return
+    yield (
+        f"stages.{stage.name}.window: one window is merged from {count:,} panes, each time it closes or is asked for. "
+        f"At most {MANY_PANES:,} are reasonable: choose a longer `every` that divides the window."
+    )
+
+
+def _columns_before(config: Config, stage: Stage) -> tuple[dict[str, Any], set[str]]:
+    """Return the columns that reach a stage and those of them that may be null."""
     stream = config.stream_of(stage)
     columns = stream_columns(stream)
     nullable = {each.name for each in stream.fields if each.nullable}

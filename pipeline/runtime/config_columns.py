@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from pipeline.core.expressions import ExpressionError, expression_names, unknown_name
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -30,3 +32,17 @@ class Columns:
     def uncertain(self, names: Iterable[str]) -> bool:
         """True where what is made of these names cannot be checked."""
         return any(self.may_hold(name) for name in names)
+
+
+def is_uncertain(text: str, columns: Columns) -> bool:
+    """True where an expression reads a field with a problem of its own; one that is nowhere is told all the same.
+
+    Raises:
+        ExpressionError: it does not parse, or reads what is certainly not there beside what may be.
+    """
+    names = expression_names(text)
+    if not columns.uncertain(names):
+        return False
+    for name in columns.unknown(names):
+        raise ExpressionError(unknown_name(name, columns.known))
+    return True

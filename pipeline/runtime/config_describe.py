@@ -8,7 +8,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stage, Stream, Transform
+from pipeline.core.definitions import (
+    MAX_GROUPS,
+    Aggregate,
+    AggregateSpec,
+    Calendar,
+    Config,
+    Cumulating,
+    Field,
+    Hopping,
+    Session,
+    Stage,
+    Stream,
+    Transform,
+    Tumbling,
+    Window,
+)
 from pipeline.core.times import format_duration
 
 _PASSWORD = re.compile(r"(://)[^@/]*@")
@@ -53,13 +68,32 @@ def _tree(config: Config, source: str, indent: str) -> Iterator[str]:
 
 def _stage_lines(config: Config, stage: Stage) -> Iterator[str]:
     if isinstance(stage, Aggregate):
-        yield f"window    {_window_text(stage)}"
-        if stage.group_by:
-            yield f"group by  {', '.join(stage.group_by)}"
-        yield f"values    {', '.join(_aggregate_text(each) for each in stage.aggregates)}"
-        yield f"kept      {format_duration(stage.retention_ms)}: {{{stage.name}}}:rows, {{{stage.name}}}:latest"
-        return
-    yield from _transform_lines(config, stage)
+        yield from _aggregate_lines(stage)
+    else:
+        yield from _transform_lines(config, stage)
+
+
+def _aggregate_lines(stage: Aggregate) -> Iterator[str]:
+    yield f"window    {window_text(stage.window)}"
+    if stage.group_by:
+        capped = f", at most {stage.max_groups:,} in a partition" if stage.max_groups != MAX_GROUPS else ""
+        yield f"group by  {', '.join(stage.group_by)}{capped}"
+    yield f"values    {', '.join(_aggregate_text(each) for each in stage.aggregates)}"
+    for name, text in stage.select.items():
+        yield f"select    {name} = {text}"
+    if stage.allowed_lateness_ms:
+        yield f"late      counted up to {format_duration(stage.allowed_lateness_ms)} after the end, as a revision"
+    if stage.emit == "on_update":
+        yield "emit      open windows too, whenever they change"
+    if stage.rollups:
+        tiers = (f"{format_duration(each.size_ms)} kept {format_duration(each.retention_ms)}" for each in stage.rollups)
+        yield f"rollups   {', '.join(tiers)}"
+    yield f"kept      {format_duration(stage.retention_ms)}: {_outputs(stage)}"
+
+
+def _outputs(stage: Aggregate) -> str:
+    rows = {"rows": f"{{{stage.name}}}:rows, ", "chunks": f"{{{stage.name}}}:rows in chunks, ", "none": ""}
+    return f"{rows[stage.output]}{{{stage.name}}}:latest"
 
 
 def _transform_lines(config: Config, stage: Transform) -> Iterator[str]:
@@ -90,13 +124,35 @@ def _spread(stream: Stream) -> str:
     return f"by {stream.partition_by}" if stream.partition_by else "spread evenly"
 
 
-def _window_text(stage: Aggregate) -> str:
-    offset = f", offset {format_duration(stage.window.offset_ms)}" if stage.window.offset_ms else ""
-    return f"tumbling {format_duration(stage.window.size_ms)}{offset}"
+def window_text(window: Window) -> str:
+    """A window in one line, as `hopping 1m every 10s`."""
+    match window:
+        case Tumbling():
+            return f"tumbling {format_duration(window.size_ms)}{_offset_text(window.offset_ms)}"
+        case Hopping():
+            return f"hopping {_steps_text(window)}"
+        case Cumulating():
+            return f"cumulating {_steps_text(window)}"
+        case Calendar():
+            return f"calendar {window.unit} in {window.zone}"
+        case Session():
+            longest = f", at most {format_duration(window.max_ms)} long" if window.max_ms is not None else ""
+            return f"session, events at most {format_duration(window.gap_ms)} apart{longest}"
+
+
+def _steps_text(window: Hopping | Cumulating) -> str:
+    size, every = format_duration(window.size_ms), format_duration(window.every_ms)
+    return f"{size} every {every}{_offset_text(window.offset_ms)}"
+
+
+def _offset_text(offset_ms: int) -> str:
+    return f", offset {format_duration(offset_ms)}" if offset_ms else ""
 
 
 def _aggregate_text(spec: AggregateSpec) -> str:
-    return f"{spec.name} = {spec.function}({spec.field})" if spec.field else f"{spec.name} = {spec.function}"
+    arguments = [str(each) for each in (spec.field, spec.argument) if each is not None]
+    call = f"{spec.function}({', '.join(arguments)})" if arguments else spec.function
+    return f"{spec.name} = {call}" + (f" where {spec.where}" if spec.where else "")
 
 
 def _bytes_text(count: int) -> str:

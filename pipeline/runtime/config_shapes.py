@@ -7,17 +7,29 @@ fields, expressions) is checked in `config_streams` and `config_stages`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from pipeline.core.definitions import DAY_MS, MINUTE_MS, SECOND_MS, ExtraPolicy, TimeUnit
+from pipeline.core.definitions import (
+    DAY_MS,
+    MAX_GROUPS,
+    MINUTE_MS,
+    SECOND_MS,
+    CalendarUnit,
+    EmitPolicy,
+    ExtraPolicy,
+    OutputKind,
+    TimeUnit,
+)
 from pipeline.core.times import parse_duration_ms
+from pipeline.core.zones import check_zone
 
 MAX_PARTITIONS = 256  # each costs a lease, a checkpoint and a reader per stage
 DEFAULT_PARTITIONS = 4
 DEFAULT_RETENTION_BYTES = 1_000_000_000
+MOST_GROUPS = 10_000_000  # of a pane in a partition; a cap above it would protect nothing
 
 _BYTE_UNITS = {"B": 1} | {
     name: base**power
@@ -41,8 +53,8 @@ def duration_ms(value: object) -> int:
 
 def positive_duration_ms(value: object) -> int:
     """Read a duration above 0."""
-    duration = duration_ms(value)
-    if duration == 0:
+    duration = offset_ms(value)  # reads a minus sign too, to say what is wrong with it
+    if duration <= 0:
         raise ValueError(f"must be longer than 0, not {value}.")
     return duration
 
@@ -94,18 +106,28 @@ def extra_policy(value: object) -> object:
     return value
 
 
-def emit_policy(value: object) -> object:
-    if value == "on_update":
-        raise ValueError(f"{not_built('emit: on_update')} Write on_close.")
-    if value != "on_close":
-        raise ValueError(f"must be on_close, not {seen(value)}.")
+def one_of(words: Sequence[str]) -> Callable[[object], object]:
+    """A reader of a closed list of words."""
+
+    def read(value: object) -> object:
+        if value not in words:
+            raise ValueError(f"must be {either(words)}, not {seen(value)}.")
+        return value
+
+    return read
+
+
+def group_count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_GROUPS:
+        raise ValueError(f"must be a whole number from 1 to {MOST_GROUPS:,}, not {seen(value)}.")
     return value
 
 
-def no_lateness(value: object) -> int:
-    if duration_ms(value):
-        raise ValueError(f"{not_built('allowed_lateness')} Remove it, or write 0s.")
-    return 0
+def time_zone(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be the name of a time zone such as Europe/Paris, not {seen(value)}.")
+    check_zone(value)
+    return value
 
 
 def field_mapping(value: object) -> object:
@@ -127,6 +149,10 @@ def seen(value: object) -> str:
         return "a list"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def either(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _value(reader: Callable[[Any], object]) -> BeforeValidator:
@@ -185,8 +211,17 @@ class TransformShape(Shape):
 
 
 class WindowShape(Shape):
-    tumbling: Annotated[int, _value(positive_duration_ms)]
+    """One kind and its settings; which go together is checked in `config_windows`."""
+
+    tumbling: Annotated[int | None, _value(positive_duration_ms)] = None
+    hopping: Annotated[int | None, _value(positive_duration_ms)] = None
+    session: Annotated[int | None, _value(positive_duration_ms)] = None
+    cumulating: Annotated[int | None, _value(positive_duration_ms)] = None
+    calendar: Annotated[CalendarUnit | None, _value(one_of(get_args(CalendarUnit)))] = None
+    every: Annotated[int | None, _value(positive_duration_ms)] = None
     offset: Annotated[int, _value(offset_ms)] = 0
+    max: Annotated[int | None, _value(positive_duration_ms)] = None
+    tz: Annotated[str | None, _value(time_zone)] = None
 
 
 class AggregateShape(Shape):
@@ -194,8 +229,12 @@ class AggregateShape(Shape):
     window: WindowShape
     group_by: list[str] = []
     aggregates: dict[str, Any]
-    allowed_lateness: Annotated[int, _value(no_lateness)] = 0
-    emit: Annotated[Literal["on_close"], _value(emit_policy)] = "on_close"
+    select: dict[str, str] = {}
+    allowed_lateness: Annotated[int, _value(duration_ms)] = 0
+    emit: Annotated[EmitPolicy, _value(one_of(get_args(EmitPolicy)))] = "on_close"
+    output: Annotated[OutputKind, _value(one_of(get_args(OutputKind)))] = "rows"
+    max_groups: Annotated[int, _value(group_count)] = MAX_GROUPS
+    rollups: dict[str, Annotated[int, _value(positive_duration_ms)]] = {}
     retention: Annotated[int, _value(positive_duration_ms)] = DAY_MS
 
 

@@ -12,20 +12,16 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.core.definitions import Aggregate, Stage, Transform, Tumbling
-from pipeline.core.expressions import (
-    ExpressionError,
-    compile_expression,
-    compile_filter,
-    expression_names,
-    unknown_name,
-)
+from pipeline.core.definitions import Aggregate, Session, Stage, Stream, Transform
+from pipeline.core.expressions import ExpressionError, compile_expression, compile_filter
 from pipeline.core.spelling import did_you_mean
-from pipeline.runtime.config_aggregates import build_aggregates, check_group_by
-from pipeline.runtime.config_columns import Columns
+from pipeline.runtime.config_aggregates import RESULT_COLUMNS, SESSION_COLUMNS, build_aggregates, check_group_by
+from pipeline.runtime.config_columns import Columns, is_uncertain
 from pipeline.runtime.config_report import Report
+from pipeline.runtime.config_select import check_select
 from pipeline.runtime.config_shapes import AggregateShape, TransformShape, not_built
 from pipeline.runtime.config_streams import check_field_name, check_name
+from pipeline.runtime.config_windows import build_rollups, build_window, check_sessions
 from pipeline.runtime.config_yaml import Path
 
 # Words that stand where a published transform's name stands in a key (`{pageviews.0}:human_views`), or may come to.
@@ -34,35 +30,42 @@ KEY_WORDS = frozenset(
         *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record"),
         *("cp", "panes", "pane", "due", "late", "dead", "suspect"),
         *("versions", "result", "windows", "ages", "published", "emit", "rows", "latest"),
-        *("staging", "staging_latest", "workers"),
+        *("staging", "staging_latest", "workers", "tier", "tier_due", "tier_ages"),
     )
 )
 
-_UNBUILT = {
-    name: not_built(name) for name in ("lookup", "python", "explode", "select", "rollups", "max_groups", "output")
-}
-_UNBUILT_WINDOWS = ("hopping", "session", "cumulating", "calendar")
+_UNBUILT = {name: not_built(name) for name in ("lookup", "python", "explode")}
 _OF_TRANSFORMS = "belongs to a transform: a stage of its own, without a window, that this one reads with `from`."
 _OF_AGGREGATES = "belongs to an aggregate, which has a `window` and `aggregates`."
+_AGGREGATE_SETTINGS = (
+    *("group_by", "select", "allowed_lateness", "emit", "output", "max_groups", "rollups", "retention"),
+)
 _REFUSED_IN_AGGREGATE = _UNBUILT | dict.fromkeys(("filter", "derive", "publish"), _OF_TRANSFORMS)
-_REFUSED_IN_TRANSFORM = _UNBUILT | dict.fromkeys(("group_by", "emit", "retention", "allowed_lateness"), _OF_AGGREGATES)
+_REFUSED_IN_TRANSFORM = _UNBUILT | dict.fromkeys(_AGGREGATE_SETTINGS, _OF_AGGREGATES)
 
 
 @dataclass(slots=True)
 class _Graph:
-    """What is known while stages are checked; `columns` of a stage is None when it cannot be read at all."""
+    """What is known while stages are checked; `columns` of a stage is None when it cannot be read at all.
+
+    `streams` are the columns of every stream, `built` those streams that have no problem, `raw` the stages as written.
+    """
 
     report: Report
     streams: Mapping[str, Columns]
+    built: Mapping[str, Stream]
+    raw: Mapping[str, Any]
     shapes: dict[str, TransformShape | AggregateShape | None]
     columns: dict[str, Columns | None] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
-def build_stages(report: Report, raw: dict[str, Any], streams: Mapping[str, Columns]) -> dict[str, Stage]:
-    """Return the stages that have no problem, in the order of the file."""
+def build_stages(
+    report: Report, raw: dict[str, Any], streams: Mapping[str, Columns], built: Mapping[str, Stream]
+) -> dict[str, Stage]:
+    """Return the stages that have no problem, in the order of the file; `built` are the streams that have none."""
     shapes = {name: _shape(report, name, value, streams) for name, value in raw.items()}
-    graph = _Graph(report, streams, shapes)
+    graph = _Graph(report, streams, built, raw, shapes)
     _refuse_circles(graph)
     for name in shapes:
         _columns_after(graph, name)
@@ -89,23 +92,19 @@ def _shape(
 def _fit(report: Report, path: Path, value: object) -> TransformShape | AggregateShape | None:
     if not isinstance(value, dict) or not {"window", "aggregates"} & value.keys():
         return report.fit(TransformShape, path, value, _REFUSED_IN_TRANSFORM)
-    window = value.get("window")
-    unbuilt = [kind for kind in _UNBUILT_WINDOWS if isinstance(window, dict) and kind in window]
-    for kind in unbuilt:
-        report.add((*path, "window", kind), f"{not_built(kind)} There is tumbling.", at_key=True)
-    if unbuilt:
-        # The rest of the stage is checked as if its window were one that is built.
-        value = {**value, "window": {"tumbling": "1s"}}
     shape = report.fit(AggregateShape, path, value, _REFUSED_IN_AGGREGATE)
     # Without its window or aggregates, what is left is still checked; a misfit seen twice is one message.
     return shape or report.fit(AggregateShape, path, _completed(value), _REFUSED_IN_AGGREGATE)
 
 
 def _completed(value: dict[str, Any]) -> dict[str, Any]:
-    """An aggregate with what it must have besides `from`; its window is gone, since it may be what does not fit."""
-    aggregates = value.get("aggregates")
-    usable = aggregates if isinstance(aggregates, dict) else {"events": "count"}
-    return {**value, "window": {"tumbling": "1s"}, "aggregates": usable}
+    """An aggregate with what it must have besides `from`."""
+    window, aggregates = value.get("window"), value.get("aggregates")
+    return {
+        **value,
+        "window": window if isinstance(window, dict) else {},
+        "aggregates": aggregates if isinstance(aggregates, dict) else {"events": "count"},
+    }
 
 
 def _refuse_circles(graph: _Graph) -> None:
@@ -145,8 +144,8 @@ def _source_columns(graph: _Graph, name: str, source: str) -> Columns | None:
         graph.report.add(path, f"unknown stream or stage '{source}'.{did_you_mean(source, known)}")
         return None
     if isinstance(graph.shapes[source], AggregateShape):
-        rollups = "Coarser steps of a metric are rollups, which are not built yet in this version"
-        graph.report.add(path, f"'{source}' is a metric; a stage reads a stream or a transform. {rollups}.")
+        way_out = f"Coarser windows of a metric are its rollups: stages.{source}.rollups: {{1h: 90d}}."
+        graph.report.add(path, f"'{source}' is a metric; a stage reads a stream or a transform. {way_out}")
         return None
     return _columns_after(graph, source)
 
@@ -172,7 +171,7 @@ def _derived(
         report.add(path, f"'{name}' is a field already. Give the derived one another name.", at_key=True)
         return None
     try:
-        return None if _is_uncertain(text, source) else compile_expression(text, source.known).dtype
+        return None if is_uncertain(text, source) else compile_expression(text, source.known).dtype
     except ExpressionError as error:
         report.add(path, _with_sibling_hint(str(error), name, shape))
         return None
@@ -188,33 +187,48 @@ def _with_sibling_hint(message: str, name: str, shape: TransformShape) -> str:
 
 def _check_filter(report: Report, path: Path, text: str, source: Columns) -> None:
     try:
-        if not _is_uncertain(text, source):
+        if not is_uncertain(text, source):
             compile_filter(text, source.known)
     except ExpressionError as error:
         report.add(path, str(error))
 
 
-def _is_uncertain(text: str, source: Columns) -> bool:
-    """True where an expression reads a field with a problem of its own; one that is nowhere is told all the same."""
-    names = expression_names(text)
-    if not source.uncertain(names):
-        return False
-    for name in source.unknown(names):
-        raise ExpressionError(unknown_name(name, source.known))
-    return True
-
-
 def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns) -> None:
-    path: Path = ("stages", name)
-    check_group_by(graph.report, (*path, "group_by"), shape.group_by, source)
-    specs = build_aggregates(graph.report, (*path, "aggregates"), shape.aggregates, shape.group_by, source)
-    if specs is None:
+    report, path = graph.report, ("stages", name)
+    groups, raw_window = shape.group_by, graph.raw[name].get("window")
+    window = build_window(report, (*path, "window"), raw_window, shape.window)
+    is_session = isinstance(raw_window, dict) and "session" in raw_window
+    taken = (*RESULT_COLUMNS, *SESSION_COLUMNS) if is_session else RESULT_COLUMNS
+    grouped = check_group_by(report, (*path, "group_by"), groups, source, taken)
+    specs = build_aggregates(report, (*path, "aggregates"), shape.aggregates, groups, source, taken)
+    check_select(report, (*path, "select"), shape.select, specs, groups, source, taken)
+    rollups = build_rollups(report, (*path, "rollups"), shape.rollups, window)
+    stream = _head(graph, shape.source)
+    if isinstance(window, Session) and grouped and stream is not None:
+        check_sessions(report, (*path, "window"), groups, stream)
+    if isinstance(window, Session) and "max_groups" in shape.model_fields_set:
+        report.add((*path, "max_groups"), "sessions have no cap on their groups. Remove it.", at_key=True)
+    good = tuple(spec for spec in specs.values() if spec is not None)
+    if window is None or rollups is None or len(good) < len(specs):
         return
     graph.stages[name] = Aggregate(
         name=name,
         source=shape.source,
-        window=Tumbling(shape.window.tumbling, shape.window.offset),
-        group_by=tuple(shape.group_by),
-        aggregates=specs,
+        window=window,
+        group_by=tuple(groups),
+        aggregates=good,
         retention_ms=shape.retention,
+        select=dict(shape.select),
+        allowed_lateness_ms=shape.allowed_lateness,
+        emit=shape.emit,
+        output=shape.output,
+        max_groups=shape.max_groups,
+        rollups=rollups,
     )
+
+
+def _head(graph: _Graph, source: str) -> Stream | None:
+    """The stream at the head of a chain; None where something between has a problem."""
+    while (shape := graph.shapes.get(source)) is not None:
+        source = shape.source
+    return graph.built.get(source)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from typing import Any, get_args
-from zoneinfo import ZoneInfo
 
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream, TimePolicy, TimeUnit
 from pipeline.core.programs import column_type
 from pipeline.core.spelling import did_you_mean
+from pipeline.core.zones import check_zone
 from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import TIME_UNITS, FieldShape, StreamShape, TimeShape, not_built, seen
@@ -151,9 +151,9 @@ def _check_zone(report: Report, path: Path, form: FieldShape, is_time: bool) -> 
         report.add((*path, "zone"), "only a timestamp has a zone.", at_key=True)
         return False
     try:
-        ZoneInfo(form.zone)
-    except (OSError, ValueError, KeyError):
-        report.add((*path, "zone"), f"unknown time zone {seen(form.zone)}. Write an IANA name such as Europe/Paris.")
+        check_zone(form.zone)
+    except ValueError as error:
+        report.add((*path, "zone"), str(error))
         return False
     return True
 

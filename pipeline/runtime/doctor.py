@@ -1,4 +1,4 @@
-"""What is wrong, and what to do about it: config, Redis, API, lag.
+"""What is wrong, and what to do about it: config, Redis, the books, API, lag.
 
 Invariant: a check that could not run is a check that failed; `doctor` never passes by not looking.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ConfigError, StreamgaugeError
+
+if TYPE_CHECKING:
+    from pipeline.rim.ledger import Verdict
 
 LAG_WARN_S = 30  # a worker at work is within a second; half a minute behind, it does not keep up or does not run
 
@@ -36,18 +39,31 @@ def check_config(path: Path, environ: Mapping[str, str]) -> Check:
 
 
 def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check]:
-    """Check that Redis answers and can keep the promises."""
+    """Check that Redis answers and can keep the promises, and what the scheduler last found in the books."""
     import redis
 
     from pipeline.rim.checks import check_server
     from pipeline.rim.connection import reader
+    from pipeline.rim.ledger import load_verdict
 
     try:
         client = reader(find_url())
         findings = check_server(client, allow_volatile)
+        verdict = load_verdict(client)
     except (StreamgaugeError, redis.RedisError) as error:
         return [Check("redis", False, str(error), "start it, or correct redis.url or --redis-url")]
-    return [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.sentence) for f in findings]
+    found = [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.sentence) for f in findings]
+    return [*found, check_books(verdict)]
+
+
+def check_books(verdict: Verdict | None) -> Check:
+    """Check that the scheduler's last look at the books found nothing."""
+    if verdict is None:
+        return Check("ledger", False, "nobody has looked at the books yet", "start it: streamgauge scheduler")
+    if verdict.ok:
+        return Check("ledger", True, "the books add up")
+    seen = "; ".join(finding.sentence for finding in verdict.findings)
+    return Check("ledger", False, seen, "; ".join(dict.fromkeys(finding.advice for finding in verdict.findings)))
 
 
 def check_ready(get: Callable[[str], Any]) -> Check:

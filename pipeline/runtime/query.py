@@ -9,34 +9,43 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from math import gcd
 from typing import Any, Literal
 
 import numpy as np
 import redis
 
-from pipeline.core.cells import CellTable
-from pipeline.core.definitions import DAY_MS, Calendar, Config, Cumulating, Hopping, Session, Tumbling
+from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.times import format_duration
-from pipeline.core.windows import FOREVER_MS, Span
+from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
-from pipeline.rim.commit import Checkpoint
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import finished_rows, group_values, minimum_watermark, state_at
+from pipeline.runtime.closer import state_at
+from pipeline.runtime.finishing import OTHER, finished_rows, group_values
+from pipeline.runtime.metric_completeness import Completeness, account, spans_of
+from pipeline.runtime.session_query import SessionReader
+from pipeline.runtime.steps import (
+    aligned,
+    aligned_up,
+    checked_step,
+    longest_window_ms,
+    natural_step_ms,
+    pane_width_ms,
+    rolling_width,
+    steps_over_panes,
+    tier_for,
+    tier_span,
+)
 
 NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
 MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
-MAX_PANES = 20_000  # of a trailing window
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
-LONGEST_CALENDAR_MS = 32 * DAY_MS  # a month with a clock change
 State = str  # open | closed | final
-StateFilter = Literal["all", "closed", "final", "open"]
-CompleteBy = Literal["events", "silence"]
+StateFilter = Literal["all", "closed", "final", "open", "retracted"]  # only sessions are retracted
 
 Row = dict[str, Any]
 
@@ -56,21 +65,6 @@ class MetricQuery:
 
 
 @dataclass(frozen=True, slots=True)
-class Completeness:
-    """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
-
-    `complete_by`: `events` when the events alone have brought every partition's time there, `silence` when a tick did.
-    `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
-    trimmed: windows before it are not there. None: nothing is known to be missing.
-    """
-
-    watermark_ms: int | None
-    complete_to_ms: int | None
-    complete_by: CompleteBy | None
-    complete_from_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """Flat rows, one per window and group, what the answer covers, and the program that made it."""
 
@@ -81,6 +75,8 @@ class Answer:
     step_ms: int | None
     completeness: Completeness
     truncated: bool
+    tier_ms: int | None = None  # the tier that was merged where it has windows
+    capped: frozenset[str] = frozenset()  # values that a cap kept something out of, in some row; `__other__` for groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,7 @@ class _Range:
         """The row that a window or pane belongs to: itself, or the step it lies in."""
         if self.step_ms is None:
             return unit
-        start_ms = _aligned(self.program, unit[0], self.step_ms)
+        start_ms = aligned(self.program, unit[0], self.step_ms)
         return start_ms, start_ms + self.step_ms
 
 
@@ -127,45 +123,14 @@ class Metrics:
         if (metric, version) not in self._older:
             text = self._client.execute_command("HGET", keys.versions(metric), f"definition:{version}")
             assert text is not None, f"{metric}@{version} answers and has no definition"
-            self._older[metric, version] = program_of_definition(text)
+            self._older[metric, version] = program_of_definition(text, version)
         return self._older[metric, version]
 
     def completeness(self, program: Program) -> Completeness:
         """How far a metric is, from its checkpoints and what is still due."""
-        return self._account(program)[0]
-
-    def _account(self, program: Program) -> tuple[Completeness, list[dict[int, Due]]]:
-        """How far a metric is, and each partition's due panes.
-
-        The checkpoints are read before what is due: whatever had changed when the watermark was read is then either
-        still due or published. The other way round, a window could be called complete and be in neither.
-        """
-        stream, partitions = program.stream, program.stream.partitions
-        checkpoints = store.load_checkpoints(self._client, stream.name, partitions, program.group)
-        due = store.due_panes(self._client, stream.name, partitions, program.group)
-        watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
-        if watermark_ms is None:
-            return Completeness(None, None, None, None), due
-        panes = program.panes
-        complete_to_ms = panes.end_at_or_before(watermark_ms)
-        unpublished_ms = self._first_unpublished(program, due, watermark_ms)
-        if unpublished_ms is not None:
-            complete_to_ms = min(complete_to_ms, panes.end_at_or_before(unpublished_ms - 1))
-        by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
-        return Completeness(watermark_ms, complete_to_ms, by, complete_from_ms(program, checkpoints)), due
-
-    def _first_unpublished(self, program: Program, due: Sequence[Mapping[int, Due]], watermark_ms: int) -> int | None:
-        """The end of the first closed window that has never been published; one that waits for a revision has been."""
-        waiting = sorted(
-            {span for panes in due for span in _spans(program, panes, watermark_ms)}, key=lambda span: span[1]
-        )
-        for at in range(0, len(waiting), BATCH_WINDOWS):
-            batch = waiting[at : at + BATCH_WINDOWS]
-            known = store.are_published(self._client, program.name, program.version, batch)
-            missing = [span for span, there in zip(batch, known, strict=True) if not there]
-            if missing:
-                return missing[0][1]
-        return None
+        if isinstance(program.window, Session):
+            return SessionReader(self._client, program).completeness()
+        return account(self._client, program)[0]
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
         """Answer a query over windows that overlap [start, end).
@@ -177,30 +142,61 @@ class Metrics:
             BadRequestError: the step does not fit the window (422), or the range holds too many windows (400).
         """
         program = checked_against or self.program(query.metric)
+        if isinstance(program.window, Session):
+            return self._sessions(program, query)
+        if query.state == "retracted":
+            raise BadRequestError(
+                f"state=retracted: {program.name} has no sessions, and only they are retracted", code="bad_state"
+            )
         step_ms = checked_step(program, query.step_ms)
         start_ms, end_ms = query.start_ms, query.end_ms
         if step_ms is not None:
-            start_ms = None if start_ms is None else _aligned(program, start_ms, step_ms)
-            end_ms = None if end_ms is None else _aligned_up(program, end_ms, step_ms)
+            start_ms = None if start_ms is None else aligned(program, start_ms, step_ms)
+            end_ms = None if end_ms is None else aligned_up(program, end_ms, step_ms)
         # what is due first: a window published in between is then found twice, never not at all
-        completeness, due = self._account(program)
-        published = self._published(program, start_ms, end_ms)
-        if start_ms is None and len(published) == NEWEST_WINDOWS:
-            start_ms = min(start for start, _ in published)
-            start_ms = start_ms if step_ms is None else _aligned_up(program, start_ms, step_ms)  # no step is cut
+        completeness, due = account(self._client, program)
+        tier_ms = tier_for(program, step_ms)
+        coarse = set[Span]() if tier_ms is None else self._published(program, start_ms, end_ms, tier_ms)
+        fine = self._published(program, start_ms, end_ms)
+        newest = coarse or fine
+        if start_ms is None and len(newest) == NEWEST_WINDOWS:
+            start_ms = min(start for start, _ in newest)
+            start_ms = start_ms if step_ms is None else aligned_up(program, start_ms, step_ms)  # no step is cut
+
+        def is_covered(span: Span) -> bool:
+            """Whether a window of a tier that has been published answers for this one."""
+            return tier_ms is not None and span not in coarse and tier_span(program, span, tier_ms) in coarse
+
+        published = coarse | {span for span in fine if not is_covered(span)}
         known = _Range(program, step_ms, completeness, published)
-        units = self._panes(program) if _steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
-        units = {unit for unit in units if _overlaps(unit, start_ms, end_ms)}
-        rows = self._first_rows(known, sorted(units), query)
+        units = self._panes(program) if steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
+        # a window that waits to be revised is covered too: its tier is revised after it
+        units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
+        rows, capped = self._first_rows(known, sorted(units), query)
+        return Answer(
+            program=program,
+            rows=rows[: query.limit],
+            start_ms=start_ms,
+            end_ms=end_ms,
+            step_ms=step_ms if step_ms is not None else natural_step_ms(program),
+            completeness=completeness,
+            truncated=len(rows) > query.limit,
+            tier_ms=tier_ms,
+            capped=capped,
+        )
+
+    def _sessions(self, program: Program, query: MetricQuery) -> Answer:
+        found = SessionReader(self._client, program).query(query, _matching(program, query.where))
+        rows = _ordered(program, found.rows, query.order)
         truncated = len(rows) > query.limit
-        meta_step_ms = step_ms if step_ms is not None else natural_step_ms(program)
-        return Answer(program, rows[: query.limit], start_ms, end_ms, meta_step_ms, completeness, truncated)
+        start_ms, end_ms = found.start_ms, found.end_ms
+        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, found.completeness, truncated)
 
     def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
         if state in ("closed", "final"):
             return known.published
-        return known.published.union(*(_spans(known.program, panes) for panes in due))
+        return known.published.union(*(spans_of(known.program, panes) for panes in due))
 
     def _panes(self, program: Program) -> set[Span]:
         """Every pane there is, in any partition."""
@@ -211,30 +207,37 @@ class Metrics:
         ]
         return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
 
-    def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> list[Row]:
-        """The first rows of the answer, in its order, and at least one more than the limit where there are more."""
+    def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> tuple[list[Row], frozenset[str]]:
+        """The first rows of the answer, in its order, and one more than the limit where there are more; the caps."""
         program = known.program
         matches = _matching(program, query.where)
         by_window = query.order in ("window", "-window")
         rows: list[Row] = []
+        capped: set[str] = set()
         for batch in _batches(known, units, descending=query.order == "-window"):
-            found = [row for row in self._rows(known, batch, matches) if _is_wanted(row["state"], query.state)]
+            merging = self._merged(known, batch, matches)
+            found = [row for row in merging.rows() if _is_wanted(row["state"], query.state)]
+            capped |= merging.capped()
             rows += _ordered(program, found, query.order) if by_window else found
             if by_window and len(rows) > query.limit:
                 break
             if len(rows) > 2 * query.limit:  # by a value, any window may hold a first row: keep the best so far
                 rows = _ordered(program, rows, query.order)[: query.limit + 1]
-        return rows if by_window else _ordered(program, rows, query.order)
+        return (rows if by_window else _ordered(program, rows, query.order)), frozenset(capped)
 
-    def _published(self, program: Program, start_ms: int | None, end_ms: int | None) -> set[Span]:
-        """The published windows that overlap a range; the newest ones when it has no start."""
+    def _published(
+        self, program: Program, start_ms: int | None, end_ms: int | None, tier_ms: int | None = None
+    ) -> set[Span]:
+        """The published windows (of a tier) that overlap a range; the newest ones when it has no start."""
+        longest_ms = longest_window_ms(program) if tier_ms is None else tier_ms
         windows = store.published_windows(
             self._client,
             program.name,
             program.version,
             start_ms,
-            None if end_ms is None else end_ms + longest_window_ms(program),
+            None if end_ms is None else end_ms + longest_ms,
             limit=NEWEST_WINDOWS if start_ms is None else None,
+            tier_ms=tier_ms,
         )
         if len(windows) > MAX_WINDOWS:
             raise BadRequestError(
@@ -244,12 +247,12 @@ class Metrics:
             )
         return set(windows)
 
-    def _rows(self, known: _Range, units: Sequence[Span], matches: Callable[[bytes], bool]) -> list[Row]:
-        """Merge some windows (or panes) to the rows they belong to, and finish them."""
+    def _merged(self, known: _Range, units: Sequence[Span], matches: Callable[[bytes], bool]) -> _Merging:
+        """Merge some windows (or panes) to the rows they belong to."""
         program = known.program
         buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
         merging = _Merging(known, CellTable(program.layout), buckets)
-        over_panes = _steps_over_panes(program, known.step_ms)
+        over_panes = steps_over_panes(program, known.step_ms)
         results = [] if over_panes else [unit for unit in units if unit in known.published]
         merging.results(store.load_results(self._client, program.name, program.version, results), matches)
         rest = units if over_panes else [unit for unit in units if unit not in known.published]
@@ -260,7 +263,7 @@ class Metrics:
         for unit in rest:
             panes = [unit[0]] if over_panes else program.panes.panes_of(unit)
             merging.panes(unit, (piece for start in panes for piece in pieces.get(start, ())))
-        return merging.rows()
+        return merging
 
     def _pieces(
         self, program: Program, starts: Sequence[int], matches: Callable[[bytes], bool]
@@ -277,14 +280,16 @@ class Metrics:
     def latest(self, metric: str) -> Answer:
         """The newest closed window."""
         program = self.program(metric)
+        if isinstance(program.window, Session):
+            found = SessionReader(self._client, program).latest(MAX_ROWS + 1)
+            rows = _ordered(program, found.rows, "window")
+            return Answer(program, rows[:MAX_ROWS], None, None, None, found.completeness, len(rows) > MAX_ROWS)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
         known = _Range(program, None, completeness, set(windows))
-        rows = _ordered(program, self._rows(known, windows, lambda group: True), "window") if windows else []
         start_ms, end_ms = windows[0] if windows else (None, None)
-        truncated = len(rows) > MAX_ROWS
-        step_ms = natural_step_ms(program)
-        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, step_ms, completeness, truncated)
+        merging = self._merged(known, windows, lambda group: True)
+        return _whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
 
     def rolling(
         self,
@@ -300,16 +305,15 @@ class Metrics:
             BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
         """
         program = checked_against or self.program(metric)
-        width_ms = _rolling_width(program, window_ms)
-        end_ms = _aligned(program, at_ms, width_ms) + width_ms
+        width_ms = rolling_width(program, window_ms)
+        end_ms = aligned(program, at_ms, width_ms) + width_ms
         start_ms = end_ms - window_ms
         completeness = self.completeness(program)
         known = _Range(program, None, completeness, set())
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
         pieces = self._pieces(program, range(start_ms, end_ms, width_ms), _matching(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
-        rows = _ordered(program, merging.rows(), "window")
-        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, window_ms, completeness, len(rows) > MAX_ROWS)
+        return _whole_answer(merging, start_ms, end_ms, window_ms)
 
 
 @dataclass(slots=True)
@@ -375,6 +379,14 @@ class _Merging:
             for (span, group, _), row in zip(cells, values, strict=True)
         ]
 
+    def capped(self) -> frozenset[str]:
+        """The values that a cap kept something out of, and `__other__` where it was groups."""
+        slots = np.array([slot for cells in self.table.panes.values() for slot in cells.values()], dtype=np.intp)
+        finishers = self.known.program.finishers
+        names = {each.spec.name for each in finishers if any(each.truncated(self.table.columns, slots))}
+        has_others = any(OTHERS in cells for cells in self.table.panes.values())
+        return frozenset(names | ({OTHER} if has_others else set()))
+
     def _row_state(self, span: Span) -> tuple[State, int]:
         """The least final state of what was merged; a step is open while it reaches beyond what is complete."""
         states, revision = self.about.get(self.buckets[span], (set[State](), 0))
@@ -385,34 +397,24 @@ class _Merging:
         return next((state for state in ("open", "closed") if state in states), "final"), revision
 
 
-def _spans(program: Program, due: Mapping[int, Due], to_ms: int = FOREVER_MS) -> set[Span]:
-    """The windows that due panes wait for."""
-    panes = program.panes
-    return {span for start, pane in due.items() for span in panes.windows_of(start, pane.from_end_ms, to_ms)}
+def _whole_answer(merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
+    """All rows that were merged, as an answer."""
+    program = merging.known.program
+    rows = _ordered(program, merging.rows(), "window")
+    return Answer(
+        program=program,
+        rows=rows[:MAX_ROWS],
+        start_ms=start_ms,
+        end_ms=end_ms,
+        step_ms=step_ms,
+        completeness=merging.known.completeness,
+        truncated=len(rows) > MAX_ROWS,
+        capped=merging.capped(),
+    )
 
 
 def _is_wanted(state: State, wanted: StateFilter) -> bool:
     return wanted == "all" or state == wanted or (wanted == "closed" and state == "final")
-
-
-def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
-    """The start of the first window that lost nothing to a trim this stage did not see, over all partitions."""
-    floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
-    if not floors:
-        return None
-    if isinstance(program.window, Session):
-        return max(floors) + program.window.gap_ms + 1
-    return program.panes.begin_after(max(floors))
-
-
-def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
-    """A tick lifts `max_seen_ms` and is no event, so it never lifts `max_ts_ms`."""
-
-    def by_events(checkpoint: Checkpoint) -> bool:
-        newest_ms = checkpoint.max_ts_ms
-        return newest_ms is not None and newest_ms - disorder_ms >= complete_to_ms
-
-    return "events" if all(map(by_events, checkpoints)) else "silence"
 
 
 def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:
@@ -426,111 +428,6 @@ def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Itera
             batch = []
     if batch:
         yield sorted(batch)
-
-
-def natural_step_ms(program: Program) -> int | None:
-    """How far apart windows are that stand side by side; None where that is not always the same."""
-    match program.window:
-        case Tumbling(size_ms=size_ms):
-            return size_ms
-        case Hopping(every_ms=every_ms) | Cumulating(every_ms=every_ms):
-            return every_ms
-        case _:
-            return None
-
-
-def longest_window_ms(program: Program) -> int:
-    """No window of the metric is longer."""
-    match program.window:
-        case Tumbling(size_ms=size_ms) | Hopping(size_ms=size_ms) | Cumulating(size_ms=size_ms):
-            return size_ms
-        case _:
-            return LONGEST_CALENDAR_MS
-
-
-def pane_width_ms(program: Program) -> int:
-    """The width of the panes of a metric whose panes are all equal."""
-    match program.window:
-        case Tumbling(size_ms=size_ms):
-            return size_ms
-        case Hopping(size_ms=size_ms, every_ms=every_ms):
-            return gcd(size_ms, every_ms)
-        case Cumulating(every_ms=every_ms):
-            return every_ms
-        case _:
-            raise AssertionError(f"{program.name} has no panes of one width")
-
-
-def _steps_over_panes(program: Program, step_ms: int | None) -> bool:
-    """Whether an answer's rows are merged from panes: steps of a metric whose windows overlap."""
-    return step_ms is not None and not isinstance(program.window, Tumbling)
-
-
-def checked_step(program: Program, step_ms: int | None) -> int | None:
-    """The step of an answer: a multiple of the pane, its rows begin where windows begin; None: the windows themselves.
-
-    Raises:
-        BadRequestError: 422, the step cannot be answered exactly.
-    """
-    tumbling = isinstance(program.window, Tumbling)
-    if step_ms is None:
-        return natural_step_ms(program) if tumbling else None
-    if isinstance(program.window, Calendar | Session):
-        raise BadRequestError(
-            f"{program.name} is answered window by window, since its windows are not all equally long; leave step out",
-            code="step_not_exact",
-            status=422,
-        )
-    width_ms = pane_width_ms(program)
-    if step_ms <= 0 or step_ms % width_ms:
-        what = "window" if tumbling else "pane"
-        nearest = max(width_ms, round(step_ms / width_ms) * width_ms)
-        raise BadRequestError(
-            f"step {format_duration(step_ms)} is not a multiple of {program.name}'s {what} of "
-            f"{format_duration(width_ms)}; the nearest that answers exactly is {format_duration(nearest)}",
-            code="step_not_exact",
-            status=422,
-        )
-    return step_ms
-
-
-def _rolling_width(program: Program, window_ms: int) -> int:
-    """The pane that a trailing window is made of."""
-    if isinstance(program.window, Calendar | Session):
-        raise BadRequestError(
-            f"{program.name} has no panes of one width, so no trailing window can be made of them; "
-            "ask a tumbling or hopping metric",
-            code="no_rolling",
-            status=422,
-        )
-    width_ms = pane_width_ms(program)
-    if window_ms <= 0 or window_ms % width_ms or window_ms // width_ms > MAX_PANES:
-        nearest = min(max(width_ms, round(window_ms / width_ms) * width_ms), MAX_PANES * width_ms)
-        raise BadRequestError(
-            f"window {format_duration(window_ms)} is not a multiple of {program.name}'s pane of "
-            f"{format_duration(width_ms)}, or of more than {MAX_PANES} of them; the nearest that answers exactly is "
-            f"{format_duration(nearest)}",
-            code="window_not_exact",
-            status=422,
-        )
-    return width_ms
-
-
-def _offset_ms(program: Program) -> int:
-    match program.window:
-        case Tumbling(offset_ms=offset_ms) | Hopping(offset_ms=offset_ms) | Cumulating(offset_ms=offset_ms):
-            return offset_ms
-        case _:
-            raise AssertionError(f"{program.name} is not aligned to the epoch")
-
-
-def _aligned(program: Program, time_ms: int, step_ms: int) -> int:
-    return time_ms - (time_ms - _offset_ms(program)) % step_ms
-
-
-def _aligned_up(program: Program, time_ms: int, step_ms: int) -> int:
-    """The first boundary at or after `time_ms`."""
-    return time_ms + (_offset_ms(program) - time_ms) % step_ms
 
 
 def _overlaps(span: Span, start_ms: int | None, end_ms: int | None) -> bool:

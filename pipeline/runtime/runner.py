@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import Chunk, Entry, Row, Tick, parse_entry
+from pipeline.core.entries import Entry, Tick, parse_entry
 from pipeline.core.process import TimeState
 from pipeline.errors import TornError
 from pipeline.rim import groups, keys, store
@@ -23,6 +23,7 @@ from pipeline.rim.replies import Entry as RawEntry
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.computations import Changes, Computation
 from pipeline.runtime.poison import Decode, Journal, Trial, set_apart, suspects_of
+from pipeline.runtime.positions import position_after
 
 TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
 MAX_ENTRIES = 256  # entries a read takes at most: after many rows of one event may come as many chunks of a megabyte
@@ -129,7 +130,7 @@ class Runner:
             changes = self.computation.apply(batch, computed)
         after = self._after(state.checkpoint, entries, changes)
         fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), state.pending[0].id)
-        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows)
+        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows, changes.hashes)
         commit(self.scripts, self.stream.name, self.partition, what)
         state.checkpoint = after
         state.pending = state.pending[len(entries) :]
@@ -149,20 +150,19 @@ class Runner:
     def _after(self, before: Checkpoint, entries: Sequence[Entry], changes: Changes) -> Checkpoint:
         ledger = changes.ledger
         assert ledger.balances, f"{self.group}: the ledger of a batch does not add up: {ledger}"
-        position, arrival_ms = before.position, before.arrival_ms
-        for entry in entries:
-            if isinstance(entry, Chunk) and entry.n:
-                position, arrival_ms = entry.position, entry.arrival_ms
-            elif isinstance(entry, Row):
-                position, arrival_ms = position + 1, entry.arrival_ms
+        where = position_after(before, entries)
         return replace(
             before,
             cursor=entries[-1].id,
             max_seen_ms=changes.time.max_seen_ms,
             max_ts_ms=changes.time.max_ts_ms,
+            max_event_ms=changes.time.max_event_ms,
+            max_beat_ms=changes.time.max_beat_ms,
             commit=before.commit + 1,
-            position=position,
-            arrival_ms=arrival_ms,
+            position=where.position,
+            arrival_ms=where.arrival_ms,
+            offset=where.offset,
+            missing=where.missing,
             entries=before.entries + len(entries),
             ticks=before.ticks + sum(isinstance(entry, Tick) for entry in entries),
             read=before.read + ledger.read,
@@ -176,7 +176,13 @@ class Runner:
 
 
 def time_state(checkpoint: Checkpoint) -> TimeState:
-    return TimeState(checkpoint.max_seen_ms, checkpoint.max_ts_ms, checkpoint.floor_ms)
+    return TimeState(
+        checkpoint.max_seen_ms,
+        checkpoint.max_ts_ms,
+        checkpoint.floor_ms,
+        checkpoint.max_event_ms,
+        checkpoint.max_beat_ms,
+    )
 
 
 def parse_entries(entries: Sequence[RawEntry]) -> list[Entry]:

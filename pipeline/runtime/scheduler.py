@@ -1,4 +1,4 @@
-"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, and checks of the server.
+"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, and checks of server and books.
 
 Safe to run several: every effect is decided inside a script (a tick by the last entry, a trim by the checkpoints, an
 expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by
@@ -25,10 +25,12 @@ from pipeline.core.programs import decode_definition, version_of
 from pipeline.rim import connection, expiry, keys, replies, trim
 from pipeline.rim.checks import check_server
 from pipeline.rim.expiry import Expired, Kept
+from pipeline.rim.ledger import Finding, Verdict
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
 from pipeline.rim.trim import Trimmed
 from pipeline.runtime.config import load_config
+from pipeline.runtime.ledger import check_ledger
 from pipeline.runtime.setup import groups_of
 from pipeline.runtime.time_keepers import time_keepers
 
@@ -36,6 +38,7 @@ TICK_EVERY_MS = 500  # a silent stream closes its windows at most this much afte
 TRIM_EVERY_MS = 5_000  # at 150 MB/s a log of 1 GB fills in seven seconds: once a minute would let it grow to nine
 EXPIRE_EVERY_MS = MINUTE_MS
 CHECK_EVERY_MS = MINUTE_MS
+LEDGER_EVERY_MS = MINUTE_MS
 JOBS_AT_ONCE = 4  # one thread a job: a long trim must not hold up the ticks
 
 log = structlog.get_logger(__name__)
@@ -51,6 +54,7 @@ class Housekeeping:
         self._scripts = Scripts(client)
         self._time_keepers = time_keepers(client, config)
         self._unfit: frozenset[str] = frozenset()
+        self._unbalanced: frozenset[Finding] = frozenset()
 
     def tick_once(self, now_ms: int | None = None) -> list[str]:
         """Write the ticks that are due in any stream; return their entry ids."""
@@ -75,6 +79,8 @@ class Housekeeping:
             if isinstance(stage, Aggregate):
                 for kept in self._kept(stage):
                     expired += expiry.expire_results(self.client, self._scripts, kept, stage.retention_ms, now_ms)
+                    for tier in kept.stage.rollups:
+                        expired += expiry.expire_tier(self.client, self._scripts, kept, tier, now_ms)
                 expired += expiry.expire_downstream(self.client, stage, now_ms)
             elif stage.publish:
                 expired += expiry.expire_transform(self.client, stream, stage, now_ms)
@@ -91,6 +97,17 @@ class Housekeeping:
         for name in self._unfit - unfit.keys():
             log.info("server is fit again", check=name)
         self._unfit = frozenset(unfit)
+
+    def ledger_once(self) -> Verdict:
+        """Look at the books and keep what was found; say in the log what does not add up, once each time it changes."""
+        verdict = check_ledger(self.client, self.config)
+        found = frozenset(verdict.findings)
+        for finding in sorted(found - self._unbalanced, key=lambda finding: finding.sentence):
+            log.error("the books do not add up", seen=finding.sentence, next=finding.advice)
+        if self._unbalanced and not found:
+            log.info("the books add up again")
+        self._unbalanced = found
+        return verdict
 
     def _kept(self, stage: Aggregate) -> list[Kept]:
         """Every version of a metric that may have results: the running one, and all its record names."""
@@ -132,6 +149,7 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
         ("trim", housekeeping.trim_once, TRIM_EVERY_MS),
         ("expiry", housekeeping.expire_once, EXPIRE_EVERY_MS),
         ("checks", housekeeping.check_once, CHECK_EVERY_MS),
+        ("ledger", housekeeping.ledger_once, LEDGER_EVERY_MS),
     ]
     for name, job, every_ms in jobs:
         scheduler.add_job(

@@ -9,12 +9,12 @@ from __future__ import annotations
 import msgspec
 import redis
 
-from pipeline.core.definitions import Aggregate, Config, Stage, Stream, Transform
+from pipeline.core.definitions import Aggregate, Config, Rollup, Stage, Stream, Transform, Tumbling
 from pipeline.core.programs import encode_definition, version_of
 from pipeline.errors import ConfigError
 from pipeline.rim import groups, keys, replies
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.store import load_checkpoints
+from pipeline.rim.store import load_checkpoints, published_windows
 
 
 def stage_groups(config: Config) -> dict[str, str]:
@@ -81,6 +81,8 @@ def _announce(client: redis.Redis, config: Config, metric: str) -> None:
     stage = config.stages[metric]
     assert isinstance(stage, Aggregate)
     client.execute_command("HSET", key, f"definition:{version}", encode_definition(config, stage))
+    for tier in stage.rollups:
+        _begin_tier(client, stage, version, tier)
     if client.execute_command("HSETNX", key, "active", version):
         return
     if client.execute_command("HGET", key, "active").decode() == version:
@@ -88,6 +90,24 @@ def _announce(client: redis.Redis, config: Config, metric: str) -> None:
     stream = config.stream_of(config.stages[metric])
     targets = [_last_id(client, stream.name, partition) for partition in range(stream.partitions)]
     client.execute_command("HSET", key, f"targets:{version}", msgspec.json.encode(targets))
+
+
+def _begin_tier(client: redis.Redis, stage: Aggregate, version: str, tier: Rollup) -> None:
+    """Make a new tier of a metric that has results already due for all of them."""
+    if not client.execute_command("HSETNX", keys.versions(stage.name), f"tier:{version}:{tier.size_ms}", "1"):
+        return
+    assert isinstance(stage.window, Tumbling), f"{stage.name} has tiers and is not tumbling"
+    spans = published_windows(client, stage.name, version)
+    pipe = client.pipeline(transaction=False)
+    for span in spans:
+        pipe.execute_command("HGET", keys.result(stage.name, version, *span), "seq")
+    newest: dict[int, int] = {}
+    for (start_ms, _), seq in zip(spans, pipe.execute() if spans else [], strict=True):
+        first_ms = start_ms - (start_ms - stage.window.offset_ms) % tier.size_ms
+        newest[first_ms] = max(newest.get(first_ms, 0), int(seq or 0))
+    for first_ms, last in newest.items():
+        due = keys.tier_due(stage.name, version, tier.size_ms)
+        client.execute_command("HSETNX", due, first_ms, f"0-{last} -")
 
 
 def _last_id(client: redis.Redis, stream: str, partition: int) -> str:

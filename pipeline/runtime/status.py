@@ -53,6 +53,12 @@ class PartitionStatus:
         return max((ms for ms in (*read, self.state.door.max_ts_ms) if ms is not None), default=None)
 
     @property
+    def max_seen_ms(self) -> int | None:
+        """The running maximum of the log, as far as the door or any group has come."""
+        read = [group.checkpoint.max_seen_ms for group in self.state.groups.values()]
+        return max((ms for ms in (*read, self.state.door.max_seen_ms) if ms is not None), default=None)
+
+    @property
     def last_arrival_ms(self) -> int | None:
         """When the newest event arrived; of rows by plain XADD, the newest that a group has read."""
         read = [group.checkpoint.arrival_ms for group in self.state.groups.values()]

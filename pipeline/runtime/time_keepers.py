@@ -12,20 +12,24 @@ from pipeline.rim.ticks import TimeKeeper
 from pipeline.runtime.setup import groups_of
 
 
-def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
+def time_keepers(client: redis.Redis, config: Config, scripts: Scripts | None = None) -> dict[str, TimeKeeper]:
     """One writer of ticks for each stream: what the scheduler and `POST …/time` move time with."""
-    scripts = Scripts(client)
-    return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
+    known = scripts or Scripts(client)
+    return {stream.name: _time_keeper(client, known, config, stream) for stream in config.streams.values()}
+
+
+def horizons_of(config: Config, stream: str) -> list[Horizon]:
+    """What waits for a stream's time: the windows of the stages that read it."""
+    stages = [stage for stage in config.aggregates() if config.stream_of(stage).name == stream]
+    return sorted({Horizon(stage.window, stage.allowed_lateness_ms) for stage in stages}, key=repr)
 
 
 def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: Stream) -> TimeKeeper:
-    stages = [stage for stage in config.aggregates() if config.stream_of(stage).name == stream.name]
-    horizons = {Horizon(stage.window, stage.allowed_lateness_ms) for stage in stages}
     return TimeKeeper(
         client=client,
         scripts=scripts,
         stream=stream,
-        horizons=sorted(horizons, key=repr),
+        horizons=horizons_of(config, stream.name),
         groups=groups_of(config, stream.name),
         reader=Reader(stream, ()),
     )

@@ -50,7 +50,7 @@ def test_a_working_installation_is_ready(line: Line) -> None:
     assert failing(line) == {}
     names = [check["name"] for check in line.get("/readyz")["checks"]]
     assert names[0] == "redis"
-    assert names[-4:] == ["workers", "checkpoints", "door_ledgers", "stage_ledgers"]
+    assert names[-3:] == ["workers", "checkpoints", "ledger"]
 
 
 def test_an_idle_installation_without_a_worker_is_ready(line: Line) -> None:
@@ -106,9 +106,9 @@ def test_books_that_do_not_add_up_are_named(line: Line) -> None:
 
     found = failing(line)
 
-    assert sorted(found) == ["door_ledgers", "stage_ledgers"]
-    assert "by_page" in found["stage_ledgers"]["detail"]
-    assert "'received': 5" in found["door_ledgers"]["detail"]
+    assert list(found) == ["ledger"]
+    assert "by_page on partition 0 of visits: read 3, but accepted 2" in found["ledger"]["detail"]
+    assert "the door of partition 0 of visits: received 5, but stored 3 + duplicate 1" in found["ledger"]["detail"]
     assert samples(line)[("streamgauge_ledger_balanced", "by_page", "stage")] == 0
     assert samples(line)[("streamgauge_ledger_balanced", "visits", "stream")] == 0
     assert samples(line)[("streamgauge_ledger_balanced", "by_kind", "stage")] == 1

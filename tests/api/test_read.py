@@ -72,6 +72,8 @@ def test_a_metric_is_answered_in_the_shape_of_the_contract(line: Line) -> None:
         "complete_by": "events",
         "unit": {"views": None, "mean_ms": "ms", "last_ms": "ms"},
         "truncated": False,
+        "tier": None,
+        "capped": [],
     }
     assert answer["next"] is None
 
@@ -457,6 +459,10 @@ def test_streams_say_their_schema_time_lag_and_partitions(line: Line) -> None:
             "max_ts": BASE + 7 * S,
             "last_arrival": int(last_id.split(b"-")[0]),
             "lag": 0,
+            "idle_since": None,
+            "complete_by": "events",
+            "holds_back": True,
+            "why": visits["partitions"][0]["why"],
         }
     ]
     assert quiet["stream"] == "quiet"
@@ -636,12 +642,20 @@ def keys_of(value: Any) -> Any:
     return None
 
 
-USER_DATA = {"data", "unit", "schema", "event"}
+USER_DATA = {"data", "unit", "schema", "event", "late"}
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/metrics", "/v1/metrics/{metric}", "/v1/streams", "/v1/streams/{stream}/events", "/v1/stages"],
+    [
+        "/v1/metrics",
+        "/v1/metrics/{metric}",
+        "/v1/streams",
+        "/v1/streams/{stream}/events",
+        "/v1/streams/{stream}/watermark",
+        "/v1/streams/{stream}/skew",
+        "/v1/stages",
+    ],
 )
 def test_the_example_in_the_docs_has_the_members_of_the_answer(line: Line, path: str) -> None:
     fill(line)

@@ -215,3 +215,12 @@ def test_the_exact_set_is_null_above_its_cap_whichever_way_it_got_there() -> Non
     assert sketch.fold(None, other) == (None, set())
     assert DistinctExact.is_over(None)
     assert not DistinctExact.is_over(full)
+
+
+def test_many_registers_are_held_as_an_array_and_few_as_a_dict() -> None:
+    cell: Registers = SKETCH.empty()
+    for at in range(0, 600, 100):
+        cell, _ = SKETCH.fold(cell, registers_of(np.arange(at, at + 100)))
+        assert isinstance(cell, dict) == (len(cell) <= 512)
+
+    assert isinstance(cell, np.ndarray)

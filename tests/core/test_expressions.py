@@ -179,3 +179,18 @@ def test_the_longest_chain_that_is_allowed_compiles() -> None:
     chain = "+".join(["LENGTH(page)"] * 20)
 
     assert compile_expression(chain, COLUMNS).dtype == pl.Int64()
+
+
+@pytest.mark.parametrize("word", ["user", "top"])
+def test_a_field_named_as_a_word_of_sql_is_told_to_stand_in_quotes(word: str) -> None:
+    with pytest.raises(ExpressionError, match=f"'{word}' is a word of SQL; a field of this name stands in quotes"):
+        compile_expression(f"{word} = 'a'", {word: pl.String()})
+
+    assert compile_expression(f"\"{word}\" = 'a'", {word: pl.String()}).dtype == pl.Boolean()
+
+
+def test_a_function_that_is_not_there_is_not_taken_for_a_field() -> None:
+    with pytest.raises(ExpressionError) as caught:
+        compile_expression("nowhere (page)", COLUMNS)
+
+    assert "stands in quotes" not in str(caught.value)

@@ -161,7 +161,7 @@ def test_a_silent_partition_follows_to_where_the_others_were_a_moment_ago() -> N
     idle = PartitionClock(1, "1-0", NOW - MINUTE_MS, NOW - MINUTE_MS, NOW - MINUTE_MS, settled_ms=NOW - MINUTE_MS)
     unused = PartitionClock(2)
     ticks = idle_ticks(NOW, POLICY, [flowing, idle, unused], [Horizon(TEN_SECONDS)])
-    assert ticks == [Tick(1, "1-0", NOW - 20 * SECOND), Tick(2, "0-0", NOW - MINUTE_MS)]
+    assert ticks == [Tick(1, "1-0", NOW - 20 * SECOND, "follow"), Tick(2, "0-0", NOW - MINUTE_MS, "follow")]
     unsettled = replace(flowing, settled_ms=None)
     assert idle_ticks(NOW, POLICY, [unsettled, idle, unused], [Horizon(TEN_SECONDS)]) == []
 
@@ -268,7 +268,7 @@ def test_a_partition_past_the_newest_window_does_not_follow_a_heartbeat() -> Non
     unused = PartitionClock(1, "1-0", max_seen_ms=NOW - 45 * SECOND, last_tick_ms=NOW - 45 * SECOND)
     assert idle_ticks(NOW, POLICY, [used, unused], [Horizon(TEN_SECONDS)]) == []
     behind = replace(unused, max_seen_ms=NOW - 46 * SECOND)
-    assert idle_ticks(NOW, POLICY, [used, behind], [Horizon(TEN_SECONDS)]) == [Tick(1, "1-0", NOW)]
+    assert idle_ticks(NOW, POLICY, [used, behind], [Horizon(TEN_SECONDS)]) == [Tick(1, "1-0", NOW, "follow")]
 
 
 def test_an_event_ahead_of_its_arrival_does_not_take_time_past_the_clock() -> None:

@@ -19,6 +19,7 @@ from pipeline.core.sketch_quantiles import (
     SMALLEST,
     Buckets,
     Quantiles,
+    as_buckets,
     bucket_keys,
     histogram,
     quantile,
@@ -45,7 +46,7 @@ def buckets_of(values: Floats | list[float]) -> Buckets:
     where = np.zeros(len(column), dtype=np.int64)
     slots, partials = Quantiles("f").lift(Values(where.astype(np.intp), column, where, where, where))
     assert slots.tolist() == ([0] if len(column) else [])
-    return partials[0] if partials else {}
+    return as_buckets(partials[0]) if partials else {}
 
 
 def exact(values: list[float], q: float) -> float:
@@ -80,7 +81,10 @@ def test_the_stated_error_holds_for_any_values(values: list[float], q: float) ->
 def test_the_stated_error_holds_for_any_integers(values: list[int], q: float) -> None:
     where = np.zeros(len(values), dtype=np.int64)
     _, (buckets,) = Quantiles("f").lift(Values(where.astype(np.intp), np.array(values), where, where, where))
-    found, expected = quantile(buckets, Fraction(repr(q))), sorted(values)[int(Fraction(repr(q)) * (len(values) - 1))]
+    found, expected = (
+        quantile(as_buckets(buckets), Fraction(repr(q))),
+        sorted(values)[int(Fraction(repr(q)) * (len(values) - 1))],
+    )
 
     assert found is not None
     assert abs(Fraction(found) - expected) <= Fraction(1, 100) * abs(expected)

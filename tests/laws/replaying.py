@@ -45,24 +45,34 @@ def replay(
     worker = AggregateComputation(program, partition)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
-        batch = read(program, log[at : at + size], partition)
-        changes = worker.apply(batch, worker.compute(batch, committed.time))
-        if fate != "crash before the commit":
+        if fate == "crash before the commit":
+            batch = read(program, log[at : at + size], partition)
+            worker.apply(batch, worker.compute(batch, committed.time))
+        else:
+            commit(worker, committed, log[at : at + size])
             at += size
-            for start, change in changes.panes.items():
-                stored = committed.panes.setdefault(start, {})
-                stored.update(change.cells)
-                for name in change.gone:
-                    del stored[name]
-            committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
-            committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
-            assert changes.ledger.balances
-            committed.ledger += changes.ledger
-            committed.time = changes.time
-            worker.forget(committed.time)
         if fate != "go on":
             worker = reloaded(program, committed, partition)
     return committed.ordered()
+
+
+def commit(worker: AggregateComputation, committed: Committed, entries: Sequence[Logged]) -> set[int]:
+    """Compute some entries and commit what they change; return the panes that changed."""
+    program, partition = worker.program, worker.partition
+    batch = read(program, entries, partition)
+    changes = worker.apply(batch, worker.compute(batch, committed.time))
+    for start, change in changes.panes.items():
+        stored = committed.panes.setdefault(start, {})
+        stored.update(change.cells)
+        for name in change.gone:
+            del stored[name]
+    committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
+    committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
+    assert changes.ledger.balances
+    committed.ledger += changes.ledger
+    committed.time = changes.time
+    worker.forget(committed.time)
+    return set(changes.panes)
 
 
 def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:

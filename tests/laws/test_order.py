@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.cells import CellTable, split_field
 from pipeline.core.programs import compile_programs
-from pipeline.runtime.closer import finished_rows
+from pipeline.runtime.finishing import finished_rows
 from tests.laws.logs import DISORDER_MS, FIRST_ARRIVAL_MS, METRIC, Logged, as_bytes, chunk, config, events, law
 from tests.laws.replaying import replay
 

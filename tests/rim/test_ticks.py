@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, Field, Stream, TimePolicy, Tumbling
 from pipeline.core.events import Reader
@@ -51,11 +52,11 @@ def log_of(server: RunningServer, partition: int) -> list[dict[bytes, bytes]]:
     return [entry.fields or {} for entry in found]
 
 
-def tick(server: RunningServer, last_id: str, time_ms: int, partition: int = 0) -> str:
+def tick(server: RunningServer, last_id: str, time_ms: int, partition: int = 0, by: str = "silence") -> str:
     found = Scripts(server.client).run(
         "tick",
         keys=[keys.raw(STREAM.name, partition), keys.door(STREAM.name, partition)],
-        args=[last_id, time_ms],
+        args=[last_id, time_ms, by],
     )
     return str(found.decode())
 
@@ -66,7 +67,7 @@ def test_a_tick_is_an_entry_and_moves_the_door_but_not_the_last_arrival(any_serv
 
     entry_id = tick(any_server, seen[b"last_id"].decode(), now_ms - 2_000)
 
-    assert log_of(any_server, 0)[-1] == {b"_k": b"tick", b"t": b"%d" % (now_ms - 2_000)}
+    assert log_of(any_server, 0)[-1] == {b"_k": b"tick", b"t": b"%d" % (now_ms - 2_000), b"by": b"silence"}
     after = door(any_server, 0)
     assert after == seen | {
         b"last_id": entry_id.encode(),
@@ -219,7 +220,7 @@ def test_a_never_used_partition_follows_once_the_others_have_settled(server: Run
     keeping = keeper(server)
     assert keeping.tick_idle(now_ms) == []
     assert len(keeping.tick_idle(now_ms + 1_000)) == 1
-    assert log_of(server, 1) == [{b"_k": b"tick", b"t": b"%d" % (now_ms - 3_000)}]
+    assert log_of(server, 1) == [{b"_k": b"tick", b"t": b"%d" % (now_ms - 3_000), b"by": b"follow"}]
 
 
 def test_an_end_tick_closes_the_last_window_of_a_historic_stream_in_every_partition(any_server: RunningServer) -> None:
@@ -228,7 +229,7 @@ def test_an_end_tick_closes_the_last_window_of_a_historic_stream_in_every_partit
     assert ticked.time_ms == 20_000 + STREAM.time.disorder_ms
     assert len(ticked.ids) == 2
     for partition in (0, 1):
-        assert log_of(any_server, partition)[-1] == {b"_k": b"tick", b"t": b"%d" % ticked.time_ms}
+        assert log_of(any_server, partition)[-1] == {b"_k": b"tick", b"t": b"%d" % ticked.time_ms, b"by": b"end"}
         assert door(any_server, partition)[b"max_seen_ms"] == b"%d" % ticked.time_ms
 
 
@@ -270,3 +271,21 @@ def test_a_heartbeat_from_the_future_is_refused_with_the_numbers(server: Running
     with pytest.raises(BadRequestError, match="ahead of the server's clock"):
         keeper(server).heartbeat(now_ms + HOUR_MS, now_ms)
     assert log_of(server, 0) == []
+
+
+def test_a_tick_says_who_wrote_it(server: RunningServer) -> None:
+    now_ms = redis_time_ms(server.client)
+    add_row(server, 0, now_ms - 1_000)
+    keeping = keeper(server)
+    keeping.tick_idle(now_ms)
+    keeping.tick_idle(now_ms + 1_000)
+    keeping.heartbeat(now_ms - 500, now_ms)
+    keeping.end()
+    assert [entry.get(b"by") for entry in log_of(server, 1)] == [b"follow", b"heartbeat", b"end"]
+
+
+def test_a_tick_without_a_known_cause_is_refused_before_anything_is_written(server: RunningServer) -> None:
+    seen = door_after(server, 5_000)
+    with pytest.raises(ResponseError, match=r"not a cause: boredom"):
+        tick(server, seen[b"last_id"].decode(), 9_000, by="boredom")
+    assert door(server, 0) == seen

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from pipeline.core.definitions import Aggregate, AggregateSpec, Field, TimePolicy, Transform, Tumbling
-from pipeline.core.programs import compile_programs
+from pipeline.core import registry
+from pipeline.core.definitions import (
+    AGGREGATE_FUNCTIONS,
+    Aggregate,
+    AggregateSpec,
+    Calendar,
+    Cumulating,
+    Field,
+    Hopping,
+    Rollup,
+    Session,
+    TimePolicy,
+    Transform,
+    Tumbling,
+    Window,
+)
+from pipeline.core.programs import compile_programs, encode_definition, version_of
 from pipeline.errors import ConfigError
 from pipeline.runtime.config import config_warnings, load_config
 from pipeline.runtime.config_describe import describe
@@ -46,8 +64,15 @@ stages:
       views: count
       timed: count(ms)
       load: mean( ms )
-    emit: on_close
-    allowed_lateness: 0s
+      slow: count where ms > 500
+      p95: quantile(ms, .95)
+      top_users: "topk( user, 3 )  WHERE page LIKE '%where (%'"
+    select: {share: "slow / views", calm: "1 - slow / views"}
+    emit: on_update
+    output: chunks
+    max_groups: 1_000
+    allowed_lateness: 1m
+    rollups: {1h: 90d, 1m: 7d}
     retention: 30d
   humans:
     from: clicks
@@ -102,9 +127,171 @@ def test_a_full_config_is_read_to_frozen_values(tmp_path: Path) -> None:
             AggregateSpec("views", "count"),
             AggregateSpec("timed", "count", "ms"),
             AggregateSpec("load", "mean", "ms"),
+            AggregateSpec("slow", "count", where="ms > 500"),
+            AggregateSpec("p95", "quantile", "ms", 0.95),
+            AggregateSpec("top_users", "topk", "user", 3, "page LIKE '%where (%'"),
         ),
         retention_ms=30 * 86_400_000,
+        select={"share": "slow / views", "calm": "1 - slow / views"},
+        allowed_lateness_ms=60_000,
+        emit="on_update",
+        output="chunks",
+        max_groups=1_000,
+        rollups=(Rollup(60_000, 7 * 86_400_000), Rollup(3_600_000, 90 * 86_400_000)),
     )
+
+
+WINDOWS: list[tuple[str, Window, str]] = [
+    ("tumbling: 10s", Tumbling(10_000), "tumbling 10s"),
+    ("tumbling: 10s, offset: -6s", Tumbling(10_000, -6_000), "tumbling 10s, offset -6s"),
+    ("hopping: 1m, every: 10s", Hopping(60_000, 10_000), "hopping 1m every 10s"),
+    ("hopping: 1m, every: 25s, offset: 5m", Hopping(60_000, 25_000, 300_000), "hopping 1m every 25s, offset 5m"),
+    ("hopping: 1m, every: 1m", Hopping(60_000, 60_000), "hopping 1m every 1m"),
+    ("session: 30m", Session(1_800_000), "session, events at most 30m apart"),
+    ("session: 30m, max: 4h", Session(1_800_000, 14_400_000), "session, events at most 30m apart, at most 4h long"),
+    ("cumulating: 1d, every: 1h", Cumulating(86_400_000, 3_600_000), "cumulating 1d every 1h"),
+    (
+        "cumulating: 1d, every: 1h, offset: 6h",
+        Cumulating(86_400_000, 3_600_000, 21_600_000),
+        "cumulating 1d every 1h, offset 6h",
+    ),
+    ("calendar: day, tz: Europe/Paris", Calendar("day", "Europe/Paris"), "calendar day in Europe/Paris"),
+    ("calendar: week, tz: UTC", Calendar("week", "UTC"), "calendar week in UTC"),
+    ("calendar: month, tz: America/New_York", Calendar("month", "America/New_York"), "calendar month in America/New"),
+]
+
+
+@pytest.mark.parametrize(("text", "window", "said"), WINDOWS)
+def test_every_kind_of_window_is_read_described_and_without_a_warning(
+    tmp_path: Path, text: str, window: Window, said: str
+) -> None:
+    stream = "streams: {s: {schema: {user: string}, partition_by: user}}\nstages:\n"
+    stage = f"  x: {{from: s, window: {{{text}}}, group_by: [user], aggregates: {{n: count}}}}\n"
+
+    config = load_config(write(tmp_path, stream + stage), {})
+
+    assert config.aggregates()[0].window == window
+    assert config_warnings(config) == []
+    assert f"window    {said}" in describe(config)
+
+
+CALLS: list[tuple[str, AggregateSpec]] = [
+    ("count", AggregateSpec("a", "count")),
+    ("count(tags)", AggregateSpec("a", "count", "tags")),
+    ("count where ok", AggregateSpec("a", "count", where="ok")),
+    ("count\n  WHERE\n  ok", AggregateSpec("a", "count", where="ok")),
+    ("sum(status)where ok", AggregateSpec("a", "sum", "status", where="ok")),
+    ("sum( status ) Where status IN (1, 2)", AggregateSpec("a", "sum", "status", where="status IN (1, 2)")),
+    ("last(where)", AggregateSpec("a", "last", "where")),
+    ("last(where) where \"where\" = 'x'", AggregateSpec("a", "last", "where", where="\"where\" = 'x'")),
+    ("quantile(ms, 0)", AggregateSpec("a", "quantile", "ms", 0.0)),
+    ("quantile(ms, 1)", AggregateSpec("a", "quantile", "ms", 1.0)),
+    ("quantile(ms,0.999)", AggregateSpec("a", "quantile", "ms", 0.999)),
+    ("topk(ok, 1000)", AggregateSpec("a", "topk", "ok", 1_000)),
+    *((f"{name}(status)", AggregateSpec("a", name, "status")) for name in AGGREGATE_FUNCTIONS[:9]),
+    *((f"{name}(ms)", AggregateSpec("a", name, "ms")) for name in ("histogram", "distinct", "increase", "rate")),
+    ("distinct_exact(ts)", AggregateSpec("a", "distinct_exact", "ts")),
+    ("time_weighted_mean(status)", AggregateSpec("a", "time_weighted_mean", "status")),
+]
+
+
+@pytest.mark.parametrize(("text", "spec"), CALLS)
+def test_the_text_of_an_aggregate_is_read(tmp_path: Path, text: str, spec: AggregateSpec) -> None:
+    stream = STREAMS.replace("page: string", "page: string, where: string")
+    stage = f"  x:\n    from: clicks\n    window: {{tumbling: 1s}}\n    aggregates:\n      a: {json.dumps(text)}\n"
+
+    config = load_config(write(tmp_path, f"{stream}stages:\n{stage}"), {})
+
+    assert config.aggregates()[0].aggregates == (spec,)
+
+
+def test_a_registered_aggregate_is_an_aggregate_and_its_source_decides_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aggregate = "{g: geomean(ms), n: count}"
+    text = STAGES + f"  x: {{from: clicks, window: {{tumbling: 1s}}, aggregates: {aggregate}}}"
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match="unknown aggregate 'geomean'"):
+        load_config(path, {})
+
+    monkeypatch.setitem(registry.aggregates, "geomean", registered("one"))
+    config = load_config(path, {})
+    first = version_of(config, "x")
+    monkeypatch.setitem(registry.aggregates, "geomean", registered("two"))
+    second = version_of(config, "x")
+
+    assert config.aggregates()[0].aggregates[0] == AggregateSpec("g", "geomean", "ms")
+    assert first != second
+    (problem,) = problems_of(tmp_path, text.replace("geomean", "geomen"))
+    assert "unknown aggregate 'geomen'. Did you mean 'geomean'?" in problem
+    (problem,) = problems_of(tmp_path, text.replace("geomean(ms)", "geomean(tags)"))
+    assert "geomean needs string, int, float, bool or timestamp, and 'tags' is list[string]." in problem
+
+
+class Product:
+    def lift(self, value: Any) -> Any:
+        return value
+
+    def merge(self, a: Any, b: Any) -> Any:
+        return a * b
+
+    def finish(self, partial: Any) -> Any:
+        return partial
+
+
+def registered(source_hash: str) -> registry.RegisteredAggregate:
+    return registry.RegisteredAggregate(function=Product(), source_hash=source_hash, returns="float")
+
+
+WHAT_DECIDES = [
+    ("window: {tumbling: 1s}", "window: {hopping: 1s, every: 1s}"),
+    ("window: {tumbling: 1s}", "window: {tumbling: 1s, offset: 100ms}"),
+    ("max_groups: 7", "max_groups: 8"),
+    ("allowed_lateness: 1m", "allowed_lateness: 2m"),
+    ("quantile(ms, 0.5)", "quantile(ms, 0.6)"),
+    ("count where ok", "count where NOT ok"),
+    ("count where ok", "count"),
+]
+WHAT_DOES_NOT = [
+    ("emit: on_close", "emit: on_update"),
+    ("output: rows", "output: none"),
+    ("rollups: {1m: 7d}", "rollups: {1h: 7d}"),
+    ("retention: 1d", "retention: 2d"),
+    ("share: n / 2", "part: n / 3"),
+    ("quantile(ms, 0.5)", "quantile(ms, .50)"),
+    ("count where ok", "count  WHERE  ok"),
+]
+HASHED = STAGES + (
+    "  x:\n    from: clicks\n    window: {tumbling: 1s}\n    allowed_lateness: 1m\n    max_groups: 7\n"
+    "    aggregates:\n      m: quantile(ms, 0.5)\n      n: count where ok\n"
+    "    emit: on_close\n    output: rows\n    rollups: {1m: 7d}\n    retention: 1d\n    select:\n      share: n / 2\n"
+)
+
+
+@pytest.mark.parametrize(("old", "new"), [*WHAT_DECIDES, *WHAT_DOES_NOT])
+def test_what_decides_the_numbers_and_nothing_else_makes_another_version(tmp_path: Path, old: str, new: str) -> None:
+    assert old in HASHED
+    if "hopping" in new:
+        before, after = (text.replace("    rollups: {1m: 7d}\n", "") for text in (HASHED, HASHED.replace(old, new)))
+    else:
+        before, after = HASHED, HASHED.replace(old, new)
+
+    versions = [version_of(load_config(write(tmp_path, text), {}), "x") for text in (before, after)]
+
+    assert (versions[0] != versions[1]) == ((old, new) in WHAT_DECIDES)
+
+
+def test_a_definition_kept_beside_results_is_read_back_whole(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, FULL), {})
+    (stage,) = config.aggregates()
+
+    text = encode_definition(config, stage)
+
+    assert decode_stage(text) == stage
+
+
+def decode_stage(text: bytes) -> Aggregate:
+    return msgspec.convert(msgspec.json.decode(text)["stage"], Aggregate)
 
 
 def test_what_is_left_out_has_the_defaults_of_the_definitions(tmp_path: Path) -> None:
@@ -151,7 +338,7 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
         "  c: {schema: {x: int}}\n"
         "stages:\n"
         "  s: {from: c, filter: x, derive: {z: yy}, python: f}\n"
-        "  t: {from: c, window: {session: 5m}, group_by: [q], aggregates: {n: sum(q), r: rate(x)}}\n"
+        "  t: {from: c, window: {hopping: 5m}, group_by: [q], aggregates: {n: sum(q), r: rate(y)}}\n"
         "  u: {from: a, filter: nowhere > 1}\n"
     )
 
@@ -167,7 +354,7 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
         "7:24",
         "7:39",
         "7:44",
-        "8:25",
+        "8:24",
         "8:50",
         "8:70",
         "8:81",
@@ -208,6 +395,35 @@ def test_a_stage_of_a_broken_stream_is_checked_with_the_fields_that_are_good(tmp
     ]
     assert "unknown field 'nmae'. Did you mean 'name'?" in problems[1]
     assert "unknown aggregate 'median'" in problems[4]
+
+
+def test_conditions_and_selects_on_what_has_a_problem_of_its_own_are_checked_as_far_as_they_can_be(
+    tmp_path: Path,
+) -> None:
+    text = (
+        "streams: {s: {schema: {name: string, value: flaot}}}\n"
+        "stages:\n"
+        "  m:\n"
+        "    from: s\n"
+        "    window: {tumbling: 10s}\n"
+        "    aggregates:\n"
+        "      a: count where value > 1\n"
+        "      b: count where value > 1 AND nmae = 'x'\n"
+        "      c: sum(name)\n"
+        "      d: sum(value)\n"
+        "    select: {e: c / a, f: c / aa, g: d + 1, h: b}\n"
+    )
+
+    problems = [problem.partition("\n")[0].split(": ", 1)[1] for problem in problems_of(tmp_path, text)]
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "streams.s.schema.value.type",
+        "stages.m.aggregates.b",
+        "stages.m.aggregates.c",
+        "stages.m.select.f",
+    ]
+    assert "where: unknown field 'nmae'. Did you mean 'name'?" in problems[1]
+    assert "unknown aggregate 'aa'. Did you mean 'a'?" in problems[3]
 
 
 def test_a_stage_of_a_stream_without_a_schema_is_checked_as_far_as_it_can_be(tmp_path: Path) -> None:
@@ -364,6 +580,48 @@ def test_a_filter_that_drops_nulls_is_a_warning(tmp_path: Path) -> None:
     assert warning.startswith("stages.b.filter: events without 'slow' are filtered out, since null is not true.")
 
 
+def test_a_condition_of_an_aggregate_that_leaves_out_nulls_or_stops_is_a_warning(tmp_path: Path) -> None:
+    text = STAGES + (
+        "  t: {from: clicks, derive: {slow: ms > 100}}\n"
+        "  x:\n    from: t\n    window: {tumbling: 1s}\n    aggregates:\n"
+        "      a: count where slow\n      b: count where COALESCE(slow, FALSE)\n      c: sum(ms) where status > 1\n"
+        "      d: count where CAST(page AS BIGINT) > 1\n"
+    )
+
+    warnings = config_warnings(load_config(write(tmp_path, text), {}))
+
+    assert [warning.partition(",")[0] for warning in warnings] == [
+        "stages.x.aggregates.a: events without 'slow' are left out of it",
+        "stages.x.aggregates.d: fails on values that do not convert",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("window", "count"),
+    [
+        ("hopping: 1h, every: 7s", "3,600"),  # panes of a second, since 7 s does not divide the hour
+        ("hopping: 1001s, every: 1s", "1,001"),
+        ("cumulating: 30d, every: 1m", "43,200"),
+    ],
+)
+def test_windows_of_more_than_a_thousand_panes_are_a_warning(tmp_path: Path, window: str, count: str) -> None:
+    text = STAGES + f"  x: {{from: clicks, window: {{{window}}}, aggregates: {{n: count}}}}\n"
+
+    (warning,) = config_warnings(load_config(write(tmp_path, text), {}))
+
+    assert warning.startswith(f"stages.x.window: one window is merged from {count} panes, each time it closes")
+
+
+def test_a_thousand_panes_are_no_warning(tmp_path: Path) -> None:
+    windows = ("hopping: 1000s, every: 1s", "hopping: 1h, every: 30s", "cumulating: 1000m, every: 1m")
+    stages = [
+        f"  x{number}: {{from: clicks, window: {{{window}}}, aggregates: {{n: count}}}}\n"
+        for number, window in enumerate(windows)
+    ]
+
+    assert config_warnings(load_config(write(tmp_path, STAGES + "".join(stages)), {})) == []
+
+
 def test_a_cast_that_stops_on_a_value_is_a_warning(tmp_path: Path) -> None:
     text = STAGES + "  a: {from: clicks, derive: {n: CAST(page AS BIGINT), m: TRY_CAST(page AS BIGINT)}}\n"
 
@@ -390,7 +648,13 @@ clicks (POST /publish writes here)
         │ publish   {clicks.0..7}:sections
         └─ per_section
              window    tumbling 10s, offset -6s
-             group by  section
-             values    views = count, timed = count(ms), load = mean(ms)
-             kept      30d: {per_section}:rows, {per_section}:latest"""
+             group by  section, at most 1,000 in a partition
+             values    views = count, timed = count(ms), load = mean(ms), slow = count where ms > 500, \
+p95 = quantile(ms, 0.95), top_users = topk(user, 3) where page LIKE '%where (%'
+             select    share = slow / views
+             select    calm = 1 - slow / views
+             late      counted up to 1m after the end, as a revision
+             emit      open windows too, whenever they change
+             rollups   1m kept 1w, 1h kept 90d
+             kept      30d: {per_section}:rows in chunks, {per_section}:latest"""
     )

@@ -161,7 +161,7 @@ def test_what_is_wrong_with_the_server_is_said_once(server: RunningServer) -> No
 
 def test_every_job_runs_when_the_scheduler_starts(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: dict[str, threading.Event] = {}
-    for job in ("tick_once", "trim_once", "expire_once", "check_once"):
+    for job in ("tick_once", "trim_once", "expire_once", "check_once", "ledger_once"):
         ran[job] = threading.Event()
         monkeypatch.setattr(Housekeeping, job, lambda self, event=ran[job]: event.set())
     scheduler = schedule(Housekeeping(CONFIG, server.client))

@@ -1,0 +1,92 @@
+"""Up to where a metric is complete: every window that ends at or before it has been published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import redis
+
+from pipeline.core.completeness import CompleteBy, least_sure, moved_by
+from pipeline.core.definitions import Session
+from pipeline.core.programs import Program
+from pipeline.core.windows import FOREVER_MS, Span
+from pipeline.rim import store
+from pipeline.rim.commit import Checkpoint
+from pipeline.rim.store import Due
+from pipeline.runtime.closer import minimum_watermark
+
+WINDOWS_A_LOOK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Up to where a metric is complete: every window that ends at or before `complete_to_ms` is published.
+
+    `complete_by`: `events` when the events alone have brought every partition's time there, `heartbeat` when they have
+    together with heartbeats, else `silence`.
+    `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
+    trimmed: windows before it are not there. None: nothing is known to be missing.
+    """
+
+    watermark_ms: int | None
+    complete_to_ms: int | None
+    complete_by: CompleteBy | None
+    complete_from_ms: int | None
+
+
+def account(client: redis.Redis, program: Program) -> tuple[Completeness, list[dict[int, Due]]]:
+    """How far a metric is, and each partition's due panes.
+
+    The checkpoints are read before what is due: whatever had changed when the watermark was read is then either
+    still due or published. The other way round, a window could be called complete and be in neither.
+    """
+    stream, partitions = program.stream, program.stream.partitions
+    checkpoints = store.load_checkpoints(client, stream.name, partitions, program.group)
+    due = store.due_panes(client, stream.name, partitions, program.group)
+    watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
+    if watermark_ms is None:
+        return Completeness(None, None, None, None), due
+    panes = program.panes
+    complete_to_ms = panes.end_at_or_before(watermark_ms)
+    unpublished_ms = _first_unpublished(client, program, due, watermark_ms)
+    if unpublished_ms is not None:
+        complete_to_ms = min(complete_to_ms, panes.end_at_or_before(unpublished_ms - 1))
+    by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
+    return Completeness(watermark_ms, complete_to_ms, by, complete_from_ms(program, checkpoints)), due
+
+
+def _first_unpublished(
+    client: redis.Redis, program: Program, due: Sequence[Mapping[int, Due]], watermark_ms: int
+) -> int | None:
+    """The end of the first closed window that has never been published; one that waits for a revision has been."""
+    waiting = sorted({span for panes in due for span in spans_of(program, panes, watermark_ms)}, key=lambda s: s[1])
+    for at in range(0, len(waiting), WINDOWS_A_LOOK):
+        spans = waiting[at : at + WINDOWS_A_LOOK]
+        known = store.are_published(client, program.name, program.version, spans)
+        missing = [span for span, there in zip(spans, known, strict=True) if not there]
+        if missing:
+            return missing[0][1]
+    return None
+
+
+def spans_of(program: Program, due: Mapping[int, Due], to_ms: int = FOREVER_MS) -> set[Span]:
+    """The windows that due panes wait for."""
+    panes = program.panes
+    return {span for start, pane in due.items() for span in panes.windows_of(start, pane.from_end_ms, to_ms)}
+
+
+def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
+    """The start of the first window that lost nothing to a trim this stage did not see, over all partitions."""
+    floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
+    if not floors:
+        return None
+    if isinstance(program.window, Session):
+        return max(floors) + program.window.gap_ms + 1
+    return program.panes.begin_after(max(floors))
+
+
+def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:
+    """What has brought every partition's time to where the answer is complete to."""
+    time_ms = complete_to_ms + disorder_ms
+    return least_sure(moved_by(time_ms, each.max_event_ms, each.max_beat_ms) for each in checkpoints)
