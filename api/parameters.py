@@ -51,6 +51,24 @@ class MetricRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """A checked request for the account of a window; `where` chooses its groups."""
+
+    start_ms: int
+    end_ms: int | None
+    where: Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class EventRequest:
+    """A checked request for the path of one event."""
+
+    entry_id: str
+    row: int | None
+    partition: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RawRequest:
     """A checked request for a page of a raw log."""
 
@@ -137,6 +155,38 @@ def event_limit(args: Arguments) -> int:
     """Check the parameters of `GET /v1/streams/{stream}/events`, which takes only `limit`."""
     _check_names(args, ("limit",))
     return _whole_number(args, "limit", DEFAULT_EVENTS, MAX_EVENTS)
+
+
+def explain_request(args: Arguments, program: Program, now_ms: int) -> ExplainRequest:
+    """Check the parameters of `GET /v1/metrics/{metric}/explain`: a window, and a group by its fields.
+
+    A group field goes by its own name, or as `where.<field>` where that is taken.
+
+    Raises:
+        BadRequestError: `start` is missing, or a parameter is unknown or has a value that cannot be used.
+    """
+    fields = [name for name in program.stage.group_by if name not in ("start", "end")]
+    _check_names(args, ("start", "end", *fields), where=True)
+    start_ms = _time(args, "start", now_ms)
+    if start_ms is None:
+        raise BadRequestError("'start' is missing: where the window begins, such as 2026-05-17T10:05", code="no_start")
+    named = MultiDict((f"{WHERE}{name}" if name in fields else name, value) for name, value in args.items(multi=True))
+    return ExplainRequest(start_ms, _time(args, "end", now_ms), _where(named, program))
+
+
+def event_request(args: Arguments, stream: Stream, entry_id: str) -> EventRequest:
+    """Check `GET /v1/streams/{stream}/events/{id}/explain`, which takes `row` and `partition`.
+
+    Raises:
+        BadRequestError: the id or a parameter cannot be used.
+    """
+    _check_names(args, ("row", "partition"))
+    if not ENTRY_ID.fullmatch(entry_id):
+        raise BadRequestError(f"'{_shown(entry_id)}' is not the id of an entry, such as 1763928012400-0", code="bad_id")
+    row = args.get("row")
+    if row is not None and not (row.isascii() and row.isdigit() and len(row) <= 6):
+        raise BadRequestError(f"row: '{_shown(row)}' is not a whole number from 0", code="bad_row")
+    return EventRequest(entry_id, None if row is None else int(row), partition_number(args, stream))
 
 
 def raw_request(args: Arguments, stream: Stream, now_ms: int) -> RawRequest:

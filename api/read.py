@@ -21,6 +21,8 @@ from api.accounts import (
 from api.answers import json_response, metric_response
 from api.parameters import (
     event_limit,
+    event_request,
+    explain_request,
     known_name,
     latest_format,
     metric_request,
@@ -33,7 +35,10 @@ from api.skew import skew_account
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.store import redis_time_ms
-from pipeline.runtime.query import Metrics
+from pipeline.runtime.explain_event import explain_event
+from pipeline.runtime.explain_report import event_json, window_json
+from pipeline.runtime.explain_window import explain_window, window_of
+from pipeline.runtime.query import Metrics, group_filter
 from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
 from pipeline.runtime.skew import skew_report
@@ -43,7 +48,6 @@ from pipeline.runtime.time_keepers import horizons_of
 
 NOT_BUILT = {
     "live": "ask for /latest again",
-    "explain": "/v1/stages has the ledger and the lag of the whole stage",
 }
 
 
@@ -85,7 +89,15 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         answer = metrics.rolling(metric, asked.window_ms, asked.at_ms, asked.where, program)
         return metric_response(answer, asked.format)
 
-    @blueprint.get("/v1/metrics/<metric>/<any(live, explain):view>")
+    @blueprint.get("/v1/metrics/<metric>/explain")
+    def explain_metric(metric: str) -> Response:
+        program = metrics.program(known_name("metric", metric, metrics.programs))
+        asked = explain_request(request.args, program, redis_time_ms(client))
+        span = window_of(program, asked.start_ms, asked.end_ms)
+        chosen = group_filter(program, asked.where) if asked.where else None
+        return json_response(window_json(explain_window(client, config, program, span, chosen), asked.where))
+
+    @blueprint.get("/v1/metrics/<metric>/<any(live):view>")
     def refuse_view(metric: str, view: str) -> NoReturn:
         known_name("metric", metric, metrics.programs)
         raise BadRequestError(
@@ -135,6 +147,13 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
             end_ms=asked.end_ms,
         )
         return json_response(raw_account(asked.partition, page))
+
+    @blueprint.get("/v1/streams/<stream>/events/<entry>/explain")
+    def explain_stored(stream: str, entry: str) -> Response:
+        known = config.streams[known_name("stream", stream, config.streams)]
+        asked = event_request(request.args, known, entry)
+        found = explain_event(client, config, stream, asked.entry_id, asked.row, asked.partition)
+        return json_response(event_json(found))
 
 
 def _add_stages(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:

@@ -13,6 +13,7 @@ import polars as pl
 import redis
 
 from pipeline.core.batches import Batch, DeadEntry, read_batch, row_json
+from pipeline.core.definitions import Stream
 from pipeline.core.entries import Chunk, Entry, Row, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.programs import Program
@@ -21,6 +22,7 @@ from pipeline.rim.log import LogPlace, read_log
 from pipeline.runtime.poison import DECODING, KILLED_WORKER
 
 ROWS_A_READ = 1_000  # of a stream of dead letters or late rows
+MESSAGE = "computing this row alone ended worker processes"
 GIVEN_UP = b"given up"  # coding of an entry that is a dead letter whole
 Killed = Mapping[bytes, frozenset[int] | None]  # entry id → its rows that killed workers; None: decoding it did
 
@@ -36,13 +38,13 @@ def stage_batches(
     reader = Reader(program.stream, program.needs)
     for entries in read_log(client, program.stream.name, partition, after, to):
         parsed = [parse_entry(entry.id, entry.fields or {}) for entry in entries]
-        yield decode(program, partition, reader, parsed, killed)
+        yield decode(program.stream, partition, reader, parsed, killed)
 
 
-def decode(program: Program, partition: int, reader: Reader, entries: Iterable[Entry], killed: Killed) -> Batch:
+def decode(stream: Stream, partition: int, reader: Reader, entries: Iterable[Entry], killed: Killed) -> Batch:
     """Entries as the batch that a worker counted."""
     kept = [_given_up(entry) if entry.id in killed and killed[entry.id] is None else entry for entry in entries]
-    max_future_ms = program.stream.time.max_future_ms
+    max_future_ms = stream.time.max_future_ms
     return _set_aside(read_batch(kept, reader, partition=partition, max_future_ms=max_future_ms), killed)
 
 
@@ -93,7 +95,8 @@ def _set_aside(batch: Batch, killed: Killed) -> Batch:
     before = np.concatenate([[0], np.cumsum(keep)])
     ticks = [(int(before[row]), int(batch.effective_ms[row])) for row in aside]
     ticks += [(int(before[row]), effective_ms) for row, effective_ms in batch.ticks]
-    dead = [DeadEntry(*places[row], 1, KILLED_WORKER, "", b"") for row in aside]
+    bodies = batch.raw_rows(aside)
+    dead = [DeadEntry(*places[row], 1, KILLED_WORKER, MESSAGE, body) for row, body in zip(aside, bodies, strict=True)]
     return replace(
         batch,
         frame=batch.frame.filter(pl.Series(keep)),

@@ -48,6 +48,29 @@ def verify(
         raise typer.Exit(EXIT_FAILED)
 
 
+def explain(
+    event: Annotated[str, typer.Argument(help="ID, ID/ROW or STREAM:PARTITION:ID/ROW, as tail and late rows show it.")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    redis_url: RedisUrl = None,
+    data_dir: DataDir = DEFAULT_DATA_DIR,
+    as_json: AsJson = False,
+) -> None:
+    """Print the path of one stored event: where it stands, and what every stage made of it."""
+    from pipeline.rim.connection import reader
+    from pipeline.runtime.config import load_config
+    from pipeline.runtime.explain_event import event_named
+    from pipeline.runtime.explain_report import event_json, event_lines
+    from pipeline.runtime.redis_url import find_redis_url
+
+    loaded = load_config(config, os.environ)
+    found = event_named(reader(find_redis_url(config, redis_url, data_dir, os.environ)), loaded, event)
+    if as_json:
+        typer.echo(_json(event_json(found)))
+    else:
+        for line in event_lines(found):
+            typer.echo(line)
+
+
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """A bar for each metric, on stderr."""
@@ -72,5 +95,5 @@ def _json(value: Any) -> str:
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (verify,):
+    for command in (verify, explain):
         app.command()(command)
