@@ -11,6 +11,7 @@ from api.answers import measure, window
 from pipeline.core.definitions import Config, Field, Transform
 from pipeline.core.programs import Program
 from pipeline.runtime.metric_completeness import Completeness
+from pipeline.runtime.raw_log import RawPage, RawRow
 from pipeline.runtime.recent import RecentEvent
 from pipeline.runtime.status import GroupStatus, Lag, StageStatus
 from pipeline.runtime.stream_time import PartitionTime, StreamTime
@@ -156,6 +157,26 @@ def event_account(event: RecentEvent) -> dict[str, Any]:
         "event": event.event,
     }
     return said if event.error is None else said | {"error": event.error}
+
+
+def raw_account(partition: int, page: RawPage) -> dict[str, Any]:
+    """A page of a raw log; `next` is the `after` of the next one."""
+    return {"partition": partition, "rows": [_raw_row(row) for row in page.rows], "next": page.next_after}
+
+
+def _raw_row(row: RawRow) -> dict[str, Any]:
+    said = {
+        "position": row.position,
+        "arrival": row.arrival_ms,
+        "kind": row.kind,
+        "time": row.time_ms,
+        "event": row.event,
+        "tick": row.tick_ms,
+        "cut": row.cut_ms,
+        "events": row.events,
+        "error": row.error,
+    }
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def stage_account(status: StageStatus) -> dict[str, Any]:

@@ -56,6 +56,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 PATIENCE_S = 60.0  # a Redis restart with a large AOF takes tens of seconds; the door answers 503 meanwhile
 BATCH_ROWS = 5_000  # a chunk holds at most 10,000; above a few thousand the door gains nothing more (FACTS 22)
 
+RAW_PAGE_ROWS = 20_000
 PAGE_ROWS = 50_000  # of one answer, some 10 MB; the API gives at most 100,000
 
 Time = str | int | date | datetime
@@ -178,6 +179,28 @@ class Client:
         """Return the newest events of a stream: `{"id", "time", "event": {...}}` each."""
         return list(self.get(f"/v1/streams/{quote(stream, safe='')}/events", {"limit": str(limit)})["events"])
 
+    def raw(self, stream: str, start: Time | None = None, end: Time | None = None) -> pd.DataFrame:
+        """Return the stored log of a stream, event by event, with what decided their lateness.
+
+        Columns: `_partition`, `_position` (entry/row), `_arrival_ms`, `_kind` (row, chunk, tick, cut, control),
+        `_tick_ms`, `_cut_ms`, `_events`, `_error`, and the stream's fields. `pipeline.batch(config, client.raw(name))`
+        recomputes every metric of the stream from it. `start` and `end` are times of arrival; it begins at the last
+        place before `start` where the watermark is known.
+        """
+        from api.frames import raw_frame
+
+        view = self.stream(stream)
+        rows: list[dict[str, Any]] = []
+        for partition in range(view.partitions):
+            query = {"partition": partition, "start": start, "end": end, "limit": RAW_PAGE_ROWS}
+            while True:
+                page = self.get(f"/v1/streams/{quote(stream, safe='')}/raw", _query_texts(query))
+                rows += [row | {"partition": partition} for row in page["rows"]]
+                if page["next"] is None:
+                    break
+                query = {"partition": partition, "after": page["next"], "end": end, "limit": RAW_PAGE_ROWS}
+        return raw_frame(rows, view.fields)
+
     def end(self, stream: str) -> None:
         """Say that nothing more will come: the stream's open windows close."""
         self._tick(stream, {"end": True})
@@ -270,6 +293,10 @@ def _metric_query(
         raise ValueError(f"where: {missing[0]!r} needs a value; leave the field out to have every value of it")
     query = {"start": start, "end": end, "step": step_text, "order": order, "limit": limit}
     query |= {f"where.{name}": value for name, value in where.items()}
+    return _query_texts(query)
+
+
+def _query_texts(query: Mapping[str, Any]) -> dict[str, str]:
     return {name: _query_text(value) for name, value in query.items() if value is not None}
 
 
