@@ -24,6 +24,7 @@ from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_fie
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
 from pipeline.core.lateness import NO_END, Verdict, judge
 from pipeline.core.programs import Program, Step, where_column
+from pipeline.core.watermarks import NO_TIME_MS
 
 ROW = "_row"  # column of a frame in flight: the row's number in its batch
 POISON_ATTEMPTS = 3  # a row that fails this often alone is a dead letter (DESIGN 8.6)
@@ -39,23 +40,26 @@ class TimeState:
     floor_ms: int | None = None  # windows that begin at or before it lost events to a trim of the log: left alone
     max_event_ms: int | None = None  # of min(event time, arrival), of events alone: what `complete_by` is told from
     max_beat_ms: int | None = None  # likewise, of heartbeats alone
+    expired_ms: int | None = None  # windows that end at or before it may be gone: asked only for backfilled rows
 
     def after(self, batch: Batch, max_seen_ms: int | None) -> TimeState:
         """The state after a batch whose watermarks ended at the running maximum `max_seen_ms`."""
-        return TimeState(
-            max_seen_ms,
-            _later(self.max_ts_ms, batch.times_ms),
-            self.floor_ms,
-            _later(self.max_event_ms, batch.effective_ms),
-            max((ms for ms in (self.max_beat_ms, batch.max_beat_ms) if ms is not None), default=None),
+        return replace(
+            self,
+            max_seen_ms=max_seen_ms,
+            max_ts_ms=_latest(_later(self.max_ts_ms, batch.times_ms), batch.unread_ms),
+            max_event_ms=_later(self.max_event_ms, batch.effective_ms),
+            max_beat_ms=_latest(self.max_beat_ms, batch.max_beat_ms),
         )
 
 
 def _later(before: int | None, times_ms: Int64) -> int | None:
-    if not len(times_ms):
-        return before
-    newest = int(times_ms.max())
-    return newest if before is None else max(before, newest)
+    newest = int(times_ms.max()) if len(times_ms) else NO_TIME_MS
+    return _latest(before, None if newest == NO_TIME_MS else newest)
+
+
+def _latest(*times_ms: int | None) -> int | None:
+    return max((ms for ms in times_ms if ms is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class DeadRow:
 class LateRows:
     """Rows that count in no window: each had closed for good, or begins before what is left of the log; in ms.
 
-    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in.
+    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in. `expired`: of the
+    backfilled ones, those whose windows are gone; `watermarks_ms` has then the end of the newest that may be gone.
     """
 
     rows: Rows
@@ -80,6 +85,7 @@ class LateRows:
     ends_ms: Int64
     watermarks_ms: Int64
     before_log: npt.NDArray[np.bool_]
+    expired: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +96,7 @@ class Ledger:
     """Conservation counters in events: read = accepted + filtered + late + dead.
 
     `partial`: accepted events that were late for some of their windows. `others`: rows counted in `__other__`.
+    `backfilled`: accepted events of backfill. `replayed`: events read again, out of what was put aside.
     """
 
     read: int = 0
@@ -99,6 +106,8 @@ class Ledger:
     dead: int = 0
     partial: int = 0
     others: int = 0
+    backfilled: int = 0
+    replayed: int = 0
 
     def __add__(self, other: Ledger) -> Ledger:
         pairs = zip(astuple(self), astuple(other), strict=True)
@@ -138,7 +147,10 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
     numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(program.needs)))
     frame, dead = apply_steps(program.steps, numbered)
     rows = frame[ROW].to_numpy().astype(np.intp)
-    verdict = judge(program.stage, batch.times_ms[rows], watermarks_ms[rows], before.floor_ms)
+    judged_ms = watermarks_ms
+    if backfill := batch.has_backfill:
+        judged_ms, watermarks_ms = _of_backfill(program, batch, before, watermarks_ms)
+    verdict = judge(program.stage, batch.times_ms[rows], judged_ms[rows], before.floor_ms)
     late = _late_rows(batch, rows, verdict, watermarks_ms)
     panes_ms, from_ends = verdict.panes, verdict.from_ends
     if len(late):
@@ -153,8 +165,22 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
         late=len(late),
         dead=n_dead,
         partial=int((from_ends != NO_END).sum()),
+        backfilled=int(batch.backfill[rows].sum()) if backfill else 0,
+        replayed=batch.n_replayed,
     )
     return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, before.after(batch, max_seen_ms))
+
+
+def _of_backfill(program: Program, batch: Batch, before: TimeState, watermarks_ms: Int64) -> tuple[Int64, Int64]:
+    """The watermarks to judge by, and those to say how late a row is by, where some rows are backfilled.
+
+    Such a row is late for no window, but counts only in those that are there. What is gone ends at or before one
+    moment, so the windows a row counts in begin at one of its pane's, as they do for a late row.
+    """
+    lateness_ms = program.stage.allowed_lateness_ms
+    gone_ms = NO_TIME_MS if before.expired_ms is None else before.expired_ms + lateness_ms
+    behind_ms = _latest(before.expired_ms, before.floor_ms, NO_TIME_MS)
+    return np.where(batch.backfill, gone_ms, watermarks_ms), np.where(batch.backfill, behind_ms, watermarks_ms)
 
 
 def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64) -> LateRows:
@@ -167,6 +193,7 @@ def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64)
         verdict.ends[late],
         watermarks_ms[numbers],
         verdict.before_log[late],
+        batch.backfill[numbers] & ~verdict.before_log[late],
     )
 
 

@@ -28,8 +28,9 @@ def prefix_watermarks(
     """Return the watermark before each event, and the running maximum after the last.
 
     `effective_ms` is min(event time, arrival time) in stream order; `max_seen_ms` the running maximum before the first,
-    None when there was no event yet. A watermark where nothing was seen is `NO_TIME_MS - disorder_ms`, at which no
-    window has closed. Splitting the log anywhere and handing the maximum on gives the same watermarks.
+    None when there was no event yet; an event of NO_TIME_MS moves no time. A watermark where nothing was seen is
+    `NO_TIME_MS - disorder_ms`, at which no window has closed. Splitting the log anywhere and handing the maximum on
+    gives the same watermarks.
     """
     start = NO_TIME_MS if max_seen_ms is None else max_seen_ms
     if len(effective_ms) == 0:
@@ -38,7 +39,8 @@ def prefix_watermarks(
     running[0] = start
     running[1:] = effective_ms
     np.maximum.accumulate(running, out=running)
-    return running[:-1] - disorder_ms, int(running[-1])
+    newest_ms = int(running[-1])
+    return running[:-1] - disorder_ms, None if newest_ms == NO_TIME_MS else newest_ms
 
 
 def watermark_ms(max_seen_ms: int | None, disorder_ms: int) -> int | None:

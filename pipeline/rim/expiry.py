@@ -2,6 +2,9 @@
 
 A result's retention counts from when it was last published, not from its event time: data of ten years ago keeps its
 results. Its panes live as long as the last window they are part of. Open panes never expire.
+
+Old data may be added to a window until it expires, so nothing is deleted before every partition was told (`expired_ms`
+in its checkpoint): a commit that knows less is refused, and one that came before has made the window due again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from dataclasses import dataclass
 import redis
 
 from pipeline.core.definitions import Aggregate, Rollup, Session, Stream, Transform, Tumbling
-from pipeline.core.windows import Span, panes_of
+from pipeline.core.windows import Span, final_panes, panes_of
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import Due
@@ -72,7 +75,7 @@ def expire_results(client: redis.Redis, scripts: Scripts, kept: Kept, retention_
 
 
 def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Span, before_ms: int) -> bool:
-    """Delete one window: the panes first, so that a crash in between leaves a result that is found again."""
+    """Delete one window: announced, the panes, the result; a crash in between leaves a result that is found again."""
     stream, stage, version = kept.stream, kept.stage, kept.version
     assert not isinstance(stage.window, Session), "sessions expire by bucket"
     if _feeds_a_tier(client, kept, window):
@@ -81,8 +84,11 @@ def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Sp
     # All partitions are asked before one is touched: a window must not be published again from a part of its panes.
     if _may_change(client, kept, window, starts):
         return False
+    if not _announce(client, scripts, kept, window, before_ms):
+        return False
     live = store.published_windows(client, stage.name, version, window[0], 2 * window[1] - window[0])
     used = {start for span in live if span != window for start in starts if span[0] <= start < span[1]}
+    used |= _unfinished(client, kept, starts)
     for partition in range(stream.partitions):
         marks = keys.panes(stream.name, partition, kept.group)
         due = keys.due(stream.name, partition, kept.group)
@@ -100,6 +106,34 @@ def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Sp
         args=[f"{window[0]}:{window[1]}", before_ms],
     )
     return bool(int(deleted))
+
+
+def _announce(client: redis.Redis, scripts: Scripts, kept: Kept, window: Span, before_ms: int) -> bool:
+    """Close a window for old data in every partition; False when some came before that and it has to stay."""
+    stream, stage, version = kept.stream, kept.stage, kept.version
+    # A tier is merged from the windows in it: without one of them none may be revised.
+    until_ms = max([window[1], *(start + size_ms for size_ms, start in _tiers_of(stage, window).items())])
+    for partition in range(stream.partitions):
+        checkpoint = keys.checkpoint(stream.name, partition, kept.group)
+        due = keys.due(stream.name, partition, kept.group)
+        if not int(scripts.run("announce", keys=[checkpoint, due], args=[window[0], until_ms])):
+            return False
+    age_ms = client.execute_command("ZSCORE", keys.ages(stage.name, version), f"{window[0]}:{window[1]}")
+    return age_ms is not None and float(age_ms) <= before_ms and not _feeds_a_tier(client, kept, window)
+
+
+def _unfinished(client: redis.Redis, kept: Kept, starts: Sequence[int]) -> set[int]:
+    """Those of the panes that are also part of a window that is not final everywhere, so perhaps not published yet."""
+    if not kept.running:
+        return set()
+    stream = kept.stream
+    checkpoints = store.load_checkpoints(client, stream.name, stream.partitions, kept.group)
+    seen = [checkpoint.max_seen_ms for checkpoint in checkpoints]
+    if None in seen:
+        return set(starts)
+    watermark_ms = min(ms for ms in seen if ms is not None) - stream.time.disorder_ms
+    final = final_panes(panes_of(kept.stage.window), starts, kept.stage.allowed_lateness_ms, watermark_ms)
+    return set(starts) - set(final)
 
 
 def expire_tier(client: redis.Redis, scripts: Scripts, kept: Kept, tier: Rollup, now_ms: int) -> Expired:
@@ -120,8 +154,7 @@ def _feeds_a_tier(client: redis.Redis, kept: Kept, window: Span) -> bool:
     stage, stream = kept.stage, kept.stream
     if not stage.rollups or not kept.running:
         return False
-    assert isinstance(stage.window, Tumbling), f"{stage.name} has tiers and is not tumbling"
-    starts = {tier.size_ms: window[0] - (window[0] - stage.window.offset_ms) % tier.size_ms for tier in stage.rollups}
+    starts = _tiers_of(stage, window)
     final_at_ms = max(start + size_ms for size_ms, start in starts.items()) + stage.allowed_lateness_ms
     pipe = client.pipeline(transaction=False)
     for size_ms, start in starts.items():
@@ -131,6 +164,14 @@ def _feeds_a_tier(client: redis.Redis, kept: Kept, window: Span) -> bool:
     for partition in range(stream.partitions):
         pipe.execute_command("HGET", keys.checkpoint(stream.name, partition, kept.group), "max_seen_ms")
     return any(seen is None or int(seen) - stream.time.disorder_ms < final_at_ms for seen in pipe.execute())
+
+
+def _tiers_of(stage: Aggregate, window: Span) -> dict[int, int]:
+    """The tier windows that a window is part of: size → start."""
+    if not stage.rollups:
+        return {}
+    assert isinstance(stage.window, Tumbling), f"{stage.name} has tiers and is not tumbling"
+    return {tier.size_ms: window[0] - (window[0] - stage.window.offset_ms) % tier.size_ms for tier in stage.rollups}
 
 
 def _may_change(client: redis.Redis, kept: Kept, window: Span, starts: Sequence[int]) -> bool:

@@ -18,12 +18,14 @@ import redis
 from pipeline.core.batches import Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.definitions import Config, Stream, Transform
+from pipeline.core.entries import Row
 from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
 from pipeline.core.programs import Program, Step, compile_steps, version_of
 from pipeline.core.windows import final_panes
 from pipeline.rim import keys, store
 
 RowFields = Mapping[str, bytes | str | int]
+FLAT: RowFields = {"form": "flat"}  # of a row put aside that was a row entry: its texts are to be read as such an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Computation(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
     def load(self, client: redis.Redis, time: TimeState) -> None: ...
+    def recall(self, client: redis.Redis, computed: Any) -> None: ...
     def compute(self, batch: Batch, before: TimeState) -> Any: ...
     def size(self, computed: Any) -> int: ...
     def apply(self, batch: Batch, computed: Any) -> Changes: ...
@@ -81,6 +84,13 @@ class AggregateComputation:
         starts = sorted(marks.keys() - set(self._final(marks, time)))
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
+
+    def recall(self, client: redis.Redis, computed: Prepared) -> None:
+        """Load those panes of a backfill again that were forgotten because no live event counts in them any more."""
+        starts = sorted({start for start, _ in computed.cells} - self.table.panes.keys())
+        for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
+            if cells:
+                self.table.load(start, cells)
 
     def compute(self, batch: Batch, before: TimeState) -> Prepared:
         return prepare(self.program, batch, before)
@@ -124,16 +134,18 @@ def _late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
             "late_by_ms": int(watermark_ms - time_ms),
             "window_start": int(start_ms),
             "window_end": int(end_ms),
-            "reason": "before_log" if before_log else "late",
+            "reason": "before_log" if before_log else "expired" if expired else "late",
+            **(FLAT if batch.is_flat(int(row)) else {}),
             "event": body,
         }
-        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, body in zip(
+        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, expired, body in zip(
             late.rows,
             late.times_ms,
             late.starts_ms,
             late.ends_ms,
             late.watermarks_ms,
             late.before_log,
+            late.expired,
             bodies,
             strict=True,
         )
@@ -152,7 +164,10 @@ def dead_letters(
     ]
     refused.sort(key=lambda letter: (split_id(letter[0]), letter[1]))
     names = ("entry", "row", "n", "code", "error", "body")
-    letters: list[RowFields] = [dict(zip(names, letter, strict=True)) for letter in refused]
+    flat = {entry.id for entry in batch.entries if isinstance(entry, Row)}
+    letters: list[RowFields] = [
+        dict(zip(names, letter, strict=True)) | (FLAT if letter[0] in flat else {}) for letter in refused
+    ]
     return {keys.dead(stream.name, partition, group): letters} if letters else {}
 
 
@@ -181,13 +196,24 @@ class PublishComputation:
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """A transform keeps no state."""
 
+    def recall(self, client: redis.Redis, computed: Published) -> None:
+        """Nor is there any to load again."""
+
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)
         numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
         frame, dead = apply_steps(self.steps, numbered)
         n_dead = batch.n_dead + len(dead)
         filtered = batch.n_events - n_dead - len(frame)
-        ledger = Ledger(read=batch.n_events, accepted=len(frame), filtered=filtered, dead=n_dead)
+        backfilled = int(batch.backfill[frame[ROW].to_numpy()].sum()) if batch.has_backfill else 0
+        ledger = Ledger(
+            read=batch.n_events,
+            accepted=len(frame),
+            filtered=filtered,
+            dead=n_dead,
+            backfilled=backfilled,
+            replayed=batch.n_replayed,
+        )
         return Published(frame.select(self.columns), dead, ledger, before.after(batch, max_seen_ms))
 
     def size(self, computed: Published) -> int:
