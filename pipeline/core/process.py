@@ -179,7 +179,8 @@ def _of_backfill(program: Program, batch: Batch, before: TimeState, watermarks_m
     """
     lateness_ms = program.stage.allowed_lateness_ms
     gone_ms = NO_TIME_MS if before.expired_ms is None else before.expired_ms + lateness_ms
-    behind_ms = _latest(before.expired_ms, before.floor_ms, NO_TIME_MS)
+    known = [ms for ms in (before.expired_ms, before.floor_ms) if ms is not None]
+    behind_ms = max(known, default=NO_TIME_MS)
     return np.where(batch.backfill, gone_ms, watermarks_ms), np.where(batch.backfill, behind_ms, watermarks_ms)
 
 

@@ -166,7 +166,7 @@ def dead_letters(
     names = ("entry", "row", "n", "code", "error", "body")
     flat = {entry.id for entry in batch.entries if isinstance(entry, Row)}
     letters: list[RowFields] = [
-        dict(zip(names, letter, strict=True)) | (FLAT if letter[0] in flat else {}) for letter in refused
+        {**dict(zip(names, letter, strict=True)), **(FLAT if letter[0] in flat else {})} for letter in refused
     ]
     return {keys.dead(stream.name, partition, group): letters} if letters else {}
 

@@ -71,6 +71,9 @@ class Deadly:
     def size(self, computed: Any) -> int:
         return self.inner.size(computed)
 
+    def recall(self, client: redis.Redis, computed: Any) -> None:
+        self.inner.recall(client, computed)
+
     def apply(self, batch: Batch, computed: Any) -> Changes:
         return self.inner.apply(batch, computed)
 

@@ -6,7 +6,7 @@ What `Committed` holds is what the commit script would have written: the absolut
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.core.batches import Batch, read_batch
@@ -38,15 +38,26 @@ class Committed:
 
 
 def replay(
-    program: Program, log: Sequence[Logged], batches: Sequence[tuple[int, Fate]] = (), partition: int = 0
+    program: Program,
+    log: Sequence[Logged],
+    batches: Sequence[tuple[int, Fate]] = (),
+    partition: int = 0,
+    expired_ms: int | None = None,
 ) -> Committed:
-    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch."""
+    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch.
+
+    Windows that end at or before `expired_ms` are gone, as far as backfilled rows are concerned.
+    """
     committed = Committed()
     worker = AggregateComputation(program, partition)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
-        batch = read(program, log[at : at + size], partition)
-        changes = worker.apply(batch, worker.compute(batch, committed.time))
+        batch = read(program, log[at : at + size], partition).read_by(program.group)
+        computed = worker.compute(batch, replace(committed.time, expired_ms=expired_ms))
+        if batch.has_backfill:  # as `recall` does from Redis
+            for start in {start for start, _ in computed.cells} & committed.panes.keys() - worker.table.panes.keys():
+                worker.table.load(start, committed.panes[start])
+        changes = worker.apply(batch, computed)
         if fate != "crash before the commit":
             at += size
             for start, change in changes.panes.items():
