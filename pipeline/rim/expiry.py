@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import redis
 
+from pipeline.core.batches import split_id
 from pipeline.core.definitions import Aggregate, Rollup, Session, Stream, Transform, Tumbling
 from pipeline.core.windows import Span, final_panes, panes_of
-from pipeline.rim import keys, store
+from pipeline.rim import keys, replies, store
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import Due
 
@@ -24,6 +25,7 @@ WINDOWS_A_RUN = 5_000  # of one version of a metric; the next run goes on
 WINDOWS_A_STEP = 100
 ROWS_A_STEP = 5_000  # small entries, 0.3 ms of the server (trim.py)
 STEPS_A_RUN = 200
+MARKS_A_STEP = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,10 @@ def expire_downstream(client: redis.Redis, stage: Aggregate, now_ms: int) -> Exp
 
 
 def expire_side_streams(client: redis.Redis, stream: Stream, groups: Sequence[str], now_ms: int) -> Expired:
-    """Trim what a stream's stages put aside (late, dead), and what the door refused, by the stream's retention."""
+    """Trim what a stream's stages put aside (late, dead), and what the door refused, by the stream's retention.
+
+    With the rows goes the memory of their replays.
+    """
     before_ms = now_ms - stream.retention_ms
     rows = 0
     for partition in range(stream.partitions):
@@ -205,7 +210,39 @@ def expire_side_streams(client: redis.Redis, stream: Stream, groups: Sequence[st
         for group in groups:
             rows += _trim_rows(client, keys.late(stream.name, partition, group), before_ms)
             rows += _trim_rows(client, keys.dead(stream.name, partition, group), before_ms)
+        _forget_replays(client, stream, partition, groups)
     return Expired(rows=rows)
+
+
+def _forget_replays(client: redis.Redis, stream: Stream, partition: int, groups: Sequence[str]) -> None:
+    """Delete the marks of replayed rows that nothing can bring back: neither their row nor a rebuild from the log."""
+    name = stream.name
+    refused = _first(client, keys.quarantine(name, partition))
+    _forget_marks(client, keys.quarantine_replayed(name, partition), [refused and refused.id])
+    for group in groups:
+        aside = [_first(client, of(name, partition, group)) for of in (keys.late, keys.dead)]
+        origins = [row and row.fields and row.fields.get(b"entry") for row in aside]  # in the order of the log
+        in_log = _first(client, keys.raw(name, partition))
+        _forget_marks(client, keys.replayed(name, partition, group), [*origins, in_log and in_log.id])
+
+
+def _first(client: redis.Redis, key: str) -> replies.Entry | None:
+    found = replies.parse_entries(client.execute_command("XRANGE", key, "-", "+", "COUNT", 1))
+    return found[0] if found else None
+
+
+def _forget_marks(client: redis.Redis, key: str, oldest: Sequence[bytes | None]) -> None:
+    """Delete the marks of what came before all of some entries."""
+    known = [split_id(entry_id) for entry_id in oldest if entry_id]
+    cursor = b"0"
+    while True:
+        cursor, page = client.execute_command("HSCAN", key, cursor, "COUNT", MARKS_A_STEP)
+        origins = list(replies.parse_hash(page))
+        gone = [origin for origin in origins if not known or split_id(origin.partition(b" ")[0]) < min(known)]
+        if gone:
+            client.execute_command("HDEL", key, *gone)
+        if int(cursor) == 0:
+            return
 
 
 def expire_transform(client: redis.Redis, stream: Stream, transform: Transform, now_ms: int) -> Expired:
