@@ -221,7 +221,7 @@ def _forget_replays(client: redis.Redis, stream: Stream, partition: int, groups:
     _forget_marks(client, keys.quarantine_replayed(name, partition), [refused and refused.id])
     for group in groups:
         aside = [_first(client, of(name, partition, group)) for of in (keys.late, keys.dead)]
-        origins = [row and row.fields and row.fields.get(b"entry") for row in aside]  # in the order of the log
+        origins = [(row.fields or {}).get(b"entry") for row in aside if row is not None]  # in the order of the log
         in_log = _first(client, keys.raw(name, partition))
         _forget_marks(client, keys.replayed(name, partition, group), [*origins, in_log and in_log.id])
 
