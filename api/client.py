@@ -206,6 +206,11 @@ class Client:
         """Return the JSON object of any path of the API, with this client's retries and exceptions."""
         return _json(self._http.request("GET", path, query=query))
 
+    def post(self, path: str, said: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Post a JSON object to any path of the API that may be asked twice, and return its answer."""
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+        return _json(self._http.request("POST", path, body=json.dumps(said).encode(), headers=headers))
+
     def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return an answer as text: CSV, for one."""
         return self._http.request("GET", path, query=query).body.decode()

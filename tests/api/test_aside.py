@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
 
-from api.client import Client
 from pipeline.core.definitions import (
     DAY_MS,
     HOUR_MS,
@@ -24,6 +22,7 @@ from pipeline.rim import keys
 from pipeline.rim.expiry import expire_side_streams
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
+from tests.api.wire import client_on
 from tests.line import Line
 from tests.servers import RunningServer
 
@@ -407,29 +406,13 @@ def test_old_data_revises_closed_windows_and_makes_none_late(line: Line) -> None
 
 
 def test_of_any_age_and_by_the_client(line: Line) -> None:
-    client = _client_on(line.http)
+    client = client_on(line.http)
 
     result = client.send("young", [event(0)], backfill=True)
     line.settle()
 
     assert result.accepted == 1
     assert total(line, "recent") == 1
-
-
-def _client_on(http: FlaskClient) -> Client:
-    """The Python client over the app in this process."""
-    from api.transport import Answer
-
-    class Wire:
-        def request(self, method: str, path: str, **asked: Any) -> Answer:
-            said = http.open(
-                path, method=method, query_string=asked.get("query"), data=asked.get("body"), headers=asked["headers"]
-            )
-            return Answer(said.status_code, {}, said.data)
-
-    client = Client("http://127.0.0.1:1")
-    client._http = Wire()  # type: ignore[assignment]
-    return client
 
 
 def test_the_same_body_is_another_request_when_it_is_old_data(line: Line) -> None:
