@@ -10,7 +10,7 @@ import api.client
 from api.main import app
 from pipeline.rim import keys
 from pipeline.runtime.cli import run
-from tests.api.test_aside import CONFIG, START_MS, event, total, with_late_rows
+from tests.api.test_aside import CONFIG, START_MS, event, put, total, with_late_rows
 from tests.api.wire import client_on
 from tests.line import Line
 from tests.servers import RunningServer
@@ -59,7 +59,7 @@ def test_one_row_is_replayed_by_its_id(line: Line, capsys: pytest.CaptureFixture
 
 def test_a_letter_that_stays_dead_fails(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
     letter = {"entry": "5-0", "row": "0", "n": "1", "code": "chunk_unreadable", "error": "…", "body": "x"}
-    line.client.xadd(keys.dead("s", 0, line.programs["plain"].group), letter)
+    put(line, keys.dead("s", 0, line.programs["plain"].group), letter)
 
     assert streamgauge("dead-letters", "plain") == 0
     assert "chunk_unreadable" in capsys.readouterr().out

@@ -42,9 +42,9 @@ def expire(line: Line, scripts: Scripts | None = None, *, end_ms: int = 10_000) 
     """Let the windows that end by `end_ms` expire, and no other."""
     client, kept = line.client, Kept(line.config.streams[STREAM], line.program.stage, line.program.version)
     now_ms = store.redis_time_ms(client)
-    for member, end in client.zrange(keys.windows(METRIC, kept.version), 0, -1, withscores=True):
+    for start, end in store.published_windows(client, METRIC, kept.version):
         published_ms = now_ms - AFTER_MS if end <= end_ms else now_ms
-        client.zadd(keys.ages(METRIC, kept.version), {member: published_ms})
+        client.zadd(keys.ages(METRIC, kept.version), {f"{start}:{end}": published_ms})
     return expire_results(client, scripts or Scripts(client), kept, line.program.stage.retention_ms, now_ms)
 
 
