@@ -275,8 +275,8 @@ def test_a_batch_that_was_one_dead_letter_is_replayed_whole(line: Line) -> None:
     line.settle()
     group = line.programs["plain"].group
     body = b'{"ts":%d,"who":"ada","v":3}\n{"ts":%d,"who":"ada","v":5}' % (START_MS, START_MS + 1)
-    letter = {"entry": "5-0", "row": "0", "n": "2", "code": "killed_worker", "error": "…", "body": body}
-    put(line, keys.dead("s", 1, group), letter)
+    letter = {"entry": "5-0", "row": "0", "n": "2", "code": "killed_worker", "error": "…"}
+    put(line, keys.dead("s", 1, group), {**letter, "body": body})
     up_to = get(line, "/v1/dead-letters?stage=plain")["up_to"]
 
     post(line, "/v1/dead-letters/replay", {"stage": "plain", "all": True, "up_to": up_to})
