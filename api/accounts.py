@@ -26,7 +26,7 @@ def metric_account(config: Config, program: Program, completeness: Completeness)
         "stream": program.stream.name,
         "window": window(program),
         "group": [{"name": name, "type": kind} for name, kind in program.group_types],
-        "values": [_value(program, number) for number in range(len(program.finishers))],
+        "values": [_value(program, number) for number in range(len(program.finishers))] + _selected(program),
         "watermark": completeness.watermark_ms,
         "complete_to": completeness.complete_to_ms,
         "version": program.version,
@@ -51,6 +51,15 @@ def _value(program: Program, number: int) -> dict[str, Any]:
         "unit": measure(program, finisher),
         "description": field.description if field else None,
     }
+
+
+def _selected(program: Program) -> list[dict[str, Any]]:
+    """What is computed from finished aggregates: `field` is the expression."""
+    types, texts = program.selection.types, program.stage.select
+    return [
+        {"name": name, "type": types[name], "function": "select", "field": text, "unit": None, "description": None}
+        for name, text in texts.items()
+    ]
 
 
 def stream_account(found: StreamTime) -> dict[str, Any]:

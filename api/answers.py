@@ -52,9 +52,11 @@ def meta(answer: Answer) -> dict[str, Any]:
         "complete_from": completeness.complete_from_ms,
         "complete_to": completeness.complete_to_ms,
         "complete_by": completeness.complete_by,
-        "unit": {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
+        "unit": dict.fromkeys(program.value_types)
+        | {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
         "truncated": answer.truncated,
         "tier": answer.tier_ms,
+        "capped": sorted(answer.capped),
     }
 
 
@@ -83,7 +85,7 @@ def measure(program: Program, finisher: Finisher) -> str | None:
 
 def columns(program: Program) -> list[str]:
     """The columns of a metric's rows, in order."""
-    return [*WINDOW_COLUMNS, *program.stage.group_by, *(spec.name for spec in program.stage.aggregates)]
+    return [*WINDOW_COLUMNS, *program.stage.group_by, *program.value_types]
 
 
 def _csv_response(answer: Answer) -> Response:

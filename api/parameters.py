@@ -264,7 +264,7 @@ def _fixed_time(text: str) -> int:
 
 def _order(args: Arguments, program: Program) -> str:
     order = args.get("order", "window")
-    known = ["window", *(spec.name for spec in program.stage.aggregates)]
+    known = ["window", *(name for name, kind in program.value_types.items() if kind != "list")]
     if order.removeprefix("-") not in known:
         raise BadRequestError(
             f"order: '{_shown(order)}' is neither window nor a value of {program.name}."
@@ -288,7 +288,7 @@ def _state(args: Arguments) -> StateFilter:
     match state:
         case None:
             return "all"
-        case "open" | "closed" | "final":
+        case "open" | "closed" | "final" | "retracted":
             return state
         case _:
             raise BadRequestError(

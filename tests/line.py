@@ -16,7 +16,7 @@ import redis
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from pipeline.core.definitions import Config
+from pipeline.core.definitions import Config, Session
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.watermarks import end_tick_time
 from pipeline.rim import groups, keys, replies, store
@@ -122,6 +122,9 @@ class Line:
         wait_for(committed, "every group to commit the last entry of its log")
         for _ in self.close():
             pass
+        for program in self.programs.values():
+            while isinstance(program.window, Session) and polled.close_sessions(program).more:
+                pass
 
     def committed(self) -> Iterator[bool]:
         """For each group and partition, whether its checkpoint is at the end of the log."""
@@ -137,7 +140,7 @@ class Line:
         """Passes of the closers, until nothing is waiting."""
         scripts = Scripts(self.client)
         for program in self.programs.values():
-            more = True
+            more = not isinstance(program.window, Session)  # sessions are published by the worker that holds them
             while more:
                 done = Closer(program, self.client, scripts).close_once()
                 more = done.more
@@ -145,7 +148,9 @@ class Line:
 
     def rows(self, metric: str, **asked: Any) -> list[Row]:
         return (
-            Metrics(self.config, self.client).query(MetricQuery(metric, limit=10**9, start_ms=-(2**61), **asked)).rows
+            Metrics(self.config, self.client)
+            .query(MetricQuery(metric, limit=10**9, **{"start_ms": -(2**61)} | asked))
+            .rows
         )
 
     def closed(self, metric: str) -> list[Row]:

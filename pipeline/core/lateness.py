@@ -62,6 +62,6 @@ def _judge_sessions(
     late = ends_ms + lateness_ms <= watermarks_ms
     before_log = np.zeros(len(late), dtype=np.bool_)
     if floor_ms is not None:
-        before_log = ~late & (times_ms - window.gap_ms <= floor_ms)  # what it may have joined is gone
+        before_log = ~late & (times_ms <= floor_ms)  # what may have joined something lost is not published (doubtful)
     slices = np.zeros_like(times_ms) if window.max_ms is None else times_ms - times_ms % window.max_ms
     return Verdict(slices, late | before_log, np.full_like(times_ms, NO_END), times_ms, ends_ms, before_log)

@@ -9,18 +9,19 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 from polars.exceptions import PolarsError
 
-from pipeline.core.accumulators import Int64, Slots, Values
+from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import Batch
 from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
+from pipeline.core.definitions import Session
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
 from pipeline.core.lateness import NO_END, Verdict, judge
 from pipeline.core.programs import Program, Step, where_column
@@ -124,7 +125,7 @@ class Prepared:
 
     `cells`: the distinct (pane start, cell field) of the batch; `first_rows` the first accepted row of each; `cell_of`
     the number of its cell for each accepted row; `rows` the numbers of the accepted rows in the batch; `frame` their
-    columns.
+    columns; `watermarks_ms` the watermark before each.
     """
 
     cells: list[tuple[int, bytes]]
@@ -132,6 +133,7 @@ class Prepared:
     cell_of: Rows
     rows: Rows
     frame: pl.DataFrame
+    watermarks_ms: Int64
     late: LateRows
     dead: tuple[DeadRow, ...]
     ledger: Ledger
@@ -168,15 +170,19 @@ def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
         backfilled=int(batch.backfill[rows].sum()) if backfill else 0,
         replayed=batch.n_replayed,
     )
-    return Prepared(cells, first_rows, cell_of, rows, frame, late, dead, ledger, before.after(batch, max_seen_ms))
+    time = before.after(batch, max_seen_ms)
+    return Prepared(cells, first_rows, cell_of, rows, frame, watermarks_ms[rows], late, dead, ledger, time)
 
 
 def _of_backfill(program: Program, batch: Batch, before: TimeState, watermarks_ms: Int64) -> tuple[Int64, Int64]:
     """The watermarks to judge by, and those to say how late a row is by, where some rows are backfilled.
 
     Such a row is late for no window, but counts only in those that are there. What is gone ends at or before one
-    moment, so the windows a row counts in begin at one of its pane's, as they do for a late row.
+    moment, so the windows a row counts in begin at one of its pane's, as they do for a late row. Sessions are there
+    until they are final: the watermark says what they still take, as for any event.
     """
+    if isinstance(program.stage.window, Session):
+        return watermarks_ms, watermarks_ms
     lateness_ms = program.stage.allowed_lateness_ms
     gone_ms = NO_TIME_MS if before.expired_ms is None else before.expired_ms + lateness_ms
     known = [ms for ms in (before.expired_ms, before.floor_ms) if ms is not None]
@@ -228,14 +234,23 @@ def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -
     cells, others = _within_cap(program.stage.max_groups, prepared, table)
     cell_slots = table.slots(cells)
     if len(prepared.rows):
-        _fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
+        fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
     if others:  # several cells of the batch have become one
         pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
         cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
     return Folded(cells, cell_slots, others)
 
 
-def _fold_values(program: Program, batch: Batch, prepared: Prepared, table: CellTable, slots: Slots) -> None:
+class Table(Protocol):
+    """Cells by slot, whatever they are keyed by."""
+
+    @property
+    def columns(self) -> Mapping[str, Column]: ...
+    def fold_sketch(self, number: int, new: Values) -> None: ...
+
+
+def fold_values(program: Program, batch: Batch, prepared: Prepared, table: Table, slots: Slots) -> None:
+    """Fold the values of the accepted rows into cells, `slots` one a row, in stream order."""
     rows = prepared.rows
     times_ms = batch.times_ms[rows]
     events = Values(slots, times_ms, times_ms, batch.places[rows], batch.rows[rows])

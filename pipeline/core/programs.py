@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
 from pipeline.core.registry import aggregates as registered
+from pipeline.core.selection import Selection
 from pipeline.core.sketches import Sketch
 from pipeline.core.windows import Horizon, Panes, panes_of
 
@@ -58,6 +59,7 @@ class Program:
     needs: frozenset[str]
     columns: Mapping[str, pl.DataType]
     finishers: tuple[Finisher, ...]
+    selection: Selection
     layout: Layout
 
     @property
@@ -78,6 +80,11 @@ class Program:
         """How the windows cut time; a session metric has none."""
         assert not isinstance(self.stage.window, Session), f"{self.name} has sessions, not panes"
         return panes_of(self.stage.window)
+
+    @property
+    def value_types(self) -> dict[str, str]:
+        """The values of a row in order, aggregates and what is selected from them, with their types."""
+        return {finisher.spec.name: finisher.type for finisher in self.finishers} | self.selection.types
 
     @property
     def horizon(self) -> Horizon:
@@ -173,6 +180,7 @@ def compile_program(config: Config, stage: Aggregate) -> Program:
         needs=needs,
         columns=columns,
         finishers=finishers,
+        selection=Selection.compile(stage.select, {finisher.spec.name: finisher.type for finisher in finishers}),
         layout=layout_of(finishers),
     )
 
@@ -234,9 +242,9 @@ def decode_definition(text: bytes) -> Definition:
     return msgspec.convert(stored, Definition)
 
 
-def program_of_definition(text: bytes) -> Program:
-    """Compile a definition kept by `encode_definition`."""
+def program_of_definition(text: bytes, version: str) -> Program:
+    """Compile a definition kept by `encode_definition`, under the version it was kept as."""
     known = decode_definition(text)
     stages: dict[str, Stage] = {transform.name: transform for transform in known.transforms}
     config = Config(streams={known.stream.name: known.stream}, stages={**stages, known.stage.name: known.stage})
-    return compile_program(config, known.stage)
+    return replace(compile_program(config, known.stage), version=version)

@@ -163,7 +163,8 @@ class _Growing:
         return starts_ms - (starts_ms - self.offset) % self.size
 
     def ends_after(self, starts_ms: Int64, times_ms: Int64) -> Int64:
-        return np.maximum(starts_ms, times_ms - (times_ms - self.offset) % self.every) + self.every
+        next_ms: Int64 = np.maximum(starts_ms, times_ms - (times_ms - self.offset) % self.every) + self.every
+        return next_ms
 
     def ends_begun_after(self, starts_ms: Int64, time_ms: int) -> Int64:
         # they all begin together: either each of them begins after, or none
@@ -206,7 +207,8 @@ class _Local:
 
     def ends_after(self, starts_ms: Int64, times_ms: Int64) -> Int64:
         ends = self.boundaries.after(starts_ms)
-        return np.where(ends > times_ms, ends, FOREVER_MS)
+        later: Int64 = np.where(ends > times_ms, ends, FOREVER_MS)
+        return later
 
     def ends_begun_after(self, starts_ms: Int64, time_ms: int) -> Int64:
         return np.where(starts_ms > time_ms, self.boundaries.after(starts_ms), FOREVER_MS)

@@ -159,6 +159,7 @@ class Commit:
     after: Checkpoint
     panes: Mapping[int, PaneChange] = field(default_factory=dict)
     rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
+    hashes: Mapping[str, PaneChange] = field(default_factory=dict)  # by key; of state that is not panes
 
 
 def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
@@ -182,6 +183,7 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
             keys.suspect(stream, partition, group),
             *streams,
             *pane_keys,
+            *what.hashes,
         ],
         args=list(_arguments(what, streams)),
     )
@@ -213,6 +215,7 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
     yield len(streams)
     yield sum(len(rows) for rows in what.rows.values())
     yield len(what.panes)
+    yield len(what.hashes)
     yield from what.ids
     for value in after.items():
         yield from value
@@ -227,6 +230,12 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
         yield start
         yield mark
         yield change.from_end
+        yield len(change.cells)
+        yield len(change.gone)
+        for cell in change.cells.items():
+            yield from cell
+        yield from change.gone
+    for change in what.hashes.values():
         yield len(change.cells)
         yield len(change.gone)
         for cell in change.cells.items():

@@ -20,6 +20,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
+    {s.p}:live_sessions:g hash live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
     {s.p}:replayed:g   hash    `ENTRY ROW` of a late row or dead letter → the request that replayed it; with the row
@@ -33,12 +34,15 @@ A metric. Results go `retention` after they were last published.
 
     {m}:versions             hash    active, and per version `definition:v` (JSON) and `targets:v`
     {m}:result:v:START:END   hash    revision marks state groups published_ms, and blocks of rows
-    {m}:windows:v            zset    `START:END` by end
-    {m}:ages:v               zset    `START:END` by published_ms
+    {m}:windows:v            zset    `START:END` by end; of sessions: bucket by the greatest closes_at in it
+    {m}:ages:v               zset    `START:END` (of sessions: bucket) by published_ms
     {m}:published:v          hash    partition → greatest published mark
     {m}:tier:v:SIZE          zset    `START:END` of a tier's windows by end; their results are keyed as the others
     {m}:tier_ages:v:SIZE     zset    likewise by published_ms
     {m}:tier_due:v:SIZE      hash    tier window start → `0-N -`, N the newest publication of a window in it
+    {m}:session_rows:v:BUCKET hash   sessions by first: `FIRST:LAST GROUPJSON` → `STATE REVISION PUBLISHED_MS`,
+                                     PARTITION and packed partial; with the bucket
+    {m}:session_accounts:v   hash    partition → `TO OWN OLDEST`: how far its sessions are published (session_store)
     {m}:emit:v               list    windows whose rows still go downstream
     {m}:rows                 stream  downstream rows; trimmed by the scheduler
     {m}:latest               hash    group JSON → JSON of the newest closed window's finished values
@@ -100,6 +104,10 @@ def due(stream: str, partition: int, group: str) -> str:
 
 def pane(stream: str, partition: int, group: str, start_ms: int) -> str:
     return _of_partition(stream, partition, f"pane:{group}:{start_ms}")
+
+
+def live_sessions(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"live_sessions:{group}")
 
 
 def late(stream: str, partition: int, group: str) -> str:
@@ -168,6 +176,14 @@ def tier_ages(metric: str, version: str, size_ms: int) -> str:
 
 def tier_due(metric: str, version: str, size_ms: int) -> str:
     return _of_metric(metric, f"tier_due:{version}:{size_ms}")
+
+
+def session_rows(metric: str, version: str, bucket_ms: int) -> str:
+    return _of_metric(metric, f"session_rows:{version}:{bucket_ms}")
+
+
+def session_accounts(metric: str, version: str) -> str:
+    return _of_metric(metric, f"session_accounts:{version}")
 
 
 def emit(metric: str, version: str) -> str:

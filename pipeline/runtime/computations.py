@@ -17,10 +17,10 @@ import redis
 
 from pipeline.core.batches import Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
-from pipeline.core.definitions import Config, Stream, Transform
+from pipeline.core.definitions import Stream
 from pipeline.core.entries import Row
 from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
-from pipeline.core.programs import Program, Step, compile_steps, version_of
+from pipeline.core.programs import Program, Step
 from pipeline.core.windows import final_panes
 from pipeline.rim import keys, store
 
@@ -36,6 +36,7 @@ class Changes:
     rows: Mapping[str, Sequence[RowFields]]
     ledger: Ledger
     time: TimeState
+    hashes: Mapping[str, PaneChange] = field(default_factory=dict)  # by key: fields set and deleted
 
 
 class Computation(Protocol):
@@ -103,7 +104,7 @@ class AggregateComputation:
         panes = self.table.changes(folded.cells, folded.slots)
         rows: dict[str, Sequence[RowFields]] = {}
         if len(computed.late):
-            rows[keys.late(self.stream.name, self.partition, self.group)] = _late_rows(batch, computed)
+            rows[keys.late(self.stream.name, self.partition, self.group)] = late_rows(batch, computed)
         rows |= dead_letters(self.stream, self.partition, self.group, batch, computed.dead)
         return Changes(panes, rows, replace(computed.ledger, others=folded.others), computed.time)
 
@@ -123,7 +124,8 @@ class AggregateComputation:
         return final_panes(self.program.panes, starts_ms, self.program.stage.allowed_lateness_ms, watermark_ms)
 
 
-def _late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
+def late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
+    """The rows for the late stream, in stream order."""
     late = computed.late
     bodies = batch.raw_rows(late.rows.tolist())
     return [
@@ -248,31 +250,3 @@ def flat_rows(frame: pl.DataFrame) -> list[RowFields]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def reads_log(stage: object) -> bool:
-    """Whether a stage has a consumer group of its own."""
-    return not isinstance(stage, Transform) or stage.publish
-
-
-def computations_of(
-    config: Config, programs: Mapping[str, Program], stream: Stream, partition: int
-) -> list[Computation]:
-    """Everything that reads one partition of a stream."""
-    found: list[Computation] = []
-    for stage in config.stages.values():
-        if config.stream_of(stage).name != stream.name or not reads_log(stage):
-            continue
-        if isinstance(stage, Transform):
-            found.append(_publish_computation(config, stage, stream, partition))
-        else:
-            found.append(AggregateComputation(programs[stage.name], partition))
-    return found
-
-
-def _publish_computation(config: Config, stage: Transform, stream: Stream, partition: int) -> PublishComputation:
-    derived = [name for transform in (*config.transforms_of(stage), stage) for name in transform.derive]
-    columns = (*(f.name for f in stream.fields), *derived)
-    steps, needs, _ = compile_steps(config, stage, frozenset(columns))
-    group = f"{stage.name}@{version_of(config, stage.name)}"
-    return PublishComputation(stage.name, group, stream, partition, steps, columns, needs)

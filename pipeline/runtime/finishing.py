@@ -15,12 +15,14 @@ OTHER = "__other__"  # what a text field of the group above a metric's cap shows
 
 
 def finished_rows(
-    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int]
+    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int] | None
 ) -> list[dict[str, Any]]:
-    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
+    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows (None: sessions)."""
     values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
     names = [finisher.spec.name for finisher in program.finishers]
-    return [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
+    program.selection.apply(rows)
+    return rows
 
 
 def group_values(program: Program, group: bytes) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipeline.errors import FenceError, TornError
 from pipeline.rim import groups, keys
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
-from pipeline.runtime.computations import computations_of
+from pipeline.runtime.assignments import computations_of
 from pipeline.runtime.runner import Loaded, Runner
 
 REST_S = 5.0  # between tries on a partition whose keys something else has overwritten; the others go on

@@ -177,12 +177,15 @@ def _undecodable(empty: Batch, entry: Chunk | Row) -> Batch:
 def _together(changes: Sequence[Changes]) -> Changes:
     """The changes of consecutive parts as those of one batch: the newest value of each cell, all rows."""
     panes: dict[int, PaneChange] = {}
+    hashes: dict[str, PaneChange] = {}
     rows: dict[str, list[RowFields]] = {}
     ledger = Ledger()
     for change in changes:
         for start_ms, pane in change.panes.items():
             panes[start_ms] = panes[start_ms].then(pane) if start_ms in panes else pane
+        for key, each in change.hashes.items():
+            hashes[key] = hashes[key].then(each) if key in hashes else each
         for key, more in change.rows.items():
             rows.setdefault(key, []).extend(more)
         ledger += change.ledger
-    return Changes(panes, rows, ledger, changes[-1].time)
+    return Changes(panes, rows, ledger, changes[-1].time, hashes)

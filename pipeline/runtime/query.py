@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import redis
 
-from pipeline.core.cells import CellTable
-from pipeline.core.definitions import Config
+from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
@@ -24,8 +24,9 @@ from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
 from pipeline.runtime.closer import state_at
-from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.finishing import OTHER, finished_rows, group_values
 from pipeline.runtime.metric_completeness import Completeness, account, spans_of
+from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
     aligned,
     aligned_up,
@@ -44,7 +45,7 @@ MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
 State = str  # open | closed | final
-StateFilter = Literal["all", "closed", "final", "open"]
+StateFilter = Literal["all", "closed", "final", "open", "retracted"]  # only sessions are retracted
 
 Row = dict[str, Any]
 
@@ -75,6 +76,7 @@ class Answer:
     completeness: Completeness
     truncated: bool
     tier_ms: int | None = None  # the tier that was merged where it has windows
+    capped: frozenset[str] = frozenset()  # values that a cap kept something out of, in some row; `__other__` for groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,13 @@ class Metrics:
         if (metric, version) not in self._older:
             text = self._client.execute_command("HGET", keys.versions(metric), f"definition:{version}")
             assert text is not None, f"{metric}@{version} answers and has no definition"
-            self._older[metric, version] = program_of_definition(text)
+            self._older[metric, version] = program_of_definition(text, version)
         return self._older[metric, version]
 
     def completeness(self, program: Program) -> Completeness:
         """How far a metric is, from its checkpoints and what is still due."""
+        if isinstance(program.window, Session):
+            return SessionReader(self._client, program).completeness()
         return account(self._client, program)[0]
 
     def query(self, query: MetricQuery, checked_against: Program | None = None) -> Answer:
@@ -138,6 +142,12 @@ class Metrics:
             BadRequestError: the step does not fit the window (422), or the range holds too many windows (400).
         """
         program = checked_against or self.program(query.metric)
+        if isinstance(program.window, Session):
+            return self._sessions(program, query)
+        if query.state == "retracted":
+            raise BadRequestError(
+                f"state=retracted: {program.name} has no sessions, and only they are retracted", code="bad_state"
+            )
         step_ms = checked_step(program, query.step_ms)
         start_ms, end_ms = query.start_ms, query.end_ms
         if step_ms is not None:
@@ -162,10 +172,25 @@ class Metrics:
         units = self._panes(program) if steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
-        rows = self._first_rows(known, sorted(units), query)
+        rows, capped = self._first_rows(known, sorted(units), query)
+        return Answer(
+            program=program,
+            rows=rows[: query.limit],
+            start_ms=start_ms,
+            end_ms=end_ms,
+            step_ms=step_ms if step_ms is not None else natural_step_ms(program),
+            completeness=completeness,
+            truncated=len(rows) > query.limit,
+            tier_ms=tier_ms,
+            capped=capped,
+        )
+
+    def _sessions(self, program: Program, query: MetricQuery) -> Answer:
+        found = SessionReader(self._client, program).query(query, _matching(program, query.where))
+        rows = _ordered(program, found.rows, query.order)
         truncated = len(rows) > query.limit
-        meta_step_ms = step_ms if step_ms is not None else natural_step_ms(program)
-        return Answer(program, rows[: query.limit], start_ms, end_ms, meta_step_ms, completeness, truncated, tier_ms)
+        start_ms, end_ms = found.start_ms, found.end_ms
+        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, found.completeness, truncated)
 
     def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
@@ -182,20 +207,23 @@ class Metrics:
         ]
         return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
 
-    def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> list[Row]:
-        """The first rows of the answer, in its order, and at least one more than the limit where there are more."""
+    def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> tuple[list[Row], frozenset[str]]:
+        """The first rows of the answer, in its order, and one more than the limit where there are more; the caps."""
         program = known.program
         matches = _matching(program, query.where)
         by_window = query.order in ("window", "-window")
         rows: list[Row] = []
+        capped: set[str] = set()
         for batch in _batches(known, units, descending=query.order == "-window"):
-            found = [row for row in self._rows(known, batch, matches) if _is_wanted(row["state"], query.state)]
+            merging = self._merged(known, batch, matches)
+            found = [row for row in merging.rows() if _is_wanted(row["state"], query.state)]
+            capped |= merging.capped()
             rows += _ordered(program, found, query.order) if by_window else found
             if by_window and len(rows) > query.limit:
                 break
             if len(rows) > 2 * query.limit:  # by a value, any window may hold a first row: keep the best so far
                 rows = _ordered(program, rows, query.order)[: query.limit + 1]
-        return rows if by_window else _ordered(program, rows, query.order)
+        return (rows if by_window else _ordered(program, rows, query.order)), frozenset(capped)
 
     def _published(
         self, program: Program, start_ms: int | None, end_ms: int | None, tier_ms: int | None = None
@@ -219,8 +247,8 @@ class Metrics:
             )
         return set(windows)
 
-    def _rows(self, known: _Range, units: Sequence[Span], matches: Callable[[bytes], bool]) -> list[Row]:
-        """Merge some windows (or panes) to the rows they belong to, and finish them."""
+    def _merged(self, known: _Range, units: Sequence[Span], matches: Callable[[bytes], bool]) -> _Merging:
+        """Merge some windows (or panes) to the rows they belong to."""
         program = known.program
         buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
         merging = _Merging(known, CellTable(program.layout), buckets)
@@ -235,7 +263,7 @@ class Metrics:
         for unit in rest:
             panes = [unit[0]] if over_panes else program.panes.panes_of(unit)
             merging.panes(unit, (piece for start in panes for piece in pieces.get(start, ())))
-        return merging.rows()
+        return merging
 
     def _pieces(
         self, program: Program, starts: Sequence[int], matches: Callable[[bytes], bool]
@@ -252,14 +280,16 @@ class Metrics:
     def latest(self, metric: str) -> Answer:
         """The newest closed window."""
         program = self.program(metric)
+        if isinstance(program.window, Session):
+            found = SessionReader(self._client, program).latest(MAX_ROWS + 1)
+            rows = _ordered(program, found.rows, "window")
+            return Answer(program, rows[:MAX_ROWS], None, None, None, found.completeness, len(rows) > MAX_ROWS)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
         known = _Range(program, None, completeness, set(windows))
-        rows = _ordered(program, self._rows(known, windows, lambda group: True), "window") if windows else []
         start_ms, end_ms = windows[0] if windows else (None, None)
-        truncated = len(rows) > MAX_ROWS
-        step_ms = natural_step_ms(program)
-        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, step_ms, completeness, truncated)
+        merging = self._merged(known, windows, lambda group: True)
+        return _whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
 
     def rolling(
         self,
@@ -283,8 +313,7 @@ class Metrics:
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
         pieces = self._pieces(program, range(start_ms, end_ms, width_ms), _matching(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
-        rows = _ordered(program, merging.rows(), "window")
-        return Answer(program, rows[:MAX_ROWS], start_ms, end_ms, window_ms, completeness, len(rows) > MAX_ROWS)
+        return _whole_answer(merging, start_ms, end_ms, window_ms)
 
 
 @dataclass(slots=True)
@@ -350,6 +379,14 @@ class _Merging:
             for (span, group, _), row in zip(cells, values, strict=True)
         ]
 
+    def capped(self) -> frozenset[str]:
+        """The values that a cap kept something out of, and `__other__` where it was groups."""
+        slots = np.array([slot for cells in self.table.panes.values() for slot in cells.values()], dtype=np.intp)
+        finishers = self.known.program.finishers
+        names = {each.spec.name for each in finishers if any(each.truncated(self.table.columns, slots))}
+        has_others = any(OTHERS in cells for cells in self.table.panes.values())
+        return frozenset(names | ({OTHER} if has_others else set()))
+
     def _row_state(self, span: Span) -> tuple[State, int]:
         """The least final state of what was merged; a step is open while it reaches beyond what is complete."""
         states, revision = self.about.get(self.buckets[span], (set[State](), 0))
@@ -358,6 +395,22 @@ class _Merging:
         if is_step and (complete_ms is None or span[1] > complete_ms):
             return "open", revision
         return next((state for state in ("open", "closed") if state in states), "final"), revision
+
+
+def _whole_answer(merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
+    """All rows that were merged, as an answer."""
+    program = merging.known.program
+    rows = _ordered(program, merging.rows(), "window")
+    return Answer(
+        program=program,
+        rows=rows[:MAX_ROWS],
+        start_ms=start_ms,
+        end_ms=end_ms,
+        step_ms=step_ms,
+        completeness=merging.known.completeness,
+        truncated=len(rows) > MAX_ROWS,
+        capped=merging.capped(),
+    )
 
 
 def _is_wanted(state: State, wanted: StateFilter) -> bool:

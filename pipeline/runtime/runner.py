@@ -135,7 +135,7 @@ class Runner:
         after = self._after(state.checkpoint, entries, changes)
         first = state.pending[0].id
         fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), first, backfills)
-        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows)
+        what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows, changes.hashes)
         commit(self.scripts, self.stream.name, self.partition, what)
         state.checkpoint = after
         state.pending = state.pending[len(entries) :]

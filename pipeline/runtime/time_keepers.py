@@ -12,10 +12,10 @@ from pipeline.rim.ticks import TimeKeeper
 from pipeline.runtime.setup import groups_of
 
 
-def time_keepers(client: redis.Redis, config: Config) -> dict[str, TimeKeeper]:
+def time_keepers(client: redis.Redis, config: Config, scripts: Scripts | None = None) -> dict[str, TimeKeeper]:
     """One writer of ticks for each stream: what the scheduler and `POST …/time` move time with."""
-    scripts = Scripts(client)
-    return {stream.name: _time_keeper(client, scripts, config, stream) for stream in config.streams.values()}
+    known = scripts or Scripts(client)
+    return {stream.name: _time_keeper(client, known, config, stream) for stream in config.streams.values()}
 
 
 def horizons_of(config: Config, stream: str) -> list[Horizon]:

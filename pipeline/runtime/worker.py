@@ -11,23 +11,26 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from types import FrameType
 
 import redis
 import structlog
 
-from pipeline.core.definitions import Config
+from pipeline.core.definitions import Config, Session
 from pipeline.core.programs import Program, compile_programs
 from pipeline.errors import ForeignKeyError
 from pipeline.rim import connection, groups
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import load_checkpoints
+from pipeline.runtime.assignments import reads_log
 from pipeline.runtime.closer import Closer, Pass
-from pipeline.runtime.computations import reads_log
 from pipeline.runtime.leases import Leases, Partition
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.metric_completeness import complete_from_ms
 from pipeline.runtime.partition_work import PartitionWork, partition_work
+from pipeline.runtime.session_closer import SessionCloser
+from pipeline.runtime.session_computation import SessionComputation
 from pipeline.runtime.setup import activate_when_caught_up, set_up
 from pipeline.runtime.tiers import TierCloser
 
@@ -169,7 +172,13 @@ class Worker:
         published = 0
         more = False
         for program in self.programs.values():
-            if everybody or (program.stream.name, 0) in self.leases.held:
+            if isinstance(program.window, Session):
+                done = self.close_sessions(program)
+                published += done.published
+                more |= done.more
+                if everybody and not done.more:
+                    self._activate(program)
+            elif everybody or (program.stream.name, 0) in self.leases.held:
                 done = self._close_metric(program)
                 published += done.published
                 more |= done.more
@@ -194,11 +203,29 @@ class Worker:
             begins_ms = complete_from_ms(program, checkpoints)
             begins = None if begins_ms is None else datetime.fromtimestamp(begins_ms / 1000, UTC).isoformat()
             log.info("a changed stage answers now", stage=program.name, version=program.version, begins=begins)
-            Closer(program, self.client, self.scripts).show_latest()
+            of = SessionCloser if isinstance(program.window, Session) else Closer
+            of(program, self.client, self.scripts).show_latest()
+
+    def close_sessions(self, program: Program) -> Pass:
+        """Publish the sessions of the partitions we hold: only their holder has them in memory."""
+        closer = SessionCloser(program, self.client, self.scripts)
+        published, more = 0, False
+        for work in self._work.values():
+            for runner in work.runners:
+                if runner.state is None or runner.group != program.group:
+                    continue
+                assert isinstance(runner.computation, SessionComputation), f"{program.group} has sessions"
+                done = self._guarded(program, partial(closer.close_once, runner.computation, runner.state.checkpoint))
+                published, more = published + done.published, more | done.more
+        return Pass(published, more)
 
     def _close_metric(self, program: Program) -> Pass:
+        return self._guarded(program, Closer(program, self.client, self.scripts).close_once)
+
+    def _guarded(self, program: Program, close: Callable[[], Pass]) -> Pass:
+        """Close, unless a key has been overwritten by somebody: that is said, and the other metrics go on."""
         try:
-            return Closer(program, self.client, self.scripts).close_once()
+            return close()
         except redis.ResponseError as error:
             if not connection.is_foreign_type(error):
                 raise

@@ -72,6 +72,8 @@ def test_a_metric_is_answered_in_the_shape_of_the_contract(line: Line) -> None:
         "complete_by": "events",
         "unit": {"views": None, "mean_ms": "ms", "last_ms": "ms"},
         "truncated": False,
+        "tier": None,
+        "capped": [],
     }
     assert answer["next"] is None
 

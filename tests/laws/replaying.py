@@ -15,9 +15,12 @@ from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
-from pipeline.runtime.computations import AggregateComputation
+from pipeline.runtime.assignments import aggregate_computation
+from pipeline.runtime.computations import AggregateComputation, Changes
+from pipeline.runtime.session_computation import SessionComputation
 from tests.laws.logs import Logged
 
+Worker = AggregateComputation | SessionComputation
 Fate = Literal["go on", "crash before the commit", "crash after the commit"]
 
 
@@ -26,6 +29,7 @@ class Committed:
     """The state outside the worker."""
 
     panes: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    sessions: dict[bytes, bytes] = field(default_factory=dict)
     late: list[Any] = field(default_factory=list)
     dead: list[Any] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -49,31 +53,49 @@ def replay(
     Windows that end at or before `expired_ms` are gone, as far as backfilled rows are concerned.
     """
     committed = Committed()
-    worker = AggregateComputation(program, partition)
+    worker = aggregate_computation(program, partition)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
-        batch = read(program, log[at : at + size], partition).read_by(program.group)
-        computed = worker.compute(batch, replace(committed.time, expired_ms=expired_ms))
-        if batch.has_backfill:  # as `recall` does from Redis
-            for start in {start for start, _ in computed.cells} & committed.panes.keys() - worker.table.panes.keys():
-                worker.table.load(start, committed.panes[start])
-        changes = worker.apply(batch, computed)
-        if fate != "crash before the commit":
+        if fate == "crash before the commit":
+            _apply(worker, committed, log[at : at + size], expired_ms)
+        else:
+            commit(worker, committed, log[at : at + size], expired_ms)
             at += size
-            for start, change in changes.panes.items():
-                stored = committed.panes.setdefault(start, {})
-                stored.update(change.cells)
-                for name in change.gone:
-                    del stored[name]
-            committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
-            committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
-            assert changes.ledger.balances
-            committed.ledger += changes.ledger
-            committed.time = changes.time
-            worker.forget(committed.time)
         if fate != "go on":
             worker = reloaded(program, committed, partition)
     return committed.ordered()
+
+
+def commit(worker: Worker, committed: Committed, entries: Sequence[Logged], expired_ms: int | None = None) -> set[int]:
+    """Compute some entries and commit what they change; return the panes that changed."""
+    program, partition = worker.program, worker.partition
+    changes = _apply(worker, committed, entries, expired_ms)
+    for start, change in changes.panes.items():
+        stored = committed.panes.setdefault(start, {})
+        stored.update(change.cells)
+        for name in change.gone:
+            del stored[name]
+    for change in changes.hashes.values():
+        committed.sessions = {n: v for n, v in committed.sessions.items() if n not in change.gone} | change.cells
+    committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
+    committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
+    assert changes.ledger.balances
+    committed.ledger += changes.ledger
+    committed.time = changes.time
+    worker.forget(committed.time)
+    return set(changes.panes)
+
+
+def _apply(worker: Worker, committed: Committed, entries: Sequence[Logged], expired_ms: int | None) -> Changes:
+    batch = read(worker.program, entries, worker.partition).read_by(worker.program.group)
+    time = replace(committed.time, expired_ms=expired_ms)
+    if isinstance(worker, SessionComputation):
+        return worker.apply(batch, worker.compute(batch, time))
+    computed = worker.compute(batch, time)
+    if batch.has_backfill:  # as `recall` does from Redis
+        for start in {start for start, _ in computed.cells} & committed.panes.keys() - worker.table.panes.keys():
+            worker.table.load(start, committed.panes[start])
+    return worker.apply(batch, computed)
 
 
 def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
@@ -82,9 +104,12 @@ def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
     return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
 
 
-def reloaded(program: Program, committed: Committed, partition: int) -> AggregateComputation:
-    """A new worker that has loaded the open panes."""
-    worker = AggregateComputation(program, partition)
+def reloaded(program: Program, committed: Committed, partition: int) -> Worker:
+    """A new worker that has loaded the open panes, or the live sessions."""
+    worker = aggregate_computation(program, partition)
+    if isinstance(worker, SessionComputation):
+        worker.table.load(committed.sessions)
+        return worker
     for start, cells in committed.panes.items():
         worker.table.load(start, cells)
     worker.forget(committed.time)

@@ -16,18 +16,20 @@ from hypothesis import strategies as st
 
 from pipeline.core.accumulators import Count
 from pipeline.core.cells import from_end_order, split_field
-from pipeline.core.definitions import Aggregate, AggregateSpec, Hopping
+from pipeline.core.definitions import Aggregate, AggregateSpec, Hopping, Session
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.windows import panes_of
 from tests.laws.logs import DISORDER_MS, METRIC, TOTAL, Logged, config, law, logs
 from tests.laws.replaying import Committed, Fate, replay
 
 OVER = "over"  # a hopping metric: several windows a pane
+VISITS = "visits"  # sessions: there until they are final
 HOPPING = Hopping(20_000, 8_000, offset_ms=1_000)  # panes of 4 s
 CONFIG = replace(
     config(),
     stages={
         **config().stages,
+        VISITS: Aggregate(VISITS, "s", Session(5_000), ("key",), (AggregateSpec("n", "count"),)),
         OVER: Aggregate(OVER, "s", HOPPING, (), (AggregateSpec("n", "count"), AggregateSpec("v", "sum", "v"))),
     },
 )
@@ -57,7 +59,7 @@ def mixed_logs(draw: st.DrawFn) -> list[Logged]:
 
 @law
 @given(log=mixed_logs(), expired_ms=expiries)
-@pytest.mark.parametrize("metric", [METRIC, TOTAL, OVER])
+@pytest.mark.parametrize("metric", [METRIC, TOTAL, OVER, VISITS])
 def test_backfill_moves_no_time_and_makes_nothing_late(metric: str, log: list[Logged], expired_ms: int | None) -> None:
     program = PROGRAMS[metric]
 
@@ -149,7 +151,7 @@ def counted(program: Program, done: Committed) -> dict[tuple[int, int], int]:
     batches=st.lists(st.tuples(sizes, st.sampled_from(get_args(Fate))), max_size=14),
     expired_ms=expiries,
 )
-@pytest.mark.parametrize("metric", [METRIC, OVER])
+@pytest.mark.parametrize("metric", [METRIC, OVER, VISITS])
 def test_any_cut_and_any_crash_gives_the_same_bits(
     metric: str, log: list[Logged], batches: list[tuple[int, Fate]], expired_ms: int | None
 ) -> None:

@@ -6,11 +6,9 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import duckdb
 import polars as pl
 
 from pipeline.core.definitions import (
-    AGGREGATE_FUNCTIONS,
     Aggregate,
     AggregateSpec,
     Config,
@@ -28,8 +26,17 @@ PARTITIONS = 3
 BASE_MS = -1_800_000  # half of the events are before 1970
 SEED = 7
 
-NUMBERS = [AggregateSpec(f"{function}_k", function, "k") for function in AGGREGATE_FUNCTIONS]
-FLOATS = [AggregateSpec(f"{function}_v", function, "v") for function in AGGREGATE_FUNCTIONS]
+PLAIN = (
+    "count",
+    "sum",
+    "mean",
+    "min",
+    "max",
+    "first",
+    "last",
+)  # functions that take int64 extremes; the others: test_every_kind
+NUMBERS = [AggregateSpec(f"{function}_k", function, "k") for function in PLAIN]
+FLOATS = [AggregateSpec(f"{function}_v", function, "v") for function in PLAIN]
 OTHERS = [AggregateSpec("n", "count"), AggregateSpec("first_name", "first", "name"), AggregateSpec("yes", "last", "ok")]
 STAGE = Aggregate("numbers", "events", Tumbling(60_000, offset_ms=-7_000), ("name", "ok"), (*NUMBERS, *FLOATS, *OTHERS))
 TIME = TimePolicy("ts", disorder_ms=20_000)
@@ -90,11 +97,12 @@ def generated() -> Iterator[tuple[int, dict[str, Any]]]:
         )
 
 
-def table(events: list[tuple[int, dict[str, Any]]]) -> duckdb.DuckDBPyRelation:
+def table(events: list[tuple[int, dict[str, Any]]]) -> duck.Events:
     frame = pl.DataFrame([event | {"part": part} for part, event in events], schema=SCHEMA)
     placed = frame.with_columns(
         event_ms=pl.col("ts"),
         arrival_ms=pl.lit(duck.NEVER_MS),
+        is_tick=pl.lit(False),
         position=pl.int_range(pl.len()).over("part"),
     )
-    return duckdb.connect().from_arrow(placed.to_arrow())
+    return duck.table(placed)

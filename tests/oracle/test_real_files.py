@@ -47,7 +47,7 @@ def test_hours_of_the_machine_temperature(server: RunningServer) -> None:
 
     through(line, "machine_temperature", events, max(map(time_of, events)))
 
-    relation = duck.machine_temperature(TEMPERATURE)
+    relation = duck.sensor(TEMPERATURE)
     duck.assert_same_rows(line.closed("temperature_hourly"), duck.windows(relation, stage, time))
     assert duck.late_rows(relation, stage, time) == [], "the file's clock goes back within one hour only"
     assert line.late("temperature_hourly") == []

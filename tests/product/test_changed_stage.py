@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
 
 from pipeline.core.definitions import Aggregate
@@ -62,7 +61,7 @@ def expected(config_path: Path, metric: str, lines: int | None = None) -> list[R
     config = load_config(config_path, {})
     stage = config.stages[metric]
     assert isinstance(stage, Aggregate)
-    events: duckdb.DuckDBPyRelation = duck.web_log(WEB_LOG)
+    events = duck.web_log(WEB_LOG)
     if lines is not None:
         events = events.filter(f"line < {lines}")
     if metric == "by_method":

@@ -46,7 +46,7 @@ def expected(config: Config, metric: str) -> tuple[list[Row], list[Row]]:
     """DuckDB's windows and late rows of a file."""
     stage = config.stages[metric]
     assert isinstance(stage, Aggregate)
-    events = duck.web_log(WEB_LOG) if metric == "weblog_by_status" else duck.machine_temperature(TEMPERATURE)
+    events = duck.web_log(WEB_LOG) if metric == "weblog_by_status" else duck.sensor(TEMPERATURE)
     time = config.stream_of(stage).time
     return duck.windows(events, stage, time), duck.late_rows(events, stage, time)
 

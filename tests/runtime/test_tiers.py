@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Rollup, Stream, TimePolicy, Tumbling
 from pipeline.rim import keys
@@ -139,7 +140,7 @@ def test_windows_go_before_their_tiers_and_not_while_a_tier_needs_them(server: R
 
 
 def test_a_tier_added_later_is_built_from_the_results_that_are_there(server: RunningServer) -> None:
-    plain = Config(CONFIG.streams, {"loads": Aggregate(**{**fields_of(STAGE), "rollups": ()})})
+    plain = Config(CONFIG.streams, {"loads": replace(STAGE, rollups=())})
     fill(Line(plain, server))
 
     line = Line(CONFIG, server)
@@ -151,7 +152,3 @@ def test_a_tier_added_later_is_built_from_the_results_that_are_there(server: Run
     answer = line.get("loads", start="0", step="1h")
     assert answer["meta"]["tier"] == HOUR
     assert sum(row["n"] for row in answer["data"]) == 5_000
-
-
-def fields_of(stage: Aggregate) -> dict[str, object]:
-    return {name: getattr(stage, name) for name in Aggregate.__dataclass_fields__}

@@ -4,18 +4,20 @@
 --
 -- KEYS[1] raw stream            KEYS[2] checkpoint hash     KEYS[3] hash of pane marks   KEYS[4] hash of due panes
 -- KEYS[5] suspect hash          KEYS[6 .. 5+S] streams appended to (late, dead, published rows)
--- KEYS[6+S .. ] one pane hash for each pane
+-- KEYS[6+S .. 5+S+P] one pane hash for each pane          KEYS[6+S+P ..] H other hashes (live sessions)
 -- ARGV[1] consumer group        ARGV[2] consumer            ARGV[3] cursor this worker started from ('' = none)
 -- ARGV[4] commit number it started from                     ARGV[5] max_seen_ms it started from ('' = none)
 -- ARGV[6] entries pending for this consumer                 ARGV[7] id of the first of them
 -- ARGV[8] expired_ms that backfilled rows were judged by ('none', or '' where there are no such rows)
--- ARGV[9] a: entries to acknowledge  ARGV[10] c: checkpoint values  ARGV[11] S: streams  ARGV[12] r: rows to append  ARGV[13] P: panes
+-- ARGV[9] a: entries to acknowledge  ARGV[10] c: checkpoint values  ARGV[11] S: streams  ARGV[12] r: rows to append
+-- ARGV[13] P: panes  ARGV[14] H: hashes
 -- then a ids; c field/value pairs; r x (stream 1..S, n, n x field/value pairs);
--- P x (start, mark, from_end, n, d, n x field/value pairs to set, d fields to delete)
+-- P x (start, mark, from_end, n, d, n x field/value pairs to set, d fields to delete);
+-- H x (n, d, n x field/value pairs to set, d fields to delete)
 -- A due pane is 'MARK FROM_END': the windows that end at FROM_END or later are to be published ('-' = all of its windows).
 -- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending', 'expired' or 'type <key>'.
 
-local at = 13
+local at = 14
 local function take()
   at = at + 1
   return ARGV[at]
@@ -27,8 +29,9 @@ local function count(text)
 end
 
 -- parse
-local n_ack, n_values, n_streams, n_rows, n_panes = count(ARGV[9]), count(ARGV[10]), count(ARGV[11]), count(ARGV[12]), count(ARGV[13])
-if #KEYS ~= 5 + n_streams + n_panes then error('commit.lua: keys do not match their counts') end
+local n_ack, n_values, n_streams, n_rows = count(ARGV[9]), count(ARGV[10]), count(ARGV[11]), count(ARGV[12])
+local n_panes, n_hashes = count(ARGV[13]), count(ARGV[14])
+if #KEYS ~= 5 + n_streams + n_panes + n_hashes then error('commit.lua: keys do not match their counts') end
 local ids = {}
 for i = 1, n_ack do
   ids[i] = take()
@@ -48,6 +51,13 @@ for i = 1, n_panes do
   local start, mark, from_end, n, d = take(), take(), take(), count(take()), count(take())
   if from_end ~= '-' and not string.match(from_end, '^%-?%d+$') then error('commit.lua: not a from_end: ' .. from_end) end
   panes[i] = {KEYS[5 + n_streams + i], start, mark, from_end, set = {at + 1, at + 2 * n}, gone = {at + 2 * n + 1, at + 2 * n + d}}
+  at = at + 2 * n + d
+end
+local hashes = {}
+for i = 1, n_hashes do
+  local n, d = count(take()), count(take())
+  local key = KEYS[5 + n_streams + n_panes + i]
+  hashes[i] = {key, set = {at + 1, at + 2 * n}, gone = {at + 2 * n + 1, at + 2 * n + d}}
   at = at + 2 * n + d
 end
 if at ~= #ARGV then error('commit.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
@@ -82,13 +92,17 @@ local function in_steps(from, to, call)
     call(first, math.min(first + 3999, to))
   end
 end
+local function change(hash)
+  in_steps(hash.set[1], hash.set[2], function(first, last) redis.call('HSET', hash[1], unpack(ARGV, first, last)) end)
+  in_steps(hash.gone[1], hash.gone[2], function(first, last) redis.call('HDEL', hash[1], unpack(ARGV, first, last)) end)
+end
 redis.call('HSET', KEYS[2], 'torn', '1')
 for _, pane in ipairs(panes) do
   redis.call('HSET', KEYS[3], pane[2], pane[3])
   redis.call('HSET', KEYS[4], pane[2], pane[3] .. ' ' .. pane[4])
-  in_steps(pane.set[1], pane.set[2], function(first, last) redis.call('HSET', pane[1], unpack(ARGV, first, last)) end)
-  in_steps(pane.gone[1], pane.gone[2], function(first, last) redis.call('HDEL', pane[1], unpack(ARGV, first, last)) end)
+  change(pane)
 end
+for _, hash in ipairs(hashes) do change(hash) end
 for _, row in ipairs(rows) do
   redis.call('XADD', row[1], '*', unpack(ARGV, row[2], row[3]))
 end

@@ -2,7 +2,7 @@
 -- Put a torn stage and partition back to where its retained log begins; its panes were discarded before.
 --
 -- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut   KEYS[4] hash of pane marks
--- KEYS[5..] what else goes: due panes, late rows, dead letters, the journal of suspects
+-- KEYS[5..] what else goes: due panes, live sessions, late rows, dead letters, the journal of suspects
 -- ARGV[1] consumer group
 -- Returns 1 when it was reset, 0 when it is not torn (any more) or has panes left.
 

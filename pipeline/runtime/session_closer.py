@@ -1,0 +1,175 @@
+"""Publishing sessions: by the worker that holds their partition, from its memory as of its last commit.
+
+    commit ──▶ closed for every partition? ──▶ publish_sessions.lua ──▶ rows, retractions, downstream
+                                          └──▶ final and published? ──▶ settle_sessions.lua, forgotten
+
+A crash between any two steps is made good by the next worker: what it loads it publishes again, and what is in place is
+skipped row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import redis
+
+from pipeline.core.accumulators import Slots
+from pipeline.core.programs import Program
+from pipeline.core.session_process import doubtful, session_window
+from pipeline.core.session_walk import Span
+from pipeline.core.sessions import SessionTable
+from pipeline.rim import publish, session_store, store
+from pipeline.rim.commit import Checkpoint
+from pipeline.rim.scripts import Scripts
+from pipeline.rim.session_publish import ClosedSession, Outgoing, Snapshot, publish_sessions, settle_sessions, steps
+from pipeline.rim.session_store import Account, PublishedSession
+from pipeline.runtime.closer import Pass, minimum_watermark
+from pipeline.runtime.downstream import text
+from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.session_computation import SessionComputation
+
+SESSIONS_A_PASS = 5_000  # published at most, so that a worker gets back to its events
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCloser:
+    """Publishes the sessions of one metric."""
+
+    program: Program
+    client: redis.Redis
+    scripts: Scripts
+
+    def close_once(self, computation: SessionComputation, at: Checkpoint) -> Pass:
+        """Publish what has closed of one partition, and forget what is final; `at`: what the state is as of."""
+        program, stream, partition = self.program, self.program.stream, computation.partition
+        checkpoints = store.load_checkpoints(self.client, stream.name, stream.partitions, program.group)
+        watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
+        if checkpoints[partition].fence != at.fence or watermark_ms is None or at.max_seen_ms is None:
+            return Pass(0, more=False)  # not ours any more: the next commit or the next look finds out
+        table = computation.table
+        waiting = table.closed(watermark_ms)
+        waiting = waiting[~doubtful(table.window, table.firsts[waiting], at.floor_ms)]
+        taken, more = waiting[:SESSIONS_A_PASS], len(waiting) > SESSIONS_A_PASS
+        of = Snapshot(
+            program.name,
+            program.version,
+            table.window,
+            partition,
+            at.mark,
+            output=program.stage.output,
+        )
+        published = self._publish(of, table, taken)
+        if published is None:
+            return Pass(0, more=False)
+        if not more and not self._account(of, computation, at, watermark_ms):
+            return Pass(published, more=False)
+        self._settle(computation, at)
+        return Pass(published, more)
+
+    def _publish(self, of: Snapshot, table: SessionTable, slots: Slots) -> int | None:
+        """Publish sessions in steps; None when a newer commit's have been published."""
+        done = published = 0
+        for step in steps(closed_sessions(self.program, table, slots)):
+            changed = publish_sessions(self.scripts, of, step, None)
+            if changed is None:
+                return None
+            out = slots[done : done + len(step)]
+            table.published[out] = True
+            for slot in out.tolist():
+                table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
+            done, published = done + len(step), published + changed
+        return published
+
+    def _account(self, of: Snapshot, computation: SessionComputation, at: Checkpoint, to_ms: int) -> bool:
+        """Say how far the partition is, when that has changed; False when another worker is ahead."""
+        table, own_ms = computation.table, self._watermark_ms(at)
+        stays = table.live.copy()
+        stays[self._settled(table, at.floor_ms, own_ms)] = False
+        firsts = table.firsts[stays]
+        account = Account(to_ms, own_ms, int(firsts.min()) if len(firsts) else None)
+        if account != computation.accounted:
+            if publish_sessions(self.scripts, of, [], account) is None:
+                return False
+            computation.accounted = account
+        return True
+
+    def _watermark_ms(self, at: Checkpoint) -> int:
+        assert at.max_seen_ms is not None
+        return at.max_seen_ms - self.program.stream.time.disorder_ms
+
+    def _settle(self, computation: SessionComputation, at: Checkpoint) -> None:
+        table, stream = computation.table, self.program.stream
+        final = self._settled(table, at.floor_ms, self._watermark_ms(at))
+        fields = table.fields(final)
+        if len(final) and settle_sessions(
+            self.scripts, stream.name, computation.partition, computation.group, at, fields
+        ):
+            table.drop(final)
+
+    def _settled(self, table: SessionTable, floor_ms: int | None, own_ms: int) -> Slots:
+        """The sessions that are final, and published unless they never will be."""
+        final = table.final(own_ms, self.program.stage.allowed_lateness_ms)
+        return final[table.published[final] | doubtful(table.window, table.firsts[final], floor_ms)]
+
+    def show_latest(self) -> None:
+        """Put the newest session of every group into the `latest` hash, when this version begins to answer."""
+        program = self.program
+        newest: dict[bytes, PublishedSession] = {}
+        buckets = session_store.buckets(self.client, program.name, program.version)
+        for session in session_store.published_sessions(self.client, program.name, program.version, buckets):
+            known = newest.get(session.group)
+            if session.state == "closed" and (known is None or known.last <= session.last):
+                newest[session.group] = session
+        found = list(newest.values())
+        rows = finished_cells(program, [s.cell for s in found])
+        pairs = [(s.group, latest_json(program, (s.first, s.last), row)) for s, row in zip(found, rows, strict=True)]
+        publish.replace_latest(self.client, program.name, pairs)
+
+
+def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list[ClosedSession]:
+    """Sessions as they are published, finished."""
+    spans = list(zip(table.firsts[slots].tolist(), table.lasts[slots].tolist(), strict=True))
+    rows = finished_rows(program, table.columns, slots, None)
+    cells = table.layout.pack(table.columns, slots)
+    return [
+        ClosedSession(
+            *span,
+            group,
+            cell,
+            latest_json(program, span, row),
+            outgoing(program, group_values(program, group)),
+            outgoing(program, row),
+            table.forebears.get(slot, []),
+        )
+        for span, group, cell, row, slot in zip(spans, table.groups(slots), cells, rows, slots.tolist(), strict=True)
+    ]
+
+
+def finished_cells(program: Program, cells: Sequence[bytes]) -> list[dict[str, Any]]:
+    """The finished values of packed cells, in their order."""
+    if not cells:
+        return []
+    return finished_rows(program, program.layout.unpack(cells), np.arange(len(cells)), None)
+
+
+def latest_json(program: Program, span: Span, row: Mapping[str, Any]) -> bytes:
+    """What `latest` holds of a session; the script compares its first two fields."""
+    first, last = span
+    end = last + session_window(program).gap_ms
+    about = {"window_start": first, "window_end": end, "first": first, "last": last, "closes_at": end}
+    return msgspec.json.encode({**about, **row})
+
+
+def outgoing(program: Program, values: Mapping[str, Any]) -> Outgoing:
+    """Values as the downstream stream shows them: texts of an entry, or members of an object in a chunk of NDJSON."""
+    match program.stage.output:
+        case "rows":
+            return {name: text(value) for name, value in values.items() if value is not None}
+        case "chunks":
+            return msgspec.json.encode(values)[1:-1]
+        case "none":
+            return {}

@@ -1,0 +1,309 @@
+"""Sessions on read: published ones from their buckets, open ones from the hashes of live sessions.
+
+    all        ──▶ published, closed or final  +  live ones of which no form as large is published: open
+    closed     ──▶ published                          final     ──▶ those that cannot change any more
+    retracted  ──▶ forms that grew or merged          step=1h   ──▶ final sessions by `first`, merged, and how many
+
+Two forms of one session are never in one answer: of forms that touch, the larger is the later. A session is final when
+its partition had published everything as of a moment at which no event could join it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import redis
+
+from pipeline.core.cells import CellTable
+from pipeline.core.completeness import least_sure, moved_by
+from pipeline.core.definitions import Session
+from pipeline.core.programs import Program
+from pipeline.core.session_form import parse_session
+from pipeline.core.session_process import doubtful, session_window
+from pipeline.errors import BadRequestError
+from pipeline.rim import keys, session_store, store
+from pipeline.rim.commit import Checkpoint
+from pipeline.rim.session_store import Account, PublishedSession
+from pipeline.runtime.closer import minimum_watermark
+from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.metric_completeness import Completeness, complete_from_ms
+
+if TYPE_CHECKING:
+    from pipeline.runtime.query import MetricQuery, Row
+
+MAX_SESSIONS = 200_000  # looked at for one answer, open and published ones apart
+NEWEST_BUCKETS = 1_000  # an answer covers when no start was given
+
+Matches = Callable[[bytes], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One form of a session, on its way to a row."""
+
+    first: int
+    last: int
+    group: bytes
+    state: str
+    revision: int
+    cell: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionAnswer:
+    """Rows in no order yet, and what they cover."""
+
+    rows: list[Row]
+    start_ms: int | None
+    end_ms: int | None
+    completeness: Completeness
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReader:
+    """The reading side of one session metric."""
+
+    client: redis.Redis
+    program: Program
+
+    def completeness(self) -> Completeness:
+        """How far the metric is: every session that closed by `complete_to_ms` is published."""
+        checkpoints, accounts = self._read_accounts()
+        return self._completeness(checkpoints, accounts)
+
+    def query(self, query: MetricQuery, matches: Matches) -> SessionAnswer:
+        """Answer for sessions that overlap [start, end); with a step, for final ones that began in it.
+
+        Raises:
+            BadRequestError: the range holds too many sessions (400), or too many are open (422).
+        """
+        window, step_ms = session_window(self.program), query.step_ms
+        start_ms, end_ms = query.start_ms, query.end_ms
+        if step_ms is not None:
+            start_ms = None if start_ms is None else start_ms - start_ms % step_ms
+            end_ms = None if end_ms is None else end_ms + -end_ms % step_ms
+        # before what is published: a session that is published in between is then found twice, never not at all
+        checkpoints, accounts = self._read_accounts()
+        completeness = self._completeness(checkpoints, accounts)
+        live: list[SessionRow] = []
+        if step_ms is None and query.state in ("all", "open"):
+            live = self._live(checkpoints, query.where, matches)
+        buckets = session_store.buckets(self.client, self.program.name, self.program.version, start_ms, end_ms)
+        if start_ms is None and len(buckets) > NEWEST_BUCKETS:
+            buckets = buckets[-NEWEST_BUCKETS:]
+            start_ms = buckets[0] if step_ms is None else buckets[0] + -buckets[0] % step_ms
+        published = self._published(buckets, matches)
+        if query.state == "retracted":
+            found = [_row(session, "retracted") for session in published if session.state == "retracted"]
+        else:
+            out = [_row(s, self._state(s, accounts)) for s in published if s.state == "closed"]
+            found = newest_forms(window, [*out, *live])
+        if step_ms is not None:
+            rows = self._steps([row for row in found if row.state == "final"], step_ms, accounts, (start_ms, end_ms))
+            return SessionAnswer(rows, start_ms, end_ms, completeness)
+        wanted = [
+            row
+            for row in found
+            if _is_wanted(row.state, query.state)
+            and (start_ms is None or row.last + window.gap_ms > start_ms)
+            and (end_ms is None or row.first < end_ms)
+        ]
+        return SessionAnswer(self._rows(wanted), start_ms, end_ms, completeness)
+
+    def latest(self, limit: int) -> SessionAnswer:
+        """The newest closed session of each group; of at most `limit` groups."""
+        checkpoints, accounts = self._read_accounts()
+        name, version, window = self.program.name, self.program.version, session_window(self.program)
+        fields: list[tuple[int, bytes]] = []
+        for group, text in session_store.scan(self.client, keys.latest(name)):
+            newest = msgspec.json.decode(text)
+            if len(fields) < limit and "last" in newest:  # else of another version, whose windows are no sessions
+                first = newest["window_start"]
+                field = session_store.session_field(first, newest["window_end"] - window.gap_ms, group)
+                fields.append((session_store.bucket_of(window, first), field))
+        pipe = self.client.pipeline(transaction=False)
+        for bucket, field in fields:
+            pipe.execute_command("HGET", keys.session_rows(name, version, bucket), field)
+        values = pipe.execute() if fields else []
+        found = [
+            session_store.parse_published(field, value)
+            for (_, field), value in zip(fields, values, strict=True)
+            if value is not None
+        ]
+        rows = self._rows([_row(s, self._state(s, accounts)) for s in found if s.state == "closed"])
+        return SessionAnswer(rows, None, None, self._completeness(checkpoints, accounts))
+
+    # --- reading
+
+    def _read_accounts(self) -> tuple[list[Checkpoint], list[Account | None]]:
+        stream, program = self.program.stream, self.program
+        accounts = session_store.accounts(self.client, program.name, program.version, stream.partitions)
+        return store.load_checkpoints(self.client, stream.name, stream.partitions, program.group), accounts
+
+    def _completeness(self, checkpoints: Sequence[Checkpoint], accounts: Sequence[Account | None]) -> Completeness:
+        disorder_ms = self.program.stream.time.disorder_ms
+        watermark_ms = minimum_watermark(checkpoints, disorder_ms)
+        known = [account.to_ms for account in accounts if account is not None]
+        begins_ms = complete_from_ms(self.program, checkpoints)
+        if watermark_ms is None or len(known) < len(accounts):
+            return Completeness(watermark_ms, None, None, begins_ms)
+        to_ms = min(known)
+        by = least_sure(moved_by(to_ms + disorder_ms, each.max_event_ms, each.max_beat_ms) for each in checkpoints)
+        return Completeness(watermark_ms, to_ms, by, begins_ms)
+
+    def _live(
+        self, checkpoints: Sequence[Checkpoint], where: Mapping[str, Sequence[Any]], matches: Matches
+    ) -> list[SessionRow]:
+        """The live sessions of all partitions."""
+        stream, program, window = self.program.stream, self.program, session_window(self.program)
+        match = self._one_group(where)
+        count = session_store.count_live(self.client, stream.name, stream.partitions, program.group)
+        if match is None and count > MAX_SESSIONS:
+            raise BadRequestError(
+                f"{program.name} has {count} live sessions; an answer looks at no more than {MAX_SESSIONS} of them. "
+                "Ask with state=closed, which leaves open ones out, or for one group",
+                code="too_many_open",
+                status=422,
+            )
+        found: list[SessionRow] = []
+        for partition, checkpoint in enumerate(checkpoints):
+            key = keys.live_sessions(stream.name, partition, program.group)
+            stored = [parse_session(*pair) for pair in session_store.scan(self.client, key, match)]
+            firsts = np.array([session.first for session in stored], dtype=np.int64)
+            hidden = doubtful(window, firsts, checkpoint.floor_ms).tolist()
+            found += [
+                SessionRow(s.first, s.last, s.group, "open", 0, s.cell)
+                for s, is_hidden in zip(stored, hidden, strict=True)
+                if not is_hidden and matches(s.group)
+            ]
+        return found
+
+    def _one_group(self, where: Mapping[str, Sequence[Any]]) -> bytes | None:
+        """A pattern for the fields of the one group that is asked for, if it is one."""
+        group_by = self.program.stage.group_by
+        if not group_by or any(len(where.get(name, ())) != 1 for name in group_by):
+            return None
+        group = msgspec.json.encode([where[name][0] for name in group_by])
+        return b"* " + b"".join(b"\\%c" % byte if byte in b"\\*?[]" else b"%c" % byte for byte in group)
+
+    def _published(self, buckets: Sequence[int], matches: Matches) -> list[PublishedSession]:
+        name, version = self.program.name, self.program.version
+        pipe = self.client.pipeline(transaction=False)
+        for bucket in buckets:
+            pipe.execute_command("HLEN", keys.session_rows(name, version, bucket))
+        count = sum(map(int, pipe.execute())) if buckets else 0
+        if count > MAX_SESSIONS:
+            raise BadRequestError(
+                f"the range holds {count} sessions of {name}; an answer looks at no more than {MAX_SESSIONS}. "
+                "Ask for a shorter range",
+                code="range_too_long",
+            )
+        found = session_store.published_sessions(self.client, name, version, buckets)
+        return [session for session in found if matches(session.group)]
+
+    def _state(self, session: PublishedSession, accounts: Sequence[Account | None]) -> str:
+        """`final` when its partition published it as of a watermark at which no event can join it any more."""
+        account, gap_ms = accounts[session.partition], session_window(self.program).gap_ms
+        if account is None or session.last + gap_ms > account.to_ms:
+            return "closed"
+        final_ms = session.last + 2 * gap_ms + self.program.stage.allowed_lateness_ms
+        return "final" if final_ms <= account.own_ms else "closed"
+
+    # --- rows
+
+    def _rows(self, sessions: Sequence[SessionRow]) -> list[Row]:
+        program, gap_ms = self.program, session_window(self.program).gap_ms
+        if not sessions:
+            return []
+        columns = program.layout.unpack([session.cell for session in sessions])
+        values = finished_rows(program, columns, np.arange(len(sessions)), None)
+        return [
+            {
+                "window_start": session.first,
+                "window_end": session.last + gap_ms,
+                "state": session.state,
+                "revision": session.revision,
+                "first": session.first,
+                "last": session.last,
+                "closes_at": session.last + gap_ms,
+                **group_values(program, session.group),
+                **row,
+            }
+            for session, row in zip(sessions, values, strict=True)
+        ]
+
+    def _steps(
+        self,
+        sessions: Sequence[SessionRow],
+        step_ms: int,
+        accounts: Sequence[Account | None],
+        wanted: tuple[int | None, int | None],
+    ) -> list[Row]:
+        """Merge sessions by the step their `first` is in, in order of `first`."""
+        program = self.program
+        start_ms, end_ms = wanted
+        table = CellTable(program.layout)
+        counts: dict[tuple[int, bytes], int] = {}
+        taken = [
+            session
+            for session in sorted(sessions, key=lambda session: (session.first, session.group))
+            if (start_ms is None or session.first >= start_ms) and (end_ms is None or session.first < end_ms)
+        ]
+        places = [(session.first - session.first % step_ms, session.group) for session in taken]
+        for place in places:
+            counts[place] = counts.get(place, 0) + 1
+        if taken:
+            table.merge(places, program.layout.unpack([session.cell for session in taken]))
+        values = finished_rows(program, table.columns, table.slots(counts), None) if counts else []
+        return [
+            {
+                "window_start": step,
+                "window_end": step + step_ms,
+                "state": "final" if self._is_over(step + step_ms, accounts) else "open",
+                "revision": 0,
+                "sessions": count,
+                **group_values(program, group),
+                **row,
+            }
+            for ((step, group), count), row in zip(counts.items(), values, strict=True)
+        ]
+
+    def _is_over(self, end_ms: int, accounts: Sequence[Account | None]) -> bool:
+        """Whether every session that began before `end_ms` is final: none is live, and none can begin there."""
+        late_ms = session_window(self.program).gap_ms + self.program.stage.allowed_lateness_ms
+        return all(
+            account is not None
+            and account.own_ms >= end_ms + late_ms
+            and (account.oldest_ms is None or account.oldest_ms >= end_ms)
+            for account in accounts
+        )
+
+
+def newest_forms(window: Session, rows: Iterable[SessionRow]) -> list[SessionRow]:
+    """Leave out forms of sessions that have grown: of those that touch the largest, of equal ones the published."""
+    kept: list[SessionRow] = []
+    for row in sorted(rows, key=lambda row: (row.group, row.first, row.last, row.state == "open")):
+        if kept and _touch(window, kept[-1], row):
+            if row.last - row.first > kept[-1].last - kept[-1].first:
+                kept[-1] = row
+        else:
+            kept.append(row)
+    return kept
+
+
+def _touch(window: Session, before: SessionRow, after: SessionRow) -> bool:
+    if before.group != after.group or after.first > before.last + window.gap_ms:
+        return False
+    return window.max_ms is None or before.first // window.max_ms == after.first // window.max_ms
+
+
+def _row(session: PublishedSession, state: str) -> SessionRow:
+    return SessionRow(session.first, session.last, session.group, state, session.revision, session.cell)
+
+
+def _is_wanted(state: str, wanted: str) -> bool:
+    return wanted in ("all", state) or (wanted == "closed" and state == "final")
