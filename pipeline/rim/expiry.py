@@ -15,7 +15,7 @@ from pipeline.core.definitions import Aggregate, Rollup, Session, Stream, Transf
 from pipeline.core.windows import Span, panes_of
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.session_expiry import expire_sessions
+from pipeline.rim.session_expiry import expire_sessions, final_to, forget_retired
 from pipeline.rim.store import Due
 
 WINDOWS_A_RUN = 5_000  # of one version of a metric; the next run goes on
@@ -58,7 +58,11 @@ def expire_results(client: redis.Redis, scripts: Scripts, kept: Kept, retention_
     before_ms = now_ms - retention_ms
     name, version = kept.stage.name, kept.version
     if isinstance(kept.stage.window, Session):
-        return Expired(results=expire_sessions(client, scripts, name, version, before_ms))
+        if not kept.running:
+            forget_retired(client, kept.stream, kept.group, before_ms)
+        final_to_ms = final_to(client, kept.stream, kept.stage, version) if kept.running else None
+        gone = expire_sessions(client, scripts, kept.stage, version, before_ms, final_to_ms=final_to_ms)
+        return Expired(results=gone)
     removed = 0
     skipped = 0
     while removed + skipped < WINDOWS_A_RUN:

@@ -20,7 +20,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
-    {s.p}:sessions:g   hash    live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
+    {s.p}:live_sessions:g hash live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
     {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit
@@ -41,9 +41,9 @@ A metric. Results go `retention` after they were last published.
     {m}:tier:v:SIZE          zset    `START:END` of a tier's windows by end; their results are keyed as the others
     {m}:tier_ages:v:SIZE     zset    likewise by published_ms
     {m}:tier_due:v:SIZE      hash    tier window start → `0-N -`, N the newest publication of a window in it
-    {m}:sessions:v:BUCKET    hash    sessions by first: `FIRST:LAST GROUPJSON` → `STATE REVISION PUBLISHED_MS`,
+    {m}:session_rows:v:BUCKET hash   sessions by first: `FIRST:LAST GROUPJSON` → `STATE REVISION PUBLISHED_MS`,
                                      PARTITION and packed partial; with the bucket
-    {m}:sessions_to:v        hash    partition → `TO OWN OLDEST`: how far its sessions are published (session_store)
+    {m}:session_accounts:v   hash    partition → `TO OWN OLDEST`: how far its sessions are published (session_store)
     {m}:emit:v               list    windows whose rows still go downstream
     {m}:rows                 stream  downstream rows; trimmed by the scheduler
     {m}:latest               hash    group JSON → JSON of the newest closed window's finished values
@@ -109,8 +109,8 @@ def pane(stream: str, partition: int, group: str, start_ms: int) -> str:
     return _of_partition(stream, partition, f"pane:{group}:{start_ms}")
 
 
-def sessions(stream: str, partition: int, group: str) -> str:
-    return _of_partition(stream, partition, f"sessions:{group}")
+def live_sessions(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"live_sessions:{group}")
 
 
 def late(stream: str, partition: int, group: str) -> str:
@@ -178,11 +178,11 @@ def tier_due(metric: str, version: str, size_ms: int) -> str:
 
 
 def session_rows(metric: str, version: str, bucket_ms: int) -> str:
-    return _of_metric(metric, f"sessions:{version}:{bucket_ms}")
+    return _of_metric(metric, f"session_rows:{version}:{bucket_ms}")
 
 
-def sessions_to(metric: str, version: str) -> str:
-    return _of_metric(metric, f"sessions_to:{version}")
+def session_accounts(metric: str, version: str) -> str:
+    return _of_metric(metric, f"session_accounts:{version}")
 
 
 def emit(metric: str, version: str) -> str:

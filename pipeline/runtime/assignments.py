@@ -28,11 +28,14 @@ def computations_of(
         if isinstance(stage, Transform):
             found.append(_publish_computation(config, stage, stream, partition, tables))
         else:
-            found.append(_aggregate_computation(programs[stage.name], partition, tables))
+            found.append(aggregate_computation(programs[stage.name], partition, tables))
     return found
 
 
-def _aggregate_computation(program: Program, partition: int, tables: TableCache) -> Computation:
+def aggregate_computation(
+    program: Program, partition: int, tables: TableCache
+) -> AggregateComputation | SessionComputation:
+    """What aggregates one partition of a metric: panes or sessions."""
     if isinstance(program.window, Session):
         return SessionComputation(program, partition, tables)
     return AggregateComputation(program, partition, tables)

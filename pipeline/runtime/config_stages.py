@@ -32,6 +32,7 @@ KEY_WORDS = frozenset(
         *("cp", "panes", "pane", "due", "late", "dead", "suspect"),
         *("versions", "result", "windows", "ages", "published", "emit", "rows", "latest"),
         *("staging", "staging_latest", "workers", "tier", "tier_due", "tier_ages"),
+        *("live_sessions", "session_rows", "session_accounts"),
     )
 )
 
@@ -221,6 +222,10 @@ def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns)
         check_sessions(report, (*path, "window"), groups, stream)
     if isinstance(window, Session) and "max_groups" in shape.model_fields_set:
         report.add((*path, "max_groups"), "sessions have no cap on their groups. Remove it.", at_key=True)
+    if isinstance(window, Session) and shape.emit == "on_update":
+        report.add(
+            (*path, "emit"), "sessions are sent when they close, and again when they grow. Remove it.", at_key=True
+        )
     good = tuple(spec for spec in specs.values() if spec is not None)
     if window is None or rollups is None or len(good) < len(specs):
         return

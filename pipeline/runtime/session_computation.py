@@ -59,7 +59,7 @@ class SessionComputation:
 
     @property
     def key(self) -> str:
-        return keys.sessions(self.stream.name, self.partition, self.group)
+        return keys.live_sessions(self.stream.name, self.partition, self.group)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """Load the live sessions; the closer says again what is published of them."""

@@ -16,9 +16,12 @@ from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
 from pipeline.rim.tables import TableCache
-from pipeline.runtime.computations import AggregateComputation
+from pipeline.runtime.assignments import aggregate_computation
+from pipeline.runtime.computations import AggregateComputation, Changes, Computation
+from pipeline.runtime.session_computation import SessionComputation
 from tests.laws.logs import Logged
 
+Worker = AggregateComputation | SessionComputation
 Fate = Literal["go on", "crash before the commit", "crash after the commit"]
 
 
@@ -27,6 +30,7 @@ class Committed:
     """The state outside the worker."""
 
     panes: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    sessions: dict[bytes, bytes] = field(default_factory=dict)
     late: list[Any] = field(default_factory=list)
     dead: list[Any] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -52,12 +56,12 @@ def replay(
     """
     tables = tables or TableCache()
     committed = Committed(time=time or TimeState())
-    worker = AggregateComputation(program, partition, tables)
+    worker = aggregate_computation(program, partition, tables)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
         if fate == "crash before the commit":
             batch = read(program, log[at : at + size], partition)
-            worker.apply(batch, worker.compute(batch, committed.time))
+            _apply(worker, batch, committed.time)
         else:
             commit(worker, committed, log[at : at + size])
             at += size
@@ -66,16 +70,18 @@ def replay(
     return committed.ordered()
 
 
-def commit(worker: AggregateComputation, committed: Committed, entries: Sequence[Logged]) -> set[int]:
+def commit(worker: Worker, committed: Committed, entries: Sequence[Logged]) -> set[int]:
     """Compute some entries and commit what they change; return the panes that changed."""
     program, partition = worker.program, worker.partition
     batch = read(program, entries, partition)
-    changes = worker.apply(batch, worker.compute(batch, committed.time))
+    changes = _apply(worker, batch, committed.time)
     for start, change in changes.panes.items():
         stored = committed.panes.setdefault(start, {})
         stored.update(change.cells)
         for name in change.gone:
             del stored[name]
+    for change in changes.hashes.values():
+        committed.sessions = {n: v for n, v in committed.sessions.items() if n not in change.gone} | change.cells
     committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
     committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
     assert changes.ledger.balances
@@ -85,15 +91,22 @@ def commit(worker: AggregateComputation, committed: Committed, entries: Sequence
     return set(changes.panes)
 
 
+def _apply(worker: Computation, batch: Batch, time: TimeState) -> Changes:
+    return worker.apply(batch, worker.compute(batch, time))
+
+
 def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
     entries = [parse_entry(entry.id.encode(), entry.fields) for entry in log]
     reader = Reader(program.stream, program.needs)
     return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
 
 
-def reloaded(program: Program, committed: Committed, partition: int, tables: TableCache) -> AggregateComputation:
-    """A new worker that has loaded the open panes."""
-    worker = AggregateComputation(program, partition, tables)
+def reloaded(program: Program, committed: Committed, partition: int, tables: TableCache) -> Worker:
+    """A new worker that has loaded the open panes, or the live sessions."""
+    worker = aggregate_computation(program, partition, tables)
+    if isinstance(worker, SessionComputation):
+        worker.table.load(committed.sessions)
+        return worker
     for start, cells in committed.panes.items():
         worker.table.load(start, cells)
     worker.forget(committed.time)

@@ -454,6 +454,11 @@ def session_config(stream: str, derive: str, groups: str) -> str:
             "max_groups: sessions have no cap on their groups.",
         ),
         (
+            "group_by: [user], aggregates: {n: count}, ¦emit: on_update",
+            "emit: sessions are sent when they close, and again when they grow.",
+        ),
+        ("group_by: [user], aggregates: {¦sessions: count}", "aggregates.sessions: 'sessions' is the name of a column"),
+        (
             "group_by: [user], aggregates: {n: count}, ¦rollups: {1h: 1d}",
             "rollups: are built from tumbling windows, and",
         ),

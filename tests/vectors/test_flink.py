@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.core.definitions import Cumulating, Hopping, Session, Tumbling
+from pipeline.core.definitions import Cumulating, Session, Tumbling, Window
 from tests.landed import needs
 from tests.servers import RunningServer
-from tests.vectors.vectors import Bench, Case, Question, answers, by_name, expected, hopping, load, ms, sessions
+from tests.vectors.vectors import Bench, Case, Question, answers, by_name, expected, hopping, load, ms
 
 SQL = by_name(load("01_flink_sql_tvf.json")["cases"])
 OPERATOR = by_name(load("02_flink_window_operator_lateness.json")["cases"])
@@ -59,9 +59,7 @@ def test_tumbling_sums(server: RunningServer, name: str) -> None:
 @needs("hopping")
 def test_hopping_sums(server: RunningServer) -> None:
     case = SQL["hopping_10m_every_5m"]
-    bench = Bench(
-        server, [Question(Hopping(case["window"]["size_s"] * 1_000, case["window"]["slide_s"] * 1_000), "sum")]
-    )
+    bench = Bench(server, [Question(hopping(case), "sum")])
 
     bench.events(case["events"])
     bench.end()
@@ -91,7 +89,7 @@ def test_sessions_by_item(server: RunningServer) -> None:
     bench.end()
 
     found = [row | {"item": row["key"]} for row in bench.closed()]
-    assert sessions(found, "item") == expected(case["expect"], "item")
+    assert answers(found, "item") == expected(case["expect"], "item")
 
 
 @needs("session")
@@ -104,7 +102,7 @@ def test_sessions_of_a_whole_stream_have_one_key_for_all(server: RunningServer) 
         bench.event(event["ts"], event["value"], "all")
     bench.end()
 
-    assert sessions(bench.closed()) == expected(case["expect"])
+    assert answers(bench.closed()) == expected(case["expect"])
 
 
 def test_a_grouping_set_is_a_stage_of_its_own(server: RunningServer) -> None:
@@ -159,9 +157,8 @@ class Operator:
 
     def __init__(self, server: RunningServer, case: Case) -> None:
         self.case = case
-        window, self.is_session = _window(case["window"])
         lateness_ms = case["allowed_lateness"]
-        question = Question(window, "sum", ("key",), allowed_lateness_ms=lateness_ms)
+        question = Question(_window(case["window"]), "sum", ("key",), allowed_lateness_ms=lateness_ms)
         self.bench = Bench(server, [question], DISORDER_MS, value="int")
 
     def run(self) -> list[list[tuple[str, int, int, int]]]:
@@ -180,9 +177,8 @@ class Operator:
         return came_out
 
     def _out(self) -> list[tuple[str, int, int, int]]:
-        start, end = ("first", "closes_at") if self.is_session else ("window_start", "window_end")
         rows = [row for row in self.bench.newly_published() if row["state"] != "retracted"]
-        return [(row["key"], int(row["value"]), int(row[start]), int(row[end])) for row in rows]
+        return [(r["key"], int(r["value"]), int(r["window_start"]), int(r["window_end"])) for r in rows]
 
     def expected(self) -> list[list[tuple[str, int, int, int]]]:
         return expected_of(self.case)
@@ -194,14 +190,14 @@ def expected_of(case: Case) -> list[list[tuple[str, int, int, int]]]:
     return [[(row["key"], row["value"], row["start"], row["end"]) for row in out] for out in [*expects, []]]
 
 
-def _window(window: Case) -> tuple[Tumbling | Hopping | Session, bool]:
+def _window(window: Case) -> Window:
     match window["type"]:
         case "tumbling":
-            return Tumbling(window["size"]), False
+            return Tumbling(window["size"])
         case "hopping":
-            return hopping(window), False
+            return hopping(window)
         case _:
-            return Session(window["gap"]), True
+            return Session(window["gap"])
 
 
 def test_the_window_operator_drops_what_is_late_at_zero_lateness(server: RunningServer) -> None:
@@ -267,7 +263,7 @@ def test_a_late_event_merges_two_published_sessions_and_retracts_both(server: Ru
     assert operator.run() == operator.expected()
     assert operator.bench.late() == []
     gone = operator.bench.rest("answer", state="retracted")
-    assert sessions(gone) == [(1000, 11500, 5), (1000, 14600, 7), (11600, 14600, 1)]
+    assert answers(gone) == [(1000, 11500, 5), (1000, 14600, 7), (11600, 14600, 1)]
 
 
 @needs("session", "allowed_lateness")

@@ -156,11 +156,6 @@ def answers(rows: Sequence[Row], *columns: str) -> list[tuple[Any, ...]]:
     return sorted((int(r["window_start"]), int(r["window_end"]), r["value"], *(r[c] for c in columns)) for r in rows)
 
 
-def sessions(rows: Sequence[Row], *columns: str) -> list[tuple[Any, ...]]:
-    """(first, closes_at, value, and the columns asked for) of sessions, in order of these."""
-    return sorted((int(r["first"]), int(r["closes_at"]), r["value"], *(r[c] for c in columns)) for r in rows)
-
-
 def expected(cases: Sequence[Case], *columns: str) -> list[tuple[Any, ...]]:
     """The same of a vector's expectations, whose times may be text."""
     found = ((as_ms(c["start"]), as_ms(c["end"]), c["value"], *(c[name] for name in columns)) for c in cases)
