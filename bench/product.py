@@ -30,7 +30,7 @@ from pipeline.runtime.redis_url import find_redis_url
 ROOT = Path(__file__).resolve().parent.parent
 UP_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 300.0
-POLL_S = 0.01
+POLL_S = 0.02  # between two looks at a metric: each costs the cores that are measured a millisecond
 REQUEST_TIMEOUT_S = 120
 ROLES = ("worker", "scheduler", "api", "up")
 
