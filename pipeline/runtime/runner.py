@@ -54,6 +54,7 @@ class Runner:
     worker: str
     state: Loaded | None = None
     _events_per_entry: float = field(default=FIRST_GUESS)
+    _cells_per_entry: float = field(default=1.0)  # of the last batch: what fits in a commit is computed once
 
     @property
     def group(self) -> str:
@@ -119,13 +120,15 @@ class Runner:
         """Commit the oldest of `entries` that fit in one commit."""
         state = self.state
         assert state is not None
-        entries = set_apart(entries, state.suspects)
+        entries = set_apart(entries, state.suspects)[: self._fitting]
         if entries[0].id in state.suspects:
             changes = self._compute_suspect(decode, entries[0])
         else:
             batch = decode(entries)
             computed = self.computation.compute(batch, time_state(state.checkpoint))
-            if self.computation.size(computed) > MAX_CELLS and len(entries) > 1:
+            size = self.computation.size(computed)
+            self._cells_per_entry = size / len(entries)
+            if size > MAX_CELLS and len(entries) > 1:
                 return self._process(decode, entries[: len(entries) // 2])
             changes = self.computation.apply(batch, computed)
         after = self._after(state.checkpoint, entries, changes)
@@ -138,6 +141,11 @@ class Runner:
         if changes.ledger.read:  # ticks say nothing about what comes next
             self._events_per_entry = changes.ledger.read / len(entries)
         return changes.ledger.read
+
+    @property
+    def _fitting(self) -> int:
+        """How many entries fit in one commit, going by the last ones; fewer bring more cells each, never fewer."""
+        return max(1, int(MAX_CELLS / max(1.0, self._cells_per_entry)))
 
     def _compute_suspect(self, decode: Decode, entry: Entry) -> Changes:
         """Compute one entry that may kill us, with every attempt on record before it is made (DESIGN 8.6)."""
