@@ -54,6 +54,7 @@ class Runner:
     worker: str
     state: Loaded | None = None
     _events_per_entry: float = field(default=FIRST_GUESS)
+    _cells_per_entry: float = field(default=1.0)  # of the last batch: what fits in a commit is computed once
 
     @property
     def group(self) -> str:
@@ -119,7 +120,7 @@ class Runner:
         """Commit the oldest of `entries` that fit in one commit."""
         state = self.state
         assert state is not None
-        entries = set_apart(entries, state.suspects)
+        entries = set_apart(entries, state.suspects)[: self._fitting]
         if backfills := any(isinstance(entry, Chunk) and entry.backfill for entry in entries):
             self._look_at_expiry(state)
         if entries[0].id in state.suspects:
@@ -127,7 +128,9 @@ class Runner:
         else:
             batch = decode(entries).read_by(self.group)
             computed = self.computation.compute(batch, time_state(state.checkpoint))
-            if self.computation.size(computed) > MAX_CELLS and len(entries) > 1:
+            size = self.computation.size(computed)
+            self._cells_per_entry = size / len(entries)
+            if size > MAX_CELLS and len(entries) > 1:
                 return self._process(decode, entries[: len(entries) // 2])
             if backfills:
                 self.computation.recall(self.client, computed)
@@ -148,6 +151,11 @@ class Runner:
         """Old data counts in windows that are there: what has expired by now, which the commit compares again."""
         expired_ms = store.load_expired_ms(self.client, self.stream.name, self.partition, self.group)
         state.checkpoint = replace(state.checkpoint, expired_ms=expired_ms)
+
+    @property
+    def _fitting(self) -> int:
+        """How many entries fit in one commit, going by the last ones; fewer bring more cells each, never fewer."""
+        return max(1, int(MAX_CELLS / max(1.0, self._cells_per_entry)))
 
     def _compute_suspect(self, decode: Decode, entry: Entry) -> Changes:
         """Compute one entry that may kill us, with every attempt on record before it is made (DESIGN 8.6)."""
