@@ -15,15 +15,16 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import Batch, DeadEntry, read_batch
+from pipeline.core.batches import ROW, Batch, DeadEntry, read_batch
 from pipeline.core.cells import ALWAYS, OTHERS, from_end_order, split_field
 from pipeline.core.definitions import Aggregate, Config, Stream, Transform
 from pipeline.core.entries import Chunk, Row, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.fates import rows_of
-from pipeline.core.process import ROW, TimeState, apply_steps, prepare
-from pipeline.core.programs import Program, Step
+from pipeline.core.process import TimeState, prepare
+from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
+from pipeline.core.steps import Step, apply_steps
 from pipeline.core.twin import has_twin
 from pipeline.core.watermarks import NO_TIME_MS, watermark_ms
 from pipeline.core.windows import FOREVER_MS
@@ -31,6 +32,7 @@ from pipeline.errors import BadRequestError, LogTrimmedError
 from pipeline.rim import keys, replies, store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.log import log_begin, order_of, place_before, read_log
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import computations_of, reads_log
 from pipeline.runtime.closer import minimum_watermark, state_at
 from pipeline.runtime.computations import PublishComputation
@@ -340,7 +342,7 @@ class _Path:
 
     def _transform(self, stage: Transform, programs: Mapping[str, Program]) -> StageFate:
         """A published transform: the same computation the worker runs, on this event alone."""
-        works = computations_of(self.config, programs, self.stream, self.partition)
+        works = computations_of(self.config, programs, self.stream, self.partition, TableCache(self.client))
         work = next(each for each in works if isinstance(each, PublishComputation) and each.name == stage.name)
         checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, work.group)
         seen = self.seen({})
