@@ -73,3 +73,11 @@ class MissingTableError(StreamgaugeError):
 
 class ForeignKeyError(StreamgaugeError):
     """A key of ours holds another type: something else writes to this Redis. Nothing was written."""
+
+
+class FrameError(StreamgaugeError):
+    """A DataFrame does not fit a stream's schema: the message names the column, the row and the value."""
+
+
+class LogTrimmedError(StreamgaugeError):
+    """The log was trimmed while it was read, further than the reader had come; start again at the new cut."""

@@ -189,7 +189,7 @@ class Metrics:
         )
 
     def _sessions(self, program: Program, query: MetricQuery) -> Answer:
-        found = SessionReader(self._client, program).query(query, _matching(program, query.where))
+        found = SessionReader(self._client, program).query(query, group_filter(program, query.where))
         rows = _ordered(program, found.rows, query.order)
         truncated = len(rows) > query.limit
         start_ms, end_ms = found.start_ms, found.end_ms
@@ -215,7 +215,7 @@ class Metrics:
     ) -> tuple[list[Row], frozenset[str], frozenset[str]]:
         """The first rows of the answer, in its order, one more than the limit where there are more; caps; failures."""
         program = known.program
-        matches = _matching(program, query.where)
+        matches = group_filter(program, query.where)
         by_window = query.order in ("window", "-window")
         rows: list[Row] = []
         capped: set[str] = set()
@@ -318,7 +318,7 @@ class Metrics:
         completeness = self.completeness(program)
         known = _Range(program, None, completeness, set())
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
-        pieces = self._pieces(program, range(start_ms, end_ms, width_ms), _matching(program, where))
+        pieces = self._pieces(program, range(start_ms, end_ms, width_ms), group_filter(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
         return _whole_answer(merging, start_ms, end_ms, window_ms)
 
@@ -449,7 +449,7 @@ def _overlaps(span: Span, start_ms: int | None, end_ms: int | None) -> bool:
     return (start_ms is None or span[1] > start_ms) and (end_ms is None or span[0] < end_ms)
 
 
-def _matching(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
+def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
     """A test of groups; each is looked at once, however many windows it is in."""
     if not where:
         return lambda group: True
