@@ -138,6 +138,24 @@ def test_an_answer_that_finish_fails_on_is_null_and_named(server: RunningServer,
     assert [row["product"] for row in line.get("m")["data"]] == [None, 8, 2]
 
 
+def test_while_a_changed_aggregate_is_rebuilt_the_old_version_answers_without_it(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    line = line_of(tmp_path, server)
+    send(line, 0, ("a", 2), ("a", 6))
+    line.settle()
+    (tmp_path / "functions.py").write_text(FUNCTIONS.replace("> 100", "> 1000"))
+
+    changed = Line(load_config(tmp_path / "config.yaml", {}), server)
+
+    answer = changed.get("m")
+    assert values(changed) == {"a": (2, 8, None, None)}
+    assert answer["meta"]["failed"] == ["product", "small"]
+    changed.settle()
+    assert values(changed) == {"a": (2, 8, 12, 2)}
+    assert changed.get("m")["meta"]["failed"] == []
+
+
 def test_a_changed_file_is_another_version_and_a_file_no_longer_named_is_forgotten(
     server: RunningServer, tmp_path: Path
 ) -> None:
