@@ -142,6 +142,11 @@ class Finisher:
             return [part.is_over(partial) for partial in partials]
         return [partial.truncated for partial in partials]
 
+    def failed(self, state: Mapping[str, Column], slots: Slots) -> bool:
+        """Whether the value of any cell is null for a failure of a registered aggregate's code."""
+        part = self.parts[-1]
+        return isinstance(part, UserPartials) and any(part.fails(partial) for partial in state[part.name][slots])
+
     def _values(
         self, state: Mapping[str, Column], slots: Slots, counts: list[int], ends_ms: Sequence[int] | Column | None
     ) -> Sequence[Value]:

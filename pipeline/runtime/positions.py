@@ -10,7 +10,8 @@ say; `offset` takes every jump that makes, so that `position = read + offset` at
                                                         └ a row past the   └ 3 events the door stored before it are not
                                                           door               in the log: `missing`
 
-A row past the door between two chunks may hide a lost event: `missing` is what was lost at least.
+A row past the door between two chunks may hide a lost event: `missing` is what was lost at least. Events that were
+replayed for another group are stored and not read: they go into the offset, and are not missing.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Position:
     missing: int
 
 
-def position_after(before: Checkpoint, entries: Sequence[Entry]) -> Position:
-    """The position after `entries`, the next ones of the log after `before`."""
+def position_after(before: Checkpoint, entries: Sequence[Entry], group: str) -> Position:
+    """The position of a group after `entries`, the next ones of the log after `before`."""
     position, arrival_ms, missing = before.position, before.arrival_ms, before.missing
     begins = before.commit == 0 and not before.cursor  # at the first entry there ever was
     offset = 0 if begins else before.offset
@@ -45,7 +46,10 @@ def position_after(before: Checkpoint, entries: Sequence[Entry]) -> Position:
             if offset is not None:
                 missing += max(0, jump)
             offset = (offset or 0) + jump
-            read += entry.n
+            if entry.is_for(group):
+                read += entry.n
+            else:
+                offset += entry.n
         elif isinstance(entry, Row):
             position, arrival_ms = position + 1, entry.arrival_ms
             read += 1

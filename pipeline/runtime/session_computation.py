@@ -14,8 +14,11 @@ from pipeline.core.process import Prepared, TimeState, prepare
 from pipeline.core.programs import Program
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
+from pipeline.core.steps import hashes_in
 from pipeline.rim import keys, session_store
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.computations import Changes, RowFields, dead_letters, late_rows
+from pipeline.runtime.user_failures import say_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class SessionComputation:
 
     program: Program
     partition: int
+    tables: TableCache = field(default_factory=TableCache)
     table: SessionTable = field(init=False)
     accounted: session_store.Account | None = None
 
@@ -55,7 +59,7 @@ class SessionComputation:
 
     @property
     def key(self) -> str:
-        return keys.sessions(self.stream.name, self.partition, self.group)
+        return keys.live_sessions(self.stream.name, self.partition, self.group)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """Load the live sessions; the closer says again what is published of them."""
@@ -63,8 +67,12 @@ class SessionComputation:
         self.table = self._empty()
         self.table.load(session_store.live_sessions(client, self.stream.name, self.partition, self.group))
 
+    def recall(self, client: redis.Redis, computed: PreparedSessions) -> None:
+        """Old data joins live sessions, which are all here; what is final and forgotten takes nothing any more."""
+
     def compute(self, batch: Batch, before: TimeState) -> PreparedSessions:
-        prepared = prepare(self.program, batch, before)
+        contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
+        prepared = prepare(self.program, batch, before, contents)
         return PreparedSessions(prepared, arrivals(self.program, batch, prepared))
 
     def size(self, computed: PreparedSessions) -> int:
@@ -75,6 +83,7 @@ class SessionComputation:
         prepared = computed.prepared
         changed = fold_sessions(self.program, batch, prepared, computed.new, self.table)
         fields, values = self.table.fields(changed.slots), self.table.packed(changed.slots)
+        say_failures(self.program)
         change = PaneChange(cells=dict(zip(fields, values, strict=True)), gone=set(changed.gone))
         rows: dict[str, Sequence[RowFields]] = {}
         if len(prepared.late):
@@ -88,4 +97,4 @@ class SessionComputation:
 
     def fresh(self) -> SessionComputation:
         """The same work without any state: for trying what may kill."""
-        return SessionComputation(self.program, self.partition)
+        return SessionComputation(self.program, self.partition, self.tables)

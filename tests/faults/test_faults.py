@@ -113,6 +113,9 @@ def assert_answers_are_what_the_log_says(storm: Storm) -> None:
     assert model.cells, "the log is empty"
     assert differences(answered(storm), model.cells) == {}
     assert_downstream_is_what_was_published(storm, model)
+    for report in storm.verified():
+        assert (report.unchecked, report.differences, report.pending) == (None, [], 0)
+        assert report.windows == len({start for start, _ in model.cells})
     for partition in range(storm.partitions):
         ledger = store.load_checkpoint(storm.client, STREAM, partition, storm.group)
         counted = (ledger.read, ledger.accepted, ledger.filtered, ledger.late, ledger.dead)

@@ -20,7 +20,6 @@ from pipeline.core.programs import Program
 from pipeline.core.session_form import parse_session
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.runtime.finishing import finished_rows
-from pipeline.runtime.session_closer import finished_cells
 from tests.laws.logs import Logged
 from tests.laws.replaying import Committed, Fate, replay
 
@@ -52,6 +51,22 @@ def answer(program: Program, done: Sequence[Committed]) -> Answer:
     return Answer(merged_rows(program, [each.panes for each in done]), late, ledger)
 
 
+def session_rows(program: Program, window: Session, done: Sequence[Committed]) -> list[Row]:
+    """The sessions of all partitions; a group's are all in one."""
+    found = [parse_session(*stored) for each in done for stored in each.sessions.items()]
+    if not found:
+        return []
+    columns = program.layout.unpack([session.cell for session in found])
+    finished = finished_rows(program, columns, np.arange(len(found)), None)
+    rows = [
+        {"first": session.first, "last": session.last, "closes_at": session.last + window.gap_ms}
+        | dict(zip(program.stage.group_by, msgspec.json.decode(session.group), strict=True))
+        | values
+        for session, values in zip(found, finished, strict=True)
+    ]
+    return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
+
+
 LATE = ("time", "late_by_ms", "window_start", "window_end")
 
 
@@ -76,18 +91,6 @@ def merged_rows(
         | dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
         | values
         for (number, group), values in zip(keys, finished, strict=True)
-    ]
-    return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
-
-
-def session_rows(program: Program, window: Session, done: Sequence[Committed]) -> list[Row]:
-    """Every session there is; a group's are all in one partition."""
-    found = [parse_session(name, value) for each in done for name, value in each.sessions.items()]
-    rows = [
-        {"first": session.first, "last": session.last, "closes_at": session.last + window.gap_ms}
-        | dict(zip(program.stage.group_by, msgspec.json.decode(session.group), strict=True))
-        | values
-        for session, values in zip(found, finished_cells(program, [each.cell for each in found]), strict=True)
     ]
     return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
 

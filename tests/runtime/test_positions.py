@@ -14,13 +14,14 @@ def chunk(seq: int, n: int) -> Chunk:
     return Chunk(b"1-0", n, seq + n, 0, 5_000, b"ndjson", b"")
 
 
+GROUP = "m@1"
 ROW = Row(b"2-0", 6_000, {})
 TICK = Tick(b"3-0", 7_000, 7_000)
 
 
 def after(before: Checkpoint, *entries: Entry) -> Checkpoint:
     """The checkpoint after one commit, as the runner writes it."""
-    where = position_after(before, entries)
+    where = position_after(before, entries, GROUP)
     read = sum(e.n if isinstance(e, Chunk) else isinstance(e, Row) for e in entries)
     return replace(
         before,

@@ -1,0 +1,79 @@
+"""What `verify` found, in words and as JSON: what was compared, what could not be, and every difference.
+
+Invariant: "all equal" is said only of what was compared, and what was not compared is said beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from pipeline.core.ndjson import iso_time
+from pipeline.runtime.verify import Difference, MetricReport
+
+TOTALS = ("windows", "groups", "panes", "events", "not_checkable", "pending", "expired", "moved", "n_differences")
+NOT_COMPARED = (
+    ("not_checkable", "windows lost events to a trim of the log and cannot be checked"),
+    ("pending", "final windows are still to be published"),
+    ("expired", "results are gone, and old enough to have expired"),
+    ("moved", "panes were written to meanwhile"),
+)
+
+
+def report_lines(reports: Sequence[MetricReport]) -> Iterator[str]:
+    """The report for people."""
+    total = _totals(reports)
+    compared = f"{total['windows']} windows, {total['groups']} groups, {total['panes']} panes, {total['events']} events"
+    if total["n_differences"]:
+        yield f"{total['n_differences']} differences in {compared}"
+    elif any(report.unchecked is None for report in reports):
+        yield f"all equal: {compared}"
+    else:
+        yield "nothing was compared"
+    for report in reports:
+        if report.unchecked is not None:
+            yield f"  {report.metric}: not checked: {report.unchecked}"
+    for report in reports:
+        for difference in report.differences:
+            yield f"  {_sentence(difference)}"
+        if report.n_differences > len(report.differences):
+            yield f"  {report.metric}: and {report.n_differences - len(report.differences)} more"
+    for name, said in NOT_COMPARED:
+        if total[name]:
+            yield f"  not compared: {total[name]} {said}"
+
+
+def _sentence(difference: Difference) -> str:
+    """`by_page 2023-11-14T22:14:00Z to …, ["/0"], views: stored 7, recomputed 6`."""
+    what = [difference.metric, difference.where]
+    if difference.partition is not None:
+        what.append(f"partition {difference.partition}")
+    if difference.window is not None:
+        start, end = map(iso_time, difference.window)
+        what.append(f"{start} to {end}")
+    what += [part for part in (difference.group, difference.field) if part is not None]
+    return f"{', '.join(what)}: stored {difference.stored!r:.200}, recomputed {difference.recomputed!r:.200}"
+
+
+def report_json(reports: Sequence[MetricReport]) -> dict[str, Any]:
+    """The report for programs; times are epoch milliseconds."""
+    return {
+        "equal": not any(report.n_differences for report in reports),
+        "total": _totals(reports),
+        "metrics": [_metric(report) for report in reports],
+    }
+
+
+def _metric(report: MetricReport) -> dict[str, Any]:
+    said = {each.name: getattr(report, each.name) for each in fields(report) if each.name != "differences"}
+    return said | {"differences": [_plain(asdict(difference)) for difference in report.differences]}
+
+
+def _plain(said: dict[str, Any]) -> dict[str, Any]:
+    """Values that JSON cannot hold (bytes of a sketch's finished value, say) as text."""
+    return said | {name: repr(said[name]) for name in ("stored", "recomputed") if isinstance(said[name], bytes)}
+
+
+def _totals(reports: Sequence[MetricReport]) -> dict[str, int]:
+    return {name: sum(getattr(report, name) for report in reports) for name in TOTALS}
