@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.core.column_types import type_text
+from pipeline.core.column_types import column_type, type_text
 from pipeline.core.definitions import Field, Stream
 from pipeline.core.events import series_of
-from pipeline.core.programs import column_type
 from pipeline.core.schema import fields_of
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 from pipeline.errors import FrameError

@@ -20,8 +20,8 @@ from pipeline.rim.trim import trim_stream
 from pipeline.runtime import cli
 from pipeline.runtime.log_batches import Killed, killed_rows
 from pipeline.runtime.setup import groups_of
-from pipeline.runtime.verify import Difference, MetricReport, verify
-from pipeline.runtime.verify_report import report_json, report_lines
+from pipeline.runtime.verify import verify
+from pipeline.runtime.verify_report import Difference, MetricReport, report_json, report_lines
 from tests.line import Line
 from tests.servers import RunningServer
 from tests.visits import BASE_MS, CONFIG, METRICS, STREAM, filled, visits
