@@ -92,9 +92,9 @@ def visits(count: int, seed: int = 1) -> list[dict[str, Any]]:
     return rows
 
 
-def filled(server: RunningServer) -> Line:
+def filled(server: RunningServer, config: Config = CONFIG) -> Line:
     """A line with chunks, rows, a damaged chunk, a row that does not fit and ticks in two partitions, all committed."""
-    line, events = Line(CONFIG, server), visits(600)
+    line, events = Line(config, server), visits(600)
     for number, at in enumerate(range(0, len(events), 50)):
         part = events[at : at + 50]
         line.chunk("visits", part, partition=number % 2, times_ms=[row["ts"] for row in part])

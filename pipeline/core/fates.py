@@ -17,8 +17,9 @@ from pipeline.core.batches import Batch
 from pipeline.core.cells import from_end_order, split_field
 from pipeline.core.entries import Row
 from pipeline.core.events import ChunkError, RowError
-from pipeline.core.process import Prepared, Rows, TimeState, prepare
+from pipeline.core.process import Prepared, Rows, TimeState
 from pipeline.core.programs import Program
+from pipeline.core.twin import Compute
 from pipeline.core.watermarks import NO_TIME_MS
 from pipeline.core.windows import Span
 
@@ -64,17 +65,19 @@ class Account:
 
 
 def account_of(
-    program: Program, batch: Batch, before: TimeState, span: Span, matches: Matches | None
+    program: Program, batch: Batch, before: TimeState, span: Span, matches: Matches | None, compute: Compute
 ) -> tuple[Account, TimeState]:
     """Account for a batch's events in one window; `matches` chooses groups (None: all, and those that have none).
+
+    `compute` is the program's `prepare`, with what its lookups join.
 
     Returns:
         (the account, the time state after the batch).
     """
-    prepared = prepare(program, batch, before)
+    prepared = compute(batch, before)
     inside = (batch.times_ms >= span[0]) & (batch.times_ms < span[1])
     counted, elsewhere = _counted(program, batch, prepared, span, matches)
-    late = _late(program, batch, prepared, inside, matches) | elsewhere
+    late = _late(batch, before, prepared, inside, matches, compute) | elsewhere
     late -= counted
     dead = {row.row for row in prepared.dead if inside[row.row]}
     rows = np.array(sorted(counted), dtype=np.intp)
@@ -107,27 +110,29 @@ def _counted(
     return set(rows[now[cells]].tolist()), set(rows[later[cells]].tolist())
 
 
-def _late(program: Program, batch: Batch, prepared: Prepared, inside: Mask, matches: Matches | None) -> set[int]:
+def _late(
+    batch: Batch, before: TimeState, prepared: Prepared, inside: Mask, matches: Matches | None, compute: Compute
+) -> set[int]:
     """The rows of a window that were late for all windows."""
     rows = prepared.late.rows[inside[prepared.late.rows]]
     if matches is None or not len(rows):
         return set(rows.tolist())
-    groups = late_groups(program, batch, rows)
+    groups = _late_groups(batch, before, rows, compute)
     return {row for row, group in groups if matches(group)}
 
 
-def late_groups(program: Program, batch: Batch, rows: Rows) -> list[tuple[int, bytes]]:
+def _late_groups(batch: Batch, before: TimeState, rows: Rows, compute: Compute) -> list[tuple[int, bytes]]:
     """(row, its group) of rows that were late: computed again as if nothing had moved time before them."""
     mine = rows_of(batch, np.unique(rows))
     in_time = replace(mine, effective_ms=np.full(len(mine.times_ms), NO_TIME_MS, dtype=np.int64))
-    again = prepare(program, in_time, TimeState())
+    again = compute(in_time, TimeState(tables=before.tables))
     groups = [split_field(name)[1] for _, name in again.cells]
     numbers = np.unique(rows)[again.rows].tolist()
     return [(row, groups[cell]) for row, cell in zip(numbers, again.cell_of.tolist(), strict=True)]
 
 
 def rows_of(batch: Batch, rows: Rows) -> Batch:
-    """Some rows of a batch alone: no ticks, nothing undecodable."""
+    """Some rows of a batch alone, in their order: no ticks, nothing undecodable."""
     return replace(
         batch,
         frame=batch.frame[rows],
@@ -138,6 +143,7 @@ def rows_of(batch: Batch, rows: Rows) -> Batch:
         entry_of=batch.entry_of[rows],
         ticks=(),
         dead=(),
+        reloads=tuple((int(np.searchsorted(rows, row)), table, content) for row, table, content in batch.reloads),
     )
 
 

@@ -97,13 +97,16 @@ class Twin:
     partitions: Mapping[int, PartitionTwin]
 
     @classmethod
-    def of(cls, program: Program, times: Mapping[int, TimeState] | None = None) -> Twin:
-        """A twin at the start of the log, or where `times` says the log that is left begins."""
+    def of(cls, program: Program, times: Mapping[int, TimeState] | None = None, compute: Compute | None = None) -> Twin:
+        """A twin at the start of the log, or where `times` says the log that is left begins.
+
+        `compute`: `prepare` with the contents of the lookup tables, where the program joins some.
+        """
         assert has_twin(program), f"{program.name} has sessions"
         began = times or {}
         return cls(
             program,
-            {number: PartitionTwin(program, number, began.get(number, TimeState())) for number in _partitions(program)},
+            {n: PartitionTwin(program, n, began.get(n, TimeState()), compute) for n in _partitions(program)},
         )
 
     @property

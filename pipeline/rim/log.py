@@ -7,13 +7,13 @@ removed by trims | cut                     place        cursor of a stage
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import redis
 
 from pipeline.errors import LogTrimmedError
-from pipeline.rim import keys, replies
+from pipeline.rim import keys, replies, tables
 from pipeline.rim.replies import Entry
 from pipeline.rim.trim import Sample
 
@@ -25,11 +25,12 @@ BEGIN = b"0-0"  # before every entry
 
 @dataclass(frozen=True, slots=True)
 class LogPlace:
-    """A place in a log at which time is known: behind the entry `cursor`, the running maxima of what came before."""
+    """A place in a log at which the state is known: behind the entry `cursor`, what came before had made of it."""
 
     cursor: bytes = BEGIN
     max_seen_ms: int | None = None
     max_ts_ms: int | None = None
+    tables: Mapping[str, str] = field(default_factory=dict)  # lookup table → the content (hash) it has there
 
     @property
     def is_begin(self) -> bool:
@@ -38,14 +39,12 @@ class LogPlace:
 
 def log_begin(client: redis.Redis, stream: str, partition: int) -> LogPlace:
     """Where a partition's log begins: at the last trim's cut, or with its first entry."""
-    return _place(client.execute_command("HMGET", keys.cut(stream, partition), "cursor", "max_seen_ms", "max_ts_ms"))
-
-
-def _place(stored: list[bytes | None]) -> LogPlace:
+    stored = client.execute_command("HMGET", keys.cut(stream, partition), "cursor", "max_seen_ms", "max_ts_ms")
     cursor, seen_ms, ts_ms = stored
+    joined = tables.at(client, (stream, partition), BEGIN if cursor is None else cursor)
     if cursor is None:
-        return LogPlace()
-    return LogPlace(cursor, None if seen_ms is None else int(seen_ms), None if ts_ms is None else int(ts_ms))
+        return LogPlace(tables=joined)
+    return LogPlace(cursor, None if seen_ms is None else int(seen_ms), None if ts_ms is None else int(ts_ms), joined)
 
 
 def place_before(
@@ -61,7 +60,7 @@ def place_before(
             continue
         if sample.order > order_of(found.cursor):
             found = LogPlace(sample.cursor.encode(), sample.max_seen_ms, sample.max_ts_ms)
-    return found
+    return found if found.tables else replace(found, tables=tables.at(client, (stream, partition), found.cursor))
 
 
 def order_of(entry_id: bytes) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import redis
 
+from pipeline.core.batches import split_id
 from pipeline.core.definitions import HOUR_MS
 from pipeline.core.tables import Contents, Table, content_hash, decode
 from pipeline.errors import MissingTableError
@@ -30,6 +31,24 @@ def known(client: redis.Redis, place: Place) -> dict[str, str]:
     """The content (hash) that each table has at the end of a partition's log."""
     at_cut, later = _named(client, place)
     return at_cut | dict(later)
+
+
+def at(client: redis.Redis, place: Place, cursor: bytes) -> dict[str, str]:
+    """The content (hash) that each table has behind an entry that is still in the log, or at its cut.
+
+    A table that the log speaks of only later has the first content it is given there: so groups begin (setup.lua).
+    """
+    at_cut, later = _named(client, place)
+    first: dict[str, str] = {}
+    for name, content in later:
+        first.setdefault(name, content)
+    return first | at_cut | _reloads_before(client, place, cursor)
+
+
+def _reloads_before(client: redis.Redis, place: Place, cursor: bytes) -> dict[str, str]:
+    """The tables that were reloaded in the log up to an entry."""
+    lines = (line.decode().split(" ", 2) for line in client.execute_command("LRANGE", keys.tables(*place), 0, -1))
+    return {name: content for entry, content, name in lines if split_id(entry.encode()) <= split_id(cursor)}
 
 
 def _named(client: redis.Redis, place: Place) -> tuple[dict[str, str], list[tuple[str, str]]]:

@@ -21,10 +21,10 @@ from pipeline.core.definitions import Aggregate, Config, Stream, Transform
 from pipeline.core.entries import Chunk, Row, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.fates import rows_of
-from pipeline.core.process import TimeState, prepare
+from pipeline.core.process import TimeState
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.steps import Step, apply_steps
+from pipeline.core.steps import Joins, Step, apply_steps, hashes_in
 from pipeline.core.twin import has_twin
 from pipeline.core.watermarks import NO_TIME_MS, watermark_ms
 from pipeline.core.windows import FOREVER_MS
@@ -35,10 +35,10 @@ from pipeline.rim.log import log_begin, order_of, place_before, read_log
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import computations_of, reads_log
 from pipeline.runtime.closer import minimum_watermark, state_at
-from pipeline.runtime.computations import PublishComputation
+from pipeline.runtime.computations import AggregateComputation, PublishComputation
 from pipeline.runtime.explain_window import ATTEMPTS, beside
 from pipeline.runtime.finishing import group_values
-from pipeline.runtime.log_batches import Killed, decode, killed_rows
+from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
 from pipeline.runtime.query import Metrics
 
 Outcome = Literal["accepted", "filtered", "late", "dead", "published"]
@@ -137,7 +137,9 @@ def explain_event(
             f"{entry_id} is a tick or a control entry of {stream.name}: no event", code="no_event", status=422
         )
     row = _row_number(entry, row)
-    path = _Path(client, config, stream, number, entry, row, _time_before(client, stream, number, name))
+    path = _Path(
+        client, config, stream, number, entry, row, _time_before(client, stream, number, name), TableCache(client)
+    )
     seen = path.seen({})
     return EventExplained(
         stream=stream.name,
@@ -241,7 +243,7 @@ def _time_before(client: redis.Redis, stream: Stream, partition: int, entry_id: 
     reader = Reader(stream, [])
     for _ in range(ATTEMPTS):
         place = place_before(client, stream.name, partition, entry_id=entry_id)
-        time = TimeState(place.max_seen_ms, place.max_ts_ms)
+        time = time_at(place, None)
         try:
             for entries in read_log(client, stream.name, partition, place, b"(" + entry_id):
                 parsed = [
@@ -267,6 +269,7 @@ class _Path:
     entry: Chunk | Row
     row: int
     before: TimeState
+    tables: TableCache
 
     def fates(self) -> Iterator[StageFate]:
         metrics = Metrics(self.config, self.client)
@@ -301,12 +304,15 @@ class _Path:
         base = StageFate(program.name, program.group, "accepted", self._is_processed(checkpoint))
         if seen.one is None:
             return _dead(base, seen.dead)
-        prepared = prepare(program, seen.one, TimeState(seen.max_seen_ms, None, checkpoint.floor_ms))
+        before = TimeState(seen.max_seen_ms, None, checkpoint.floor_ms, tables=self.before.tables)
+        prepared = AggregateComputation(program, self.partition, self.tables).compute(seen.one, before)
         minimum_ms = minimum_watermark(checkpoints, self.stream.time.disorder_ms)
         if prepared.dead:
             return replace(base, outcome="dead", error=f"{prepared.dead[0].code}: {prepared.dead[0].message}")
         if prepared.ledger.filtered:
-            return replace(base, outcome="filtered", filtered_by=_filtered_by(program.steps, seen.one, program.needs))
+            return replace(
+                base, outcome="filtered", filtered_by=self._filtered_by(program.steps, seen.one, program.needs)
+            )
         if prepared.ledger.late:
             late = prepared.late
             start_ms, end_ms = int(late.starts_ms[0]), int(late.ends_ms[0])
@@ -342,29 +348,29 @@ class _Path:
 
     def _transform(self, stage: Transform, programs: Mapping[str, Program]) -> StageFate:
         """A published transform: the same computation the worker runs, on this event alone."""
-        works = computations_of(self.config, programs, self.stream, self.partition, TableCache(self.client))
+        works = computations_of(self.config, programs, self.stream, self.partition, self.tables)
         work = next(each for each in works if isinstance(each, PublishComputation) and each.name == stage.name)
         checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, work.group)
         seen = self.seen({})
         base = StageFate(stage.name, work.group, "published", self._is_processed(checkpoint))
         if seen.one is None:
             return _dead(base, seen.dead)
-        published = work.compute(seen.one, TimeState(seen.max_seen_ms))
+        published = work.compute(seen.one, TimeState(seen.max_seen_ms, tables=self.before.tables))
         if published.dead:
             return replace(base, outcome="dead", error=f"{published.dead[0].code}: {published.dead[0].message}")
         if published.ledger.filtered:
-            return replace(base, outcome="filtered", filtered_by=_filtered_by(work.steps, seen.one, work.needs))
+            return replace(base, outcome="filtered", filtered_by=self._filtered_by(work.steps, seen.one, work.needs))
         return base
+
+    def _filtered_by(self, steps: Sequence[Step], one: Batch, needs: frozenset[str]) -> str | None:
+        """The transform behind which the event is no longer there."""
+        frame = pl.DataFrame({ROW: np.arange(1)}).hstack(one.frame.select(sorted(needs)))
+        joins = Joins(self.before.tables, (), self.tables.contents(hashes_in(steps, self.before.tables, ())))
+        for number, step in enumerate(steps, start=1):
+            if not len(apply_steps(steps[:number], frame, joins)[0]):
+                return getattr(step, "transform", None)
+        return None
 
 
 def _dead(base: StageFate, dead: DeadEntry | None) -> StageFate:
     return replace(base, outcome="dead", error=None if dead is None else f"{dead.code}: {dead.message}")
-
-
-def _filtered_by(steps: Sequence[Step], one: Batch, needs: frozenset[str]) -> str | None:
-    """The transform behind whose filter the event is no longer there."""
-    frame = pl.DataFrame({ROW: np.arange(1)}).hstack(one.frame.select(sorted(needs)))
-    for number, step in enumerate(steps, start=1):
-        if not len(apply_steps(tuple(steps[:number]), frame)[0]):
-            return step.transform
-    return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,17 +22,18 @@ from pipeline.core.events import Reader
 from pipeline.core.fates import Account, Matches, Place, account_of
 from pipeline.core.merging import matching, merged, pieces_of, taken
 from pipeline.core.ndjson import iso_time
-from pipeline.core.process import TimeState
 from pipeline.core.programs import Program
 from pipeline.core.twin import has_twin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import BadRequestError, LogTrimmedError
 from pipeline.rim import replies, store
 from pipeline.rim.commit import Checkpoint
-from pipeline.rim.log import LogPlace, log_begin, place_before, read_log
+from pipeline.rim.log import log_begin, place_before, read_log
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.closer import minimum_watermark, state_at
+from pipeline.runtime.computations import AggregateComputation
 from pipeline.runtime.finishing import finished_rows
-from pipeline.runtime.log_batches import Killed, decode, killed_rows
+from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
 from pipeline.runtime.status import StageStatus, read_status
 from pipeline.runtime.stream_time import clock_of
 from pipeline.runtime.time_keepers import horizons_of
@@ -167,6 +168,10 @@ class _Reading:
     clock: Callable[[], float]
     deadline_s: float
     bytes_left: int = MAX_BYTES
+    tables: TableCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tables = TableCache(self.client)
 
     def account(self, checkpoints: Sequence[Checkpoint]) -> tuple[Account, bool]:
         """The account over all partitions, up to each one's cursor; and whether it stopped early."""
@@ -193,11 +198,12 @@ class _Reading:
         before, account = time_at(place, checkpoint.floor_ms), none
         reader = Reader(stream, self.program.needs)
         killed = killed_rows(self.client, self.program, partition)
+        compute = AggregateComputation(self.program, partition, self.tables).compute
         for entries in read_log(self.client, stream.name, partition, place, checkpoint.cursor):
             self.bytes_left -= sum(len(value) for entry in entries for value in (entry.fields or {}).values())
             kept = [self._parsed(entry, killed) for entry in entries]
             batch = decode(stream, partition, reader, kept, killed)
-            more, before = account_of(self.program, batch, before, self.span, self.matches)
+            more, before = account_of(self.program, batch, before, self.span, self.matches, compute)
             account += more
             is_last = entries[-1].id == checkpoint.cursor
             if not is_last and (self.bytes_left < 0 or self.clock() > self.deadline_s):
@@ -207,10 +213,6 @@ class _Reading:
     def _parsed(self, entry: replies.Entry, killed: Killed) -> Entry:
         passing = None if entry.id in killed else beside(entry, self.program.stream.time.max_future_ms, self.span)
         return passing or parse_entry(entry.id, entry.fields or {})
-
-
-def time_at(place: LogPlace, floor_ms: int | None) -> TimeState:
-    return TimeState(place.max_seen_ms, place.max_ts_ms, floor_ms)
 
 
 def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick | None:

@@ -16,6 +16,7 @@ from pipeline.core.batches import Batch, DeadEntry, read_batch, row_json
 from pipeline.core.definitions import Stream
 from pipeline.core.entries import Chunk, Entry, Row, parse_entry
 from pipeline.core.events import Reader
+from pipeline.core.process import TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys, replies
 from pipeline.rim.log import LogPlace, read_log
@@ -25,6 +26,11 @@ ROWS_A_READ = 1_000  # of a stream of dead letters or late rows
 MESSAGE = "computing this row alone ended worker processes"
 GIVEN_UP = b"given up"  # coding of an entry that is a dead letter whole
 Killed = Mapping[bytes, frozenset[int] | None]  # entry id → its rows that killed workers; None: decoding it did
+
+
+def time_at(place: LogPlace, floor_ms: int | None) -> TimeState:
+    """The time state of a stage at a place; windows that begin at or before its floor are not its own."""
+    return TimeState(place.max_seen_ms, place.max_ts_ms, floor_ms, tables=place.tables)
 
 
 def stage_batches(
@@ -106,5 +112,6 @@ def _set_aside(batch: Batch, killed: Killed) -> Batch:
         rows=batch.rows[keep],
         entry_of=batch.entry_of[keep],
         ticks=tuple(sorted(ticks)),
+        reloads=tuple((int(before[row]), table, content) for row, table, content in batch.reloads),
         dead=(*batch.dead, *dead),
     )

@@ -16,7 +16,8 @@ import typer
 from pipeline.runtime.cli import DEFAULT_CONFIG, DEFAULT_DATA_DIR, EXIT_FAILED, ConfigPath, DataDir, RedisUrl
 
 if TYPE_CHECKING:
-    from pipeline.runtime.verify import MetricReport, Progress
+    from pipeline.runtime.verify import Progress
+    from pipeline.runtime.verify_report import MetricReport
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 

@@ -13,73 +13,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import redis
 
 from pipeline.core.definitions import Aggregate, Config
-from pipeline.core.process import TimeState
 from pipeline.core.programs import Program
-from pipeline.core.twin import PartitionTwin, Twin, has_twin, whole
+from pipeline.core.twin import PartitionTwin, Twin, has_twin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import LogTrimmedError, StreamgaugeError
 from pipeline.rim import keys, store
-from pipeline.rim.commit import Checkpoint
+from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.log import LogPlace, log_begin, order_of
-from pipeline.runtime.cell_differences import cell_differences
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.closer import minimum_watermark
-from pipeline.runtime.log_batches import killed_rows, side_rows, stage_batches
+from pipeline.runtime.computations import AggregateComputation
+from pipeline.runtime.log_batches import killed_rows, side_rows, stage_batches, time_at
 from pipeline.runtime.query import Metrics
+from pipeline.runtime.verify_report import Difference, MetricReport, Where
+from pipeline.runtime.verify_results import Bounds, base_level, compare_results, group_differences, tier_level
 
 ATTEMPTS = 3  # when a trim overtakes us
-WINDOWS_A_READ = 50
 PANES_A_READ = 50
-SHOWN = 20  # differences told in full; the others are counted
 
-Where = Literal["result", "pane", "ledger", "time", "late", "dead"]
 Progress = Callable[[str, int, int], None]  # metric, events read, events to read (about)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One thing that is stored otherwise than the log says: of a window's result, a partition's pane, or its books."""
-
-    metric: str
-    where: Where
-    field: str
-    stored: Any
-    recomputed: Any
-    partition: int | None = None
-    window: Span | None = None  # of a pane: its start, and the end of the first window it is part of
-    group: str | None = None
-
-
-@dataclass(slots=True)
-class MetricReport:
-    """What was compared of one metric, and what differs.
-
-    `not_checkable`: kept windows that lost events to a trim. `pending`: final, and still to be published. `expired`:
-    results that retention has removed. `moved`: panes that were committed to meanwhile.
-    """
-
-    metric: str
-    version: str
-    unchecked: str | None = None
-    windows: int = 0
-    groups: int = 0
-    panes: int = 0
-    events: int = 0
-    not_checkable: int = 0
-    pending: int = 0
-    expired: int = 0
-    moved: int = 0
-    n_differences: int = 0
-    differences: list[Difference] = field(default_factory=list)
-
-    def differ(self, differences: Sequence[Difference]) -> None:
-        self.n_differences += len(differences)
-        self.differences += differences[: max(0, SHOWN - len(self.differences))]
 
 
 def verify(
@@ -94,16 +52,6 @@ def verify(
     metrics = Metrics(config, client)
     for program in [metrics.program(name) for name in (names or metrics.programs)]:
         yield _Verification(client, config, program, progress or (lambda *said: None)).run()
-
-
-@dataclass(frozen=True, slots=True)
-class _Compared:
-    """A final window against its result."""
-
-    span: Span
-    groups: int
-    differences: list[Difference]
-    is_missing: bool = False
 
 
 @dataclass(slots=True)
@@ -141,10 +89,8 @@ class _Verification:
             return self.report
         twin = Twin.of(
             program,
-            {
-                number: TimeState(begin.max_seen_ms, begin.max_ts_ms, self.checkpoints[number].floor_ms)
-                for number, begin in enumerate(self.begins)
-            },
+            {number: time_at(begin, self.checkpoints[number].floor_ms) for number, begin in enumerate(self.begins)},
+            AggregateComputation(program, 0, TableCache(self.client)).compute,
         )
         for partition in twin.partitions.values():
             self._compare_books(partition, self._read(partition))
@@ -233,108 +179,25 @@ class _Verification:
         watermark_ms = minimum_watermark(self.checkpoints, self.program.stream.time.disorder_ms)
         floors = [begin.max_ts_ms for begin in self.begins if begin.max_ts_ms is not None]
         floor_ms = max(floors, default=-FOREVER_MS)
-        name, version = self.program.name, self.program.version
-        published = store.published_windows(self.client, name, version)
+        program = self.program
+        published = store.published_windows(self.client, program.name, program.version)
         self.report.not_checkable = sum(start <= floor_ms for start, _ in published)
         if watermark_ms is None:
             return
         final_ms = watermark_ms - self.program.stage.allowed_lateness_ms
-        again = {span for span in twin.spans(final_ms) if span[0] > floor_ms}
-        stored = {span for span in published if span[0] > floor_ms and span[1] <= final_ms}
-        spans = sorted(again | stored)
-        doubtful: list[Span] = []
-        for at in range(0, len(spans), WINDOWS_A_READ):
-            for compared in self._compared(twin, again, spans[at : at + WINDOWS_A_READ]):
-                if compared.differences:
-                    doubtful.append(compared.span)
-                else:
-                    self._count(compared)
-        self._look_again(twin, again, doubtful)
+        levels = [base_level(self.client, program, twin, self._retention_ms())]
+        levels += [tier_level(self.client, program, twin, tier) for tier in self._stage().rollups]
+        for level in levels:
+            compare_results(self.client, program, level, Bounds(floor_ms, final_ms, self.now_ms), self.report)
 
-    def _count(self, compared: _Compared) -> None:
-        self.report.windows += 1
-        self.report.groups += compared.groups
-        self.report.differ(compared.differences)
-
-    def _look_again(self, twin: Twin, again: set[Span], doubtful: Sequence[Span]) -> None:
-        """What differs may have been published since, or be still to be published."""
-        due = self._due() if doubtful else set()
-        for compared in self._compared(twin, again, doubtful):
-            if compared.span in due:
-                self.report.pending += 1
-            elif compared.is_missing and self._may_have_expired(twin, compared.span):
-                self.report.expired += 1
-            else:
-                self._count(compared)
-
-    def _compared(self, twin: Twin, again: set[Span], spans: Sequence[Span]) -> Iterator[_Compared]:
-        """Each window against its result."""
-        name, found = self.program.name, self._results(spans)
-        for span in spans:
-            result = found.get(span)
-            if span not in again:
-                yield _Compared(span, 0, [Difference(name, "result", "window", "published", None, None, span)])
-                continue
-            window = twin.window(span)
-            if result is None:
-                missing = [Difference(name, "result", "window", None, "published", None, span)]
-                yield _Compared(span, len(window.groups), missing, is_missing=True)
-            elif isinstance(result, str):
-                unreadable = [Difference(name, "result", "block", result, "a readable one", None, span)]
-                yield _Compared(span, len(window.groups), unreadable)
-            else:
-                cells = dict(zip(result.groups, result.cells, strict=True))
-                differences = self._differences("result", None, span, cells, whole(window))
-                yield _Compared(span, len(window.groups), differences)
-
-    def _results(self, spans: Sequence[Span]) -> dict[Span, store.Result | str]:
-        """The results of windows; of one that cannot be read, why."""
-        name, version = self.program.name, self.program.version
-        try:
-            return {(r.start_ms, r.end_ms): r for r in store.load_results(self.client, name, version, spans)}
-        except (ValueError, KeyError) as error:
-            if len(spans) == 1:
-                return {spans[0]: f"unreadable: {error}"}
-        found: dict[Span, store.Result | str] = {}
-        for span in spans:
-            found |= self._results([span])
-        return found
-
-    def _due(self) -> set[Span]:
-        program = self.program
-        due = store.due_panes(self.client, program.stream.name, program.stream.partitions, program.group)
-        return {
-            span
-            for panes in due
-            for start, pane in panes.items()
-            for span in program.panes.windows_of(start, pane.from_end_ms, FOREVER_MS)
-        }
-
-    def _may_have_expired(self, twin: Twin, span: Span) -> bool:
-        """Whether a result that is not there can be one that retention removed: its panes are gone, and it is old."""
-        program = self.program
-        starts = program.panes.panes_of(span)
-        arrivals = [
-            partition.first_arrivals_ms[start]
-            for partition in twin.partitions.values()
-            for start in starts
-            if start in partition.first_arrivals_ms
-        ]
-        if self.now_ms - min(arrivals) < self._retention_ms():
-            return False
-        pipe = self.client.pipeline(transaction=False)
-        for partition in twin.partitions:
-            pipe.execute_command("HMGET", keys.panes(program.stream.name, partition, program.group), *starts)
-        pipe.execute_command("ZSCORE", keys.windows(program.name, program.version), f"{span[0]}:{span[1]}")
-        *marks, listed = pipe.execute()
-        kept = any(mark is not None for each in marks for mark in each)
-        return listed is None and (not kept or len(starts) > 1)  # panes of other windows stay
-
-    def _retention_ms(self) -> int:
-        """How long the running config keeps results: the version that answers may have been set up with another."""
+    def _stage(self) -> Aggregate:
+        """As the running config has it: retention is no part of a version."""
         stage = self.config.stages[self.program.name]
         assert isinstance(stage, Aggregate)
-        return stage.retention_ms
+        return stage
+
+    def _retention_ms(self) -> int:
+        return self._stage().retention_ms
 
     # --- panes
 
@@ -350,11 +213,12 @@ class _Verification:
             part = starts[at : at + PANES_A_READ]
             there = [start for start in part if start in before]
             stored = store.load_panes(self.client, program.stream.name, number, program.group, there)
-            after = store.pane_marks(self.client, program.stream.name, number, program.group)
+            panes = keys.panes(program.stream.name, number, program.group)
+            after = dict(zip(part, self.client.execute_command("HMGET", panes, *part), strict=True))
             for start in part:
-                if start in after and after[start].order > mark.order:
+                if after[start] is not None and Mark.parse(after[start]).order > mark.order:
                     self.report.moved += 1
-                elif start in after and start in stored:
+                elif after[start] is not None and start in stored:
                     self._compare_pane(twin, start, stored[start])
                 elif start in twin.table.panes and not self._pane_may_have_expired(twin, start):
                     span = self._first_window(start)
@@ -371,28 +235,10 @@ class _Verification:
                 [Difference(self.program.name, "pane", "cell", str(error), "a readable one", twin.partition, span)]
             )
             return
-        self.report.differ(self._differences("pane", twin.partition, span, cells, twin.packed(start_ms)))
+        self.report.differ(group_differences(self.program, "pane", twin.partition, span, cells, twin.packed(start_ms)))
 
     def _first_window(self, start_ms: int) -> Span:
         return next(iter(self.program.panes.windows_of(start_ms, -FOREVER_MS, FOREVER_MS)))
 
     def _pane_may_have_expired(self, twin: PartitionTwin, start_ms: int) -> bool:
         return self.now_ms - twin.first_arrivals_ms[start_ms] >= self._retention_ms()
-
-    def _differences(
-        self,
-        where: Where,
-        partition: int | None,
-        span: Span,
-        stored: Mapping[bytes, bytes],
-        again: Mapping[bytes, bytes],
-    ) -> list[Difference]:
-        """Where the cells of two windows or panes differ, field by field."""
-        return [
-            Difference(
-                self.program.name, where, each.field, each.stored, each.recomputed, partition, span, name.decode()
-            )
-            for name in sorted(stored.keys() | again.keys())
-            if stored.get(name) != again.get(name)
-            for each in cell_differences(self.program, stored.get(name), again.get(name), span[1])
-        ]

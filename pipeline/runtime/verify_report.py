@@ -6,12 +6,14 @@ Invariant: "all equal" is said only of what was compared, and what was not compa
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from pipeline.core.ndjson import iso_time
-from pipeline.runtime.verify import Difference, MetricReport
+from pipeline.core.windows import Span
 
+Where = Literal["result", "tier", "pane", "ledger", "time", "late", "dead"]
+SHOWN = 20  # differences told in full; the others are counted
 TOTALS = ("windows", "groups", "panes", "events", "not_checkable", "pending", "expired", "moved", "n_differences")
 NOT_COMPARED = (
     ("not_checkable", "windows lost events to a trim of the log and cannot be checked"),
@@ -19,6 +21,47 @@ NOT_COMPARED = (
     ("expired", "results are gone, and old enough to have expired"),
     ("moved", "panes were written to meanwhile"),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is stored otherwise than the log says: of a window's result, a partition's pane, or its books."""
+
+    metric: str
+    where: Where
+    field: str
+    stored: Any
+    recomputed: Any
+    partition: int | None = None
+    window: Span | None = None  # of a pane: its start, and the end of the first window it is part of
+    group: str | None = None
+
+
+@dataclass(slots=True)
+class MetricReport:
+    """What was compared of one metric, and what differs.
+
+    `not_checkable`: kept windows that lost events to a trim. `pending`: final, and still to be published. `expired`:
+    results that retention has removed. `moved`: panes that were committed to meanwhile.
+    """
+
+    metric: str
+    version: str
+    unchecked: str | None = None
+    windows: int = 0
+    groups: int = 0
+    panes: int = 0
+    events: int = 0
+    not_checkable: int = 0
+    pending: int = 0
+    expired: int = 0
+    moved: int = 0
+    n_differences: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def differ(self, differences: Sequence[Difference]) -> None:
+        self.n_differences += len(differences)
+        self.differences += differences[: max(0, SHOWN - len(self.differences))]
 
 
 def report_lines(reports: Sequence[MetricReport]) -> Iterator[str]:

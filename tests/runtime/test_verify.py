@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from api.main import app
-from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Session
+from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Lookup, Rollup, Session, Transform, Tumbling
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.expiry import Kept, expire_results
@@ -20,8 +20,10 @@ from pipeline.rim.trim import trim_stream
 from pipeline.runtime import cli
 from pipeline.runtime.log_batches import Killed, killed_rows
 from pipeline.runtime.setup import groups_of
-from pipeline.runtime.verify import Difference, MetricReport, verify
-from pipeline.runtime.verify_report import report_json, report_lines
+from pipeline.runtime.table_reloads import announce_tables
+from pipeline.runtime.tiers import TierCloser
+from pipeline.runtime.verify import verify
+from pipeline.runtime.verify_report import Difference, MetricReport, report_json, report_lines
 from tests.line import Line
 from tests.servers import RunningServer
 from tests.visits import BASE_MS, CONFIG, METRICS, STREAM, filled, visits
@@ -292,6 +294,58 @@ def test_a_row_that_killed_its_worker_is_set_aside_here_too(server: RunningServe
     assert ("dead", -1) in said
     assert ("read", 0) not in said
     assert {each.field for each in report.differences if each.where == "time"} == set()
+
+
+def test_windows_of_a_tier_are_compared_too(server: RunningServer) -> None:
+    stage = CONFIG.stages["by_page"]
+    assert isinstance(stage, Aggregate)
+    tiered = replace(stage, rollups=(Rollup(60_000, 10**12),))
+    config = Config(CONFIG.streams, {**CONFIG.stages, "by_page": tiered})
+    line = filled(server, config)
+    program = line.programs["by_page"]
+    own = reports(line, "by_page")["by_page"].windows
+    while TierCloser(program, line.client, Scripts(line.client)).close_once():
+        pass
+
+    [report] = reports(line, "by_page", config=config).values()
+    assert (report.differences, report.pending) == ([], 0)
+    assert report.windows > own
+
+    [first, *_] = store.published_windows(line.client, "by_page", program.version, tier_ms=60_000)
+    line.client.execute_command("DEL", result_key(line, "by_page", *first))
+    [found] = reports(line, "by_page", config=config)["by_page"].differences
+    assert (found.where, found.window, found.stored, found.recomputed) == ("tier", first, None, "published")
+
+
+def test_lookups_with_reloads_in_the_log_and_exploded_lists_are_equal(server: RunningServer, tmp_path: Path) -> None:
+    def write(owner: str) -> None:
+        (tmp_path / "pages.csv").write_text("page,owner\n" + "".join(f"/{n},{owner}{n}\n" for n in range(4)))
+
+    joined = Transform(
+        "joined",
+        "visits",
+        lookup={"owner": Lookup("pages.csv", "page", "page", "owner", "string", "string")},
+        explode="tags",
+    )
+    by_owner = Aggregate("by_owner", "joined", Tumbling(10_000), ("owner", "tags"), (AggregateSpec("n", "count"),))
+    config = Config(CONFIG.streams, {"joined": joined, "by_owner": by_owner}, folder=str(tmp_path))
+    write("ann")
+    line, events = Line(config, server), visits(300)
+    line.chunk("visits", events[:150], times_ms=[row["ts"] for row in events[:150]])
+    line.settle()
+    write("bob")
+    announce_tables(line.client, Scripts(line.client), config)
+    line.chunk("visits", events[150:], times_ms=[row["ts"] for row in events[150:]])
+    for partition in (0, 1):
+        line.tick("visits", BASE_MS + 300_000, partition=partition)
+    line.settle()
+    owners = {row["owner"] for row in line.rows("by_owner")}
+    assert {"ann1", "bob1", None} <= owners
+
+    [report] = reports(line, config=config).values()
+
+    assert (report.differences, report.pending, report.events) == ([], 0, 300)
+    assert report.windows > 5
 
 
 def test_sessions_are_said_not_to_be_checked(server: RunningServer) -> None:
