@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -40,7 +41,6 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
     def shelf_of(path: str, said: Mapping[str, Any]) -> Shelf:
         return _shelf(config, groups, PATHS[path], said)
 
-    @blueprint.get("/v1/<any('late', 'dead-letters', 'quarantine'):path>")
     def browse(path: str) -> Response:
         shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         asked = aside_request(request.args, _owner(PATHS[path]))
@@ -59,7 +59,6 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
             }
         )
 
-    @blueprint.post("/v1/<any('late', 'dead-letters', 'quarantine'):path>/replay")
     def replay(path: str) -> Response:
         no_parameters(request.args)
         said = _body(read_body(request), PATHS[path])
@@ -67,6 +66,9 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
         order = _order(shelf, said, idempotency_key())
         return json_response(_account(replays[shelf.stream.name].replay(order)), 202)
 
+    for path in PATHS:
+        blueprint.add_url_rule(f"/v1/{path}", f"list {path}", partial(browse, path), methods=["GET"])
+        blueprint.add_url_rule(f"/v1/{path}/replay", f"replay {path}", partial(replay, path), methods=["POST"])
     return blueprint
 
 
