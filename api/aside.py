@@ -42,17 +42,15 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
         return _shelf(config, groups, PATHS[path], said)
 
     def browse(path: str) -> Response:
+        if not request.args:
+            return json_response(_summary(reading, scripts, config, groups, PATHS[path]))
         shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         asked = aside_request(request.args, _owner(PATHS[path]))
         before, up_to = _cursor(asked.cursor, shelf) if asked.cursor else (None, newest_ids(scripts, shelf))
         found = page(reading, shelf, up_to, before, asked.limit, asked.reason)
-        reasons = count_reasons(reading, scripts, shelf)
         return json_response(
             {
-                **_named(shelf),
-                "total": reasons.total,
-                "reasons": reasons.counts,
-                "counted": reasons.counted,
+                **_counted(reading, scripts, shelf),
                 "up_to": ",".join(up_to),
                 "rows": [row_account(shelf, row) for row in found.rows],
                 "next": None if found.next is None else f"{found.next}~{','.join(up_to)}",
@@ -110,6 +108,23 @@ def _named(shelf: Shelf) -> dict[str, str]:
         return {"stream": shelf.stream.name}
     stage, _, version = shelf.group.partition("@")
     return {"stage": stage, "version": version, "stream": shelf.stream.name}
+
+
+def _counted(client: redis.Redis, scripts: Scripts, shelf: Shelf) -> dict[str, Any]:
+    """Whose rows, how many, and for which reasons."""
+    reasons = count_reasons(client, scripts, shelf)
+    counts = {"total": reasons.total, "reasons": reasons.counts, "counted": reasons.counted}
+    return {**_named(shelf), **counts}
+
+
+def _summary(
+    client: redis.Redis, scripts: Scripts, config: Config, groups: Mapping[str, str], kind: Kind
+) -> dict[str, Any]:
+    """What every stage, or every door, has put aside."""
+    owner = _owner(kind)
+    names = config.streams if kind == "quarantine" else groups
+    shelves = [_shelf(config, groups, kind, {owner: name}) for name in names]
+    return {f"{owner}s": [_counted(client, scripts, shelf) for shelf in shelves]}
 
 
 def _cursor(text: str, shelf: Shelf) -> tuple[Place, tuple[str, ...]]:
