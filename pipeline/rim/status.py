@@ -33,6 +33,7 @@ class Door:
     duplicate: int = 0
     rejected: int = 0
     undeclared: int = 0
+    last_backfill_ms: int | None = None
 
     @classmethod
     def parse(cls, stored: Mapping[bytes, bytes]) -> Door:
@@ -43,6 +44,7 @@ class Door:
             _optional(stored.get(b"last_tick_ms")),
             stored.get(b"last_id", b"0-0").decode(),
             *(int(stored.get(name.encode(), b"0")) for name in DOOR_COUNTERS),
+            last_backfill_ms=_optional(stored.get(b"last_backfill_ms")),
         )
 
 
