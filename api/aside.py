@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -40,26 +41,22 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
     def shelf_of(path: str, said: Mapping[str, Any]) -> Shelf:
         return _shelf(config, groups, PATHS[path], said)
 
-    @blueprint.get("/v1/<any('late', 'dead-letters', 'quarantine'):path>")
     def browse(path: str) -> Response:
+        if not request.args:
+            return json_response(_summary(reading, scripts, config, groups, PATHS[path]))
         shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         asked = aside_request(request.args, _owner(PATHS[path]))
         before, up_to = _cursor(asked.cursor, shelf) if asked.cursor else (None, newest_ids(scripts, shelf))
         found = page(reading, shelf, up_to, before, asked.limit, asked.reason)
-        reasons = count_reasons(reading, scripts, shelf)
         return json_response(
             {
-                **_named(shelf),
-                "total": reasons.total,
-                "reasons": reasons.counts,
-                "counted": reasons.counted,
+                **_counted(reading, scripts, shelf),
                 "up_to": ",".join(up_to),
                 "rows": [row_account(shelf, row) for row in found.rows],
                 "next": None if found.next is None else f"{found.next}~{','.join(up_to)}",
             }
         )
 
-    @blueprint.post("/v1/<any('late', 'dead-letters', 'quarantine'):path>/replay")
     def replay(path: str) -> Response:
         no_parameters(request.args)
         said = _body(read_body(request), PATHS[path])
@@ -67,6 +64,9 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
         order = _order(shelf, said, idempotency_key())
         return json_response(_account(replays[shelf.stream.name].replay(order)), 202)
 
+    for path in PATHS:
+        blueprint.add_url_rule(f"/v1/{path}", f"list {path}", partial(browse, path), methods=["GET"])
+        blueprint.add_url_rule(f"/v1/{path}/replay", f"replay {path}", partial(replay, path), methods=["POST"])
     return blueprint
 
 
@@ -108,6 +108,23 @@ def _named(shelf: Shelf) -> dict[str, str]:
         return {"stream": shelf.stream.name}
     stage, _, version = shelf.group.partition("@")
     return {"stage": stage, "version": version, "stream": shelf.stream.name}
+
+
+def _counted(client: redis.Redis, scripts: Scripts, shelf: Shelf) -> dict[str, Any]:
+    """Whose rows, how many, and for which reasons."""
+    reasons = count_reasons(client, scripts, shelf)
+    counts = {"total": reasons.total, "reasons": reasons.counts, "counted": reasons.counted}
+    return {**_named(shelf), **counts}
+
+
+def _summary(
+    client: redis.Redis, scripts: Scripts, config: Config, groups: Mapping[str, str], kind: Kind
+) -> dict[str, Any]:
+    """What every stage, or every door, has put aside."""
+    owner = _owner(kind)
+    names = config.streams if kind == "quarantine" else groups
+    shelves = [_shelf(config, groups, kind, {owner: name}) for name in names]
+    return {f"{owner}s": [_counted(client, scripts, shelf) for shelf in shelves]}
 
 
 def _cursor(text: str, shelf: Shelf) -> tuple[Place, tuple[str, ...]]:

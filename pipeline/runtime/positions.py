@@ -25,7 +25,10 @@ from pipeline.rim.commit import Checkpoint
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Values of a checkpoint: see the module; `offset` is None until a group that began after a trim meets a chunk."""
+    """Values of a checkpoint: see the module; `offset` is None until a group that began after a trim meets a chunk.
+
+    `arrival_ms` is of the last live event: old data is no sign of life.
+    """
 
     position: int
     arrival_ms: int
@@ -41,7 +44,7 @@ def position_after(before: Checkpoint, entries: Sequence[Entry], group: str) -> 
     read = before.read
     for entry in entries:
         if isinstance(entry, Chunk) and entry.n:
-            position, arrival_ms = entry.position, entry.arrival_ms
+            position, arrival_ms = entry.position, arrival_ms if entry.backfill else entry.arrival_ms
             jump = entry.position - entry.n - read - (offset or 0)
             if offset is not None:
                 missing += max(0, jump)

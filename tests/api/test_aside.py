@@ -114,6 +114,17 @@ def test_late_rows_are_listed_newest_first_with_their_reasons(line: Line) -> Non
     assert said["next"] is None
 
 
+def test_without_a_stage_there_is_a_summary_of_all(line: Line) -> None:
+    with_late_rows(line)
+    line.post("s", [event(60), {"ts": START_MS, "v": "?"}])
+
+    late = {said["stage"]: (said["total"], said["reasons"]) for said in get(line, "/v1/late")["stages"]}
+    refused = {said["stream"]: said["total"] for said in get(line, "/v1/quarantine")["streams"]}
+
+    assert late == {"parsed": (3, {"late": 3}), "plain": (3, {"late": 3}), "recent": (0, {}), "any": (0, {})}
+    assert refused == {"s": 1, "young": 0, "timeless": 0}
+
+
 def test_pages_bring_every_row_once_and_nothing_that_came_later(line: Line) -> None:
     with_late_rows(line)
     first = get(line, "/v1/late?stage=plain&limit=2")
@@ -341,7 +352,7 @@ def test_what_was_too_old_goes_in_as_backfill(line: Line) -> None:
 @pytest.mark.parametrize(
     ("path", "status", "code"),
     [
-        ("/v1/late", 400, "no_stage"),
+        ("/v1/late?limit=5", 400, "no_stage"),
         ("/v1/late?stage=plian", 404, "unknown_stage"),
         ("/v1/late?stage=numbered", 404, "fused_stage"),
         ("/v1/late?stage=plain&stream=s", 400, "unknown_parameter"),

@@ -95,3 +95,16 @@ def test_position_is_read_plus_offset_however_the_log_is_cut() -> None:
             state.missing,
         )
         assert state.missing <= lost, "a row past the door may hide a lost event, never the other way round"
+
+
+def test_what_was_replayed_for_another_group_is_stored_and_not_read_and_not_missing() -> None:
+    foreign = replace(chunk(3, 4), only="other@1", backfill=True)
+    where = position_after(Checkpoint(), [chunk(0, 3), foreign, chunk(7, 1)], GROUP)
+
+    assert (where.position, where.offset, where.missing) == (8, 4, 0)
+
+
+def test_old_data_is_no_sign_of_life() -> None:
+    old = replace(chunk(3, 4), arrival_ms=9_000, backfill=True)
+
+    assert position_after(Checkpoint(), [chunk(0, 3), old], GROUP).arrival_ms == 5_000

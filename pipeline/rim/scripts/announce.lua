@@ -14,5 +14,7 @@ for i = 1, #due, 2 do
   if start >= from and start < to and (first == '-' or first == nil or tonumber(first) <= to) then return 0 end
 end
 local known = redis.call('HGET', KEYS[1], 'expired_ms')
+-- a group that is gone keeps no checkpoint: one of nothing but this number would look like a group that lost its place
+if redis.call('EXISTS', KEYS[1]) == 0 then return 1 end
 if not known or tonumber(known) < to then redis.call('HSET', KEYS[1], 'expired_ms', ARGV[2]) end
 return 1
