@@ -69,7 +69,8 @@ def report_lines(reports: Sequence[MetricReport]) -> Iterator[str]:
     total = _totals(reports)
     compared = f"{total['windows']} windows, {total['groups']} groups, {total['panes']} panes, {total['events']} events"
     if total["n_differences"]:
-        yield f"{total['n_differences']} differences in {compared}"
+        plural = "" if total["n_differences"] == 1 else "s"
+        yield f"{total['n_differences']} difference{plural} in {compared}"
     elif any(report.unchecked is None for report in reports):
         yield f"all equal: {compared}"
     else:

@@ -419,7 +419,7 @@ def test_the_command_ends_with_0_when_all_is_equal_and_with_1_when_not(
     assert cli.run(app, [*arguments, "by_page"]) == 1
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "1 differences in 1 windows, 1 groups, 2 panes, 2 events",
+        "1 difference in 1 windows, 1 groups, 2 panes, 2 events",
         "  by_page, result, 2023-11-14T22:14:00.000+00:00 to 2023-11-14T22:14:10.000+00:00, window: "
         "stored None, recomputed 'published'",
     ]
