@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types docs-check format bench bench-e2e faults lock clean
+.PHONY: help setup run test check format-check lint types docs-check format bench bench-e2e bench-windows faults lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -40,10 +40,13 @@ format: setup ## format the code and fix what lint can fix
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 
-bench: bench-e2e ## every benchmark
+bench: bench-e2e bench-windows ## every benchmark
 
 bench-e2e: setup ## events per second from HTTP POST to closed windows, checked by a recount
 	@"$(BIN)/python" bench/e2e.py $(ARGS)
+
+bench-windows: setup ## the same for every kind of window and aggregate, beside plain counts; and bytes per group
+	@"$(BIN)/python" bench/windows.py $(ARGS)
 
 faults: ## the long fault suite: kills, pauses, restarts of real processes (minutes)
 	@sh scripts/setup.sh test

@@ -201,6 +201,8 @@ def stage_account(status: StageStatus) -> dict[str, Any]:
             default=None,
         ),
         "ledger": status.ledger | {"balances": status.balances} if own else None,
+        "backfilled": status.backfilled if own else None,
+        "replayed": status.replayed if own else None,
         "late_entries": sum(p.state.late_entries for p in status.partitions) if own else None,
         "dead_entries": sum(p.state.dead_entries for p in status.partitions) if own else None,
         "partitions": [_group(partition) for partition in status.partitions],

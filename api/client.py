@@ -78,11 +78,18 @@ class Client:
         self._http = Transport(url, patience_s=patience_s, sleep=sleep, clock=clock)
 
     def send(
-        self, stream: str, rows: Rows | pd.DataFrame, *, batch: int = BATCH_ROWS, wait: bool = False
+        self,
+        stream: str,
+        rows: Rows | pd.DataFrame,
+        *,
+        batch: int = BATCH_ROWS,
+        wait: bool = False,
+        backfill: bool = False,
     ) -> SendResult:
         """Send rows to a stream, in order, and return what became of them.
 
         With `wait`, each batch is answered when every metric has counted it, or after 5 s (then `applied` is False).
+        With `backfill`, the rows are old data for a live stream: they move no time and are never late.
 
         Missing values (None, NaN, NaT, NA) become null; datetimes (read as UTC without a zone) epoch milliseconds.
 
@@ -93,7 +100,8 @@ class Client:
         """
         total = SendResult()
         for part in _batches(self._as_rows(stream, rows), batch):
-            total = total.then(self.post_rows(stream, encode_rows(part), len(part), uuid.uuid4().hex, wait=wait))
+            body, key = encode_rows(part), uuid.uuid4().hex
+            total = total.then(self.post_rows(stream, body, len(part), key, wait=wait, backfill=backfill))
         if total.rejected and total.rejected == total.rows:
             raise RejectedError(stream, total)
         return total
@@ -108,12 +116,16 @@ class Client:
             raise TypeError(f"send takes a list of dicts or a DataFrame, not a {type(rows).__name__}; one row is [row]")
         return iter(rows)
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, wait: bool = False) -> SendResult:
+    def post_rows(
+        self, stream: str, body: bytes, count: int, key: str, *, wait: bool = False, backfill: bool = False
+    ) -> SendResult:
         """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent."""
+        query = {"wait": "applied"} if wait else {}
+        query |= {"backfill": "true"} if backfill else {}
         answer = self._http.request(
             "POST",
             f"/v1/streams/{quote(stream, safe='')}/events",
-            query={"wait": "applied"} if wait else None,
+            query=query,
             body=body,
             headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": key},
             expect=frozenset({422}),
@@ -216,6 +228,11 @@ class Client:
     def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return the JSON object of any path of the API, with this client's retries and exceptions."""
         return _json(self._http.request("GET", path, query=query))
+
+    def post(self, path: str, said: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Post a JSON object to any path of the API that may be asked twice, and return its answer."""
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+        return _json(self._http.request("POST", path, body=json.dumps(said).encode(), headers=headers))
 
     def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return an answer as text: CSV, for one."""

@@ -31,6 +31,8 @@ MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
 DEFAULT_RAW_ROWS = 5_000
 MAX_RAW_ROWS = 20_000  # of one page, and the rest of an entry: at most 10,000 more
 ENTRY_ID = re.compile(r"\d{1,14}-\d{1,20}", re.ASCII)
+DEFAULT_ASIDE = 100
+MAX_ASIDE = 1_000  # rows of one page; a quarantined one has up to 64 kB
 WHERE = "where."
 PLUS_HINT = "A + in a URL means a space; write it %2B."
 
@@ -230,6 +232,22 @@ def source_limit(args: Arguments) -> int:
     return _whole_number(args, "limit", DEFAULT_SOURCES, MAX_SOURCES)
 
 
+@dataclass(frozen=True, slots=True)
+class AsideRequest:
+    """A checked request for rows that were put aside."""
+
+    limit: int
+    cursor: str | None
+    reason: str | None
+
+
+def aside_request(args: Arguments, owner: str) -> AsideRequest:
+    """Check the parameters of `GET /v1/late` and its like; `owner` is what names whose rows: `stage` or `stream`."""
+    _check_names(args, (owner, "limit", "cursor", "reason"))
+    limit = _whole_number(args, "limit", DEFAULT_ASIDE, MAX_ASIDE)
+    return AsideRequest(limit, args.get("cursor"), args.get("reason"))
+
+
 def no_parameters(args: Arguments) -> None:
     """Refuse whatever was given to an endpoint that takes nothing."""
     _check_names(args, ())
@@ -252,7 +270,7 @@ def _check_names(args: Arguments, allowed: Sequence[str], *, where: bool = False
     for name, values in args.lists():
         if where and name.startswith(WHERE):
             continue
-        if name in NOT_BUILT:
+        if name in NOT_BUILT and name not in allowed:
             raise BadRequestError(f"the parameter '{name}' is not built yet; leave it out", code="not_built")
         if name not in allowed:
             known = (*allowed, *((f"{WHERE}<field>",) if where else ()))

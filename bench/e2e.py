@@ -9,38 +9,22 @@ The clock runs from the first POST until every window is closed and readable. No
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
-import os
-import resource
-import signal
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.load import EVENTS_PER_MS, WINDOW_MS, Load, make_load, start_sending
-from pipeline.rim import connection, keys
-from pipeline.runtime.redis_url import find_redis_url
+from bench.product import DRAIN_TIMEOUT_S, Product, ended_children_cpu_s, product
+from pipeline.rim import keys
 
-HERE = Path(__file__).resolve().parent
+CONFIG = Path(__file__).resolve().parent / "e2e.yaml"
 STREAM, METRIC = "ads", "views_by_campaign"
-UP_TIMEOUT_S = 60.0
-DRAIN_TIMEOUT_S = 300.0
-POLL_S = 0.01
 LATENCY_EVENTS_PER_S = 1_000
 LATENCY_BATCH = 20
 LATENCY_BATCHES = 150
@@ -60,106 +44,21 @@ class Run:
     latency_ms_p99: float
 
 
-class Product:
-    """A running `streamgauge up` of our own, by its port."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, folder: Path) -> None:
-        self.process = process
-        self.port = port
-        self.folder = folder
-
-    def get(self, path: str) -> Any:
-        return self.request("GET", path)
-
-    def request(self, method: str, path: str, body: bytes | None = None) -> Any:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, {"content-type": "application/json"})
-            response = connection.getresponse()
-            text = response.read()
-        finally:
-            connection.close()
-        if response.status >= 400:
-            raise SystemExit(f"{method} {path}: {response.status} {text[:500]!r}")
-        return json.loads(text)
-
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds so far of every process of the tree, by what it is."""
-        seconds: dict[str, float] = defaultdict(float)
-        parent = psutil.Process(self.process.pid)
-        for process in [parent, *parent.children(recursive=True)]:
-            times = process.cpu_times()
-            seconds[_role(process)] += times.user + times.system
-        return dict(seconds)
-
-
-def _role(process: psutil.Process) -> str:
-    words = process.cmdline()
-    roles = ("worker", "scheduler", "api", "up")
-    return next((role for role in roles if role in words), "redis" if "server" in process.name() else process.name())
-
-
-@contextmanager
-def product(workers: int) -> Iterator[Product]:
-    """Start the whole product on an empty folder, and end it."""
-    port = _free_port()
-    with tempfile.TemporaryDirectory(prefix="streamgauge-bench-") as folder:
-        command = ["up", "--config", str(HERE / "e2e.yaml"), "--data-dir", folder, "--port", str(port)]
-        log = Path(folder) / "up.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "api.main", *command, "--workers", str(workers)],
-                stdout=output,
-                stderr=output,
-                cwd=HERE.parent,
-            )
-            try:
-                _wait_until_ready(process, port, log)
-                yield Product(process, port, Path(folder))
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(timeout=60)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + UP_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SystemExit(f"`up` ended with {process.returncode}:\n{log.read_text()}")
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass  # not listening yet: the deadline bounds this
-        finally:
-            connection.close()
-        time.sleep(POLL_S)
-    raise SystemExit(f"`up` was not ready in {UP_TIMEOUT_S} s:\n{log.read_text()}")
-
-
 def run_once(load: Load, workers: int, connections: int) -> Run:
-    with product(workers) as running:
+    with product(CONFIG, workers) as running:
         before_cpu = running.cpu_s()
-        sender_before = _ended_children_cpu_s()
+        sender_before = ended_children_cpu_s()
         began = time.monotonic()
         sender = start_sending(running.port, STREAM, load.bodies, connections)
         sender.join()
         if sender.exitcode != 0:
             raise SystemExit("the sender failed")
         sent_s = time.monotonic() - began
-        running.request("POST", f"/v1/streams/{STREAM}/time", b'{"end": true}')
+        running.end_time(STREAM)
         counted = _closed_counts(running, load)
         seconds = time.monotonic() - began
         cpu_s = {role: used - before_cpu.get(role, 0.0) for role, used in running.cpu_s().items()}
-        cpu_s["load generator"] = _ended_children_cpu_s() - sender_before
+        cpu_s["load generator"] = ended_children_cpu_s() - sender_before
         correct = sum(counted.get(key) == views for key, views in load.expected.items())
         correct -= len(counted.keys() - load.expected.keys())
         raw_bytes = _raw_bytes(running)
@@ -177,32 +76,18 @@ def run_once(load: Load, workers: int, connections: int) -> Run:
     )
 
 
-def _ended_children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
 def _closed_counts(running: Product, load: Load) -> dict[tuple[int, str], int]:
     """Wait until the last window of the load is closed, and read every count."""
     first, last = min(start for start, _ in load.expected), max(start for start, _ in load.expected)
-    deadline = time.monotonic() + DRAIN_TIMEOUT_S
-    while not _complete_to(running) >= last + WINDOW_MS:
-        if time.monotonic() > deadline:
-            raise SystemExit(f"not closed {DRAIN_TIMEOUT_S} s after the last event")
-        time.sleep(POLL_S)
+    running.wait_until_complete(METRIC, last + WINDOW_MS)
     path = f"/v1/metrics/{METRIC}?start={first}&end={last + WINDOW_MS}&state=closed&limit=100000"
     rows = running.get(path)["data"]
     return {(row["window_start"], row["campaign"]): row["views"] for row in rows}
 
 
-def _complete_to(running: Product) -> int:
-    metric = next(each for each in running.get("/v1/metrics")["metrics"] if each["metric"] == METRIC)
-    return metric["complete_to"] or 0
-
-
 def _raw_bytes(running: Product) -> int:
     """Memory of the raw streams in Redis."""
-    client = connection.reader(find_redis_url(HERE / "e2e.yaml", None, running.folder, os.environ))
+    client = running.redis()
     sizes = [client.execute_command("MEMORY", "USAGE", keys.raw(STREAM, p), "SAMPLES", 0) or 0 for p in range(4)]
     client.close()
     return sum(map(int, sizes))

@@ -124,7 +124,7 @@ def test_the_page_of_commands_names_exactly_the_commands_there_are() -> None:
     table = page("cli.md").split("## Defaults")[0]
     commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009  # of a group, which mypy does not know
 
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == commands.keys()
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == commands.keys()
 
 
 def test_the_page_of_commands_names_exactly_the_exit_codes_there_are() -> None:

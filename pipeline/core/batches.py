@@ -9,7 +9,7 @@ reloads of lookup tables: likewise, (row before which it stands, table, hash)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -21,7 +21,7 @@ from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
 from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import partition_of
-from pipeline.core.watermarks import prefix_watermarks
+from pipeline.core.watermarks import NO_TIME_MS, prefix_watermarks
 
 Reload = tuple[int, str, str]  # row before which a control entry stands, table, hash of its content from there on
 ROW = "_row"  # column of a frame in flight: the row's number in its batch
@@ -46,8 +46,9 @@ class DeadEntry:
 class Batch:
     """The rows of several entries as columns; all arrays have one length, one element an event, in stream order.
 
-    `frame`: the decoded fields. `times_ms` event time, `effective_ms` min(event time, arrival), `places` and `rows` the
-    position (see accumulators). `ticks`: (row before which it stands, effective ms). `dead`: events without a row here.
+    `frame`: the decoded fields. `times_ms` event time, `effective_ms` min(event time, arrival), or NO_TIME_MS where an
+    event moves no time (backfill), `places` and `rows` the position (see accumulators). `ticks`: (row before which it
+    stands, effective ms). `dead`: events without a row here. `unread_ms`: the largest event time of what was left out.
     """
 
     frame: pl.DataFrame
@@ -61,6 +62,41 @@ class Batch:
     entry_of: npt.NDArray[np.intp]
     reader: Reader = field(repr=False)
     reloads: tuple[Reload, ...] = ()
+    unread_ms: int | None = None
+
+    @property
+    def has_backfill(self) -> bool:
+        return any(isinstance(entry, Chunk) and entry.backfill for entry in self.entries)
+
+    @property
+    def backfill(self) -> npt.NDArray[np.bool_]:
+        """Whether each row is old data put into a live stream."""
+        return self._of_entries([isinstance(entry, Chunk) and entry.backfill for entry in self.entries])
+
+    def read_by(self, group: str) -> Batch:
+        """The batch as one consumer group reads it: without the events that were replayed for another one."""
+        foreign = [isinstance(entry, Chunk) and not entry.is_for(group) for entry in self.entries]
+        if not any(foreign):
+            return self
+        dropped = self._of_entries(foreign)
+        ids = {entry.id for entry, drop in zip(self.entries, foreign, strict=True) if drop}
+        dead = tuple(letter for letter in self.dead if letter.entry_id not in ids)
+        unread_ms = int(self.times_ms[dropped].max()) if dropped.any() else None
+        return replace(_without(self, dropped), dead=dead, unread_ms=unread_ms)
+
+    @property
+    def n_replayed(self) -> int:
+        """How many of its events were replayed out of what a stage had put aside."""
+        replayed = [isinstance(entry, Chunk) and entry.only != "" for entry in self.entries]
+        if not any(replayed):
+            return 0
+        ids = {entry.id for entry, marked in zip(self.entries, replayed, strict=True) if marked}
+        return int(self._of_entries(replayed).sum()) + sum(dead.n for dead in self.dead if dead.entry_id in ids)
+
+    def _of_entries(self, marks: list[bool]) -> npt.NDArray[np.bool_]:
+        """Spread what is said of each entry over its rows."""
+        spread: npt.NDArray[np.bool_] = np.array(marks, dtype=np.bool_)[self.entry_of]
+        return spread
 
     @property
     def n_dead(self) -> int:
@@ -99,6 +135,10 @@ class Batch:
         if number not in bodies:
             bodies[number] = self.reader.raw_rows(entry.body)
         return bodies[number][self.row_in_entry(row)]
+
+    def is_flat(self, row: int) -> bool:
+        """Whether a row was an entry of its own, of flat texts."""
+        return isinstance(self.entries[int(self.entry_of[row])], Row)
 
     def row_in_entry(self, row: int) -> int:
         return int(self.rows[row]) & _ROW_MASK
@@ -187,6 +227,8 @@ class _Collector:
             reader=self.reader,
             reloads=tuple(self.reloads),
         )
+        if batch.has_backfill:
+            batch = replace(batch, effective_ms=np.where(batch.backfill, NO_TIME_MS, batch.effective_ms))
         too_far = times_ms > arrivals_ms + self.max_future_ms
         return _without_future(batch, too_far) if too_far.any() else batch
 
@@ -199,19 +241,22 @@ def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:
         DeadEntry(batch.entry_id(int(row)), batch.row_in_entry(int(row)), 1, "too_far_ahead", message, body)
         for row, body in zip(refused, batch.raw_rows(refused.tolist()), strict=True)
     ]
-    keep = ~too_far
+    return replace(_without(batch, too_far), dead=(*batch.dead, *dead))
+
+
+def _without(batch: Batch, dropped: npt.NDArray[np.bool_]) -> Batch:
+    """A batch less some of its rows."""
+    keep = ~dropped
     kept_before = np.concatenate([[0], np.cumsum(keep)])
-    return Batch(
+    return replace(
+        batch,
         frame=batch.frame.filter(pl.Series(keep)),
         times_ms=batch.times_ms[keep],
         effective_ms=batch.effective_ms[keep],
         places=batch.places[keep],
         rows=batch.rows[keep],
         ticks=tuple((int(kept_before[row]), effective) for row, effective in batch.ticks),
-        dead=(*batch.dead, *dead),
-        entries=batch.entries,
         entry_of=batch.entry_of[keep],
-        reader=batch.reader,
         reloads=tuple((int(kept_before[row]), table, content) for row, table, content in batch.reloads),
     )
 

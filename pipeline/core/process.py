@@ -20,12 +20,14 @@ import polars as pl
 from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import ROW, Batch
 from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
+from pipeline.core.definitions import Session
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
 from pipeline.core.lateness import NO_END, Mask, Verdict, judge
 from pipeline.core.programs import Program
 from pipeline.core.sketch_user import UserPartials
 from pipeline.core.steps import NO_CONTENTS, DeadRow, Joins, apply_steps, lifted_column, tables_after, where_column
 from pipeline.core.tables import Contents
+from pipeline.core.watermarks import NO_TIME_MS
 
 Rows = npt.NDArray[np.intp]
 
@@ -41,31 +43,35 @@ class TimeState:
     max_event_ms: int | None = None  # of min(event time, arrival), of events alone: what `complete_by` is told from
     max_beat_ms: int | None = None  # likewise, of heartbeats alone
     tables: Mapping[str, str] = field(default_factory=dict)
+    expired_ms: int | None = None  # windows that end at or before it may be gone: asked only for backfilled rows
 
     def after(self, batch: Batch, max_seen_ms: int | None) -> TimeState:
         """The state after a batch whose watermarks ended at the running maximum `max_seen_ms`."""
-        return TimeState(
+        return replace(
+            self,
             max_seen_ms=max_seen_ms,
-            max_ts_ms=_later(self.max_ts_ms, batch.times_ms),
-            floor_ms=self.floor_ms,
+            max_ts_ms=_latest(_later(self.max_ts_ms, batch.times_ms), batch.unread_ms),
             max_event_ms=_later(self.max_event_ms, batch.effective_ms),
-            max_beat_ms=max((ms for ms in (self.max_beat_ms, batch.max_beat_ms) if ms is not None), default=None),
+            max_beat_ms=_latest(self.max_beat_ms, batch.max_beat_ms),
             tables=tables_after(self.tables, batch.reloads),
         )
 
 
 def _later(before: int | None, times_ms: Int64) -> int | None:
-    if not len(times_ms):
-        return before
-    newest = int(times_ms.max())
-    return newest if before is None else max(before, newest)
+    newest = int(times_ms.max()) if len(times_ms) else NO_TIME_MS
+    return _latest(before, None if newest == NO_TIME_MS else newest)
+
+
+def _latest(*times_ms: int | None) -> int | None:
+    return max((ms for ms in times_ms if ms is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class LateRows:
     """Rows that count in no window: each had closed for good, or begins before what is left of the log; in ms.
 
-    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in.
+    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in. `expired`: of the
+    backfilled ones, those whose windows are gone; `watermarks_ms` has then the end of the newest that may be gone.
     """
 
     rows: Rows
@@ -74,6 +80,7 @@ class LateRows:
     ends_ms: Int64
     watermarks_ms: Int64
     before_log: npt.NDArray[np.bool_]
+    expired: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -84,6 +91,7 @@ class Ledger:
     """Conservation counters in events: read = accepted + filtered + late + dead.
 
     `partial`: accepted events that were late for some of their windows. `others`: rows counted in `__other__`.
+    `backfilled`: accepted events of backfill. `replayed`: events read again, out of what was put aside.
     """
 
     read: int = 0
@@ -93,6 +101,8 @@ class Ledger:
     dead: int = 0
     partial: int = 0
     others: int = 0
+    backfilled: int = 0
+    replayed: int = 0
 
     def __add__(self, other: Ledger) -> Ledger:
         pairs = zip(astuple(self), astuple(other), strict=True)
@@ -134,7 +144,10 @@ def prepare(program: Program, batch: Batch, before: TimeState, contents: Content
     numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(program.needs)))
     frame, dead = apply_steps(program.steps, numbered, Joins(before.tables, batch.reloads, contents))
     rows = frame[ROW].to_numpy().astype(np.intp)
-    verdict = judge(program.stage, batch.times_ms[rows], watermarks_ms[rows], before.floor_ms)
+    judged_ms = watermarks_ms
+    if batch.has_backfill:
+        judged_ms, watermarks_ms = _of_backfill(program, batch, before, watermarks_ms)
+    verdict = judge(program.stage, batch.times_ms[rows], judged_ms[rows], before.floor_ms)
     ledger = ledger_of(batch, rows, verdict.late, len(dead), verdict.from_ends != NO_END)
     # an event is late once, however many rows were made from it
     late = _late_rows(batch, rows, verdict, verdict.late & (np.diff(rows, prepend=-1) != 0), watermarks_ms)
@@ -147,6 +160,22 @@ def prepare(program: Program, batch: Batch, before: TimeState, contents: Content
     return Prepared(cells, first_rows, cell_of, rows, frame, watermarks_ms[rows], late, dead, ledger, time)
 
 
+def _of_backfill(program: Program, batch: Batch, before: TimeState, watermarks_ms: Int64) -> tuple[Int64, Int64]:
+    """The watermarks to judge by, and those to say how late a row is by, where some rows are backfilled.
+
+    Such a row is late for no window, but counts only in those that are there. What is gone ends at or before one
+    moment, so the windows a row counts in begin at one of its pane's, as they do for a late row. Sessions are there
+    until they are final: the watermark says what they still take, as for any event.
+    """
+    if isinstance(program.stage.window, Session):
+        return watermarks_ms, watermarks_ms
+    lateness_ms = program.stage.allowed_lateness_ms
+    gone_ms = NO_TIME_MS if before.expired_ms is None else before.expired_ms + lateness_ms
+    known = [ms for ms in (before.expired_ms, before.floor_ms) if ms is not None]
+    behind_ms = max(known, default=NO_TIME_MS)
+    return np.where(batch.backfill, gone_ms, watermarks_ms), np.where(batch.backfill, behind_ms, watermarks_ms)
+
+
 def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, late: Mask, watermarks_ms: Int64) -> LateRows:
     numbers = rows[late]
     return LateRows(
@@ -156,6 +185,7 @@ def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, late: Mask, watermark
         verdict.ends[late],
         watermarks_ms[numbers],
         verdict.before_log[late],
+        batch.backfill[numbers] & ~verdict.before_log[late],
     )
 
 
@@ -287,6 +317,8 @@ def ledger_of(batch: Batch, rows: Rows, late: Mask, dead: int, from_some: Mask |
         late=present - accepted,
         dead=n_dead,
         partial=0 if from_some is None else n_events(rows[~late & from_some]),
+        backfilled=n_events(rows[~late & batch.backfill[rows]]) if batch.has_backfill else 0,
+        replayed=batch.n_replayed,
     )
 
 

@@ -7,7 +7,7 @@ the program's version, which is part of the stage's keys: another definition is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipeline.core.cells import Layout
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
+from pipeline.core.registry import RegisteredAggregate, aggregate_of_source, registered_aggregate
 from pipeline.core.registry import aggregates as registered
 from pipeline.core.selection import Selection
 from pipeline.core.sketch_user import UserPartials
@@ -99,7 +100,9 @@ def columns_of(config: Config, stage: Stage) -> dict[str, pl.DataType]:
     return compile_steps(config, stage, frozenset())[2]
 
 
-def compile_program(config: Config, stage: Aggregate) -> Program:
+def compile_program(
+    config: Config, stage: Aggregate, known: Callable[[str], RegisteredAggregate] = registered_aggregate
+) -> Program:
     """Compile an aggregate stage; the config loader has checked every name, type and expression."""
     columns = columns_of(config, stage)
     wheres = {spec.where: compile_expression(spec.where, columns) for spec in stage.aggregates if spec.where}
@@ -109,7 +112,7 @@ def compile_program(config: Config, stage: Aggregate) -> Program:
     if wheres:
         marks = tuple(where.expr.alias(where_column(text)) for text, where in wheres.items())
         steps = (*steps, DeriveStep(stage.name, marks))
-    finishers = tuple(bind(spec, columns) for spec in stage.aggregates)
+    finishers = tuple(bind(spec, columns, known) for spec in stage.aggregates)
     layout = layout_of(finishers)
     steps += tuple(LiftStep(stage.name, sketch) for sketch in layout.sketches if isinstance(sketch, UserPartials))
     return Program(
@@ -154,12 +157,15 @@ def version_of(config: Config, stage_name: str) -> str:
             "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
             "allowed_lateness": stage.allowed_lateness_ms,
             "max_groups": stage.max_groups,
-            "sources": {
-                s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered
-            },
+            "sources": _sources(stage),
         }
     text = msgspec.json.encode(definition, order="sorted")
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]
+
+
+def _sources(stage: Aggregate) -> dict[str, str]:
+    """The hash of the source of every registered aggregate of a stage."""
+    return {s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered}
 
 
 def _decisive(transform: Transform) -> list[Any]:
@@ -178,11 +184,12 @@ class Definition(msgspec.Struct):
     stream: Stream
     transforms: tuple[Transform, ...]
     stage: Aggregate
+    sources: dict[str, str] = {}  # hash of the source of each registered aggregate
 
 
 def encode_definition(config: Config, stage: Aggregate) -> bytes:
     """A stage's definition as JSON: what an older version's results are read with after the config has changed."""
-    return msgspec.json.encode(Definition(config.stream_of(stage), config.transforms_of(stage), stage))
+    return msgspec.json.encode(Definition(config.stream_of(stage), config.transforms_of(stage), stage, _sources(stage)))
 
 
 def decode_definition(text: bytes) -> Definition:
@@ -193,8 +200,12 @@ def decode_definition(text: bytes) -> Definition:
 
 
 def program_of_definition(text: bytes, version: str) -> Program:
-    """Compile a definition kept by `encode_definition`, under the version it was kept as."""
+    """Compile a definition kept by `encode_definition`, under the version it was kept as.
+
+    What a function computed whose source has changed since cannot be read: such values are null.
+    """
     known = decode_definition(text)
     stages: dict[str, Stage] = {transform.name: transform for transform in known.transforms}
     config = Config(streams={known.stream.name: known.stream}, stages={**stages, known.stage.name: known.stage})
-    return replace(compile_program(config, known.stage), version=version)
+    program = compile_program(config, known.stage, lambda name: aggregate_of_source(name, known.sources.get(name)))
+    return replace(program, version=version)

@@ -99,6 +99,35 @@ def registered_aggregate(name: str) -> RegisteredAggregate:
     return aggregates[name]
 
 
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """Stands for an aggregate whose source this process does not have: its values are null, and say why."""
+
+    name: str
+
+    def lift(self, value: Any) -> Any:
+        raise self._error()
+
+    def merge(self, a: Any, b: Any) -> Any:
+        raise self._error()
+
+    def finish(self, partial: Any) -> Any:
+        raise self._error()
+
+    def _error(self) -> RegistrationError:
+        return RegistrationError(
+            f"aggregate '{self.name}' has another source now, or none; its old values are not read."
+        )
+
+
+def aggregate_of_source(name: str, source_hash: str | None) -> RegisteredAggregate:
+    """Return a registered aggregate as it was at one source; where it has another now, one that can only fail."""
+    known = aggregates.get(name)
+    if known is not None and known.source_hash == source_hash:
+        return known
+    return RegisteredAggregate(_Gone(name), source_hash or "", "float" if known is None else known.returns)
+
+
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise RegistrationError(

@@ -10,10 +10,11 @@ A partition of a stream. Kept as long as the stream is, unless said.
 
     {s.p}:raw          stream  rows, chunks, ticks, control entries; trimmed behind the slowest group by `retention`
     {s.p}:door         hash    last_id max_seen_ms max_ts_ms last_arrival_ms last_tick_ms received stored duplicate
-                               rejected undeclared bytes
+                               rejected undeclared bytes last_backfill_ms
     {s.p}:idem         hash    idempotency key → `FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID` of the first; 24 h or 100,000
     {s.p}:idem_times   zset    idempotency key by arrival ms; with `idem`
     {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
+    {s.p}:replayed     hash    id of a quarantined row → the request that replayed it; with the row
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
                                table:TABLE
@@ -23,6 +24,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:live_sessions:g hash live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
+    {s.p}:replayed:g   hash    `ENTRY ROW` of a late row or dead letter → the request that replayed it; with the row
     {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit
     {s.p}:cuts         zset    sampled places a trim may cut at, by arrival ms; until passed by a trim
     {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it, and `table:TABLE` →
@@ -119,6 +121,14 @@ def late(stream: str, partition: int, group: str) -> str:
 
 def dead(stream: str, partition: int, group: str) -> str:
     return _of_partition(stream, partition, f"dead:{group}")
+
+
+def replayed(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"replayed:{group}")
+
+
+def quarantine_replayed(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "replayed")
 
 
 def suspect(stream: str, partition: int, group: str) -> str:

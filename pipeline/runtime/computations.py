@@ -18,6 +18,7 @@ import redis
 from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.definitions import Stream
+from pipeline.core.entries import Row
 from pipeline.core.process import Ledger, Prepared, TimeState, fold, ledger_of, prepare
 from pipeline.core.programs import Program
 from pipeline.core.steps import DeadRow, Joins, Step, apply_steps, hashes_in
@@ -27,6 +28,7 @@ from pipeline.rim.tables import TableCache
 from pipeline.runtime.user_failures import say_failures
 
 RowFields = Mapping[str, bytes | str | int]
+FLAT: RowFields = {"form": "flat"}  # of a row put aside that was a row entry: its texts are to be read as such an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Computation(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
     def load(self, client: redis.Redis, time: TimeState) -> None: ...
+    def recall(self, client: redis.Redis, computed: Any) -> None: ...
     def compute(self, batch: Batch, before: TimeState) -> Any: ...
     def size(self, computed: Any) -> int: ...
     def apply(self, batch: Batch, computed: Any) -> Changes: ...
@@ -86,6 +89,13 @@ class AggregateComputation:
         starts = sorted(marks.keys() - set(self._final(marks, time)))
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
+
+    def recall(self, client: redis.Redis, computed: Prepared) -> None:
+        """Load those panes of a backfill again that were forgotten because no live event counts in them any more."""
+        starts = sorted({start for start, _ in computed.cells} - self.table.panes.keys())
+        for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
+            if cells:
+                self.table.load(start, cells)
 
     def compute(self, batch: Batch, before: TimeState) -> Prepared:
         contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
@@ -132,16 +142,18 @@ def late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
             "late_by_ms": int(watermark_ms - time_ms),
             "window_start": int(start_ms),
             "window_end": int(end_ms),
-            "reason": "before_log" if before_log else "late",
+            "reason": "before_log" if before_log else "expired" if expired else "late",
+            **(FLAT if batch.is_flat(int(row)) else {}),
             "event": body,
         }
-        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, body in zip(
+        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, expired, body in zip(
             late.rows,
             late.times_ms,
             late.starts_ms,
             late.ends_ms,
             late.watermarks_ms,
             late.before_log,
+            late.expired,
             bodies,
             strict=True,
         )
@@ -160,7 +172,10 @@ def dead_letters(
     ]
     refused.sort(key=lambda letter: (split_id(letter[0]), letter[1]))
     names = ("entry", "row", "n", "code", "error", "body")
-    letters: list[RowFields] = [dict(zip(names, letter, strict=True)) for letter in refused]
+    flat = {entry.id for entry in batch.entries if isinstance(entry, Row)}
+    letters: list[RowFields] = [
+        {**dict(zip(names, letter, strict=True)), **(FLAT if letter[0] in flat else {})} for letter in refused
+    ]
     return {keys.dead(stream.name, partition, group): letters} if letters else {}
 
 
@@ -189,6 +204,9 @@ class PublishComputation:
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """A transform keeps no state."""
+
+    def recall(self, client: redis.Redis, computed: Published) -> None:
+        """Nor is there any to load again."""
 
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)

@@ -85,8 +85,11 @@ class Door(Protocol):
     def stream(self, name: str) -> StreamView:
         """Describe one stream."""
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str) -> SendResult:
-        """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent."""
+    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, backfill: bool = False) -> SendResult:
+        """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent.
+
+        `backfill`: old data for a live stream.
+        """
 
     def end(self, stream: str) -> None:
         """Say that nothing more will come, so that the last window closes."""

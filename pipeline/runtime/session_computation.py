@@ -67,6 +67,9 @@ class SessionComputation:
         self.table = self._empty()
         self.table.load(session_store.live_sessions(client, self.stream.name, self.partition, self.group))
 
+    def recall(self, client: redis.Redis, computed: PreparedSessions) -> None:
+        """Old data joins live sessions, which are all here; what is final and forgotten takes nothing any more."""
+
     def compute(self, batch: Batch, before: TimeState) -> PreparedSessions:
         contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
         prepared = prepare(self.program, batch, before, contents)

@@ -75,6 +75,7 @@ def clock_of(partition: PartitionStatus) -> PartitionClock:
         max_ts_ms=partition.max_ts_ms,
         last_arrival_ms=partition.last_arrival_ms,
         last_tick_ms=door.last_tick_ms,
+        last_backfill_ms=door.last_backfill_ms,
     )
 
 

@@ -6,7 +6,7 @@ What `Committed` holds is what the commit script would have written: the absolut
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.core.batches import Batch, read_batch
@@ -17,7 +17,7 @@ from pipeline.core.programs import Program
 from pipeline.rim import keys
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import aggregate_computation
-from pipeline.runtime.computations import AggregateComputation, Changes, Computation
+from pipeline.runtime.computations import AggregateComputation, Changes
 from pipeline.runtime.session_computation import SessionComputation
 from tests.laws.logs import Logged
 
@@ -49,10 +49,12 @@ def replay(
     partition: int = 0,
     tables: TableCache | None = None,
     time: TimeState | None = None,
+    expired_ms: int | None = None,
 ) -> Committed:
     """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch.
 
-    `tables` are what lookups join with, `time` the state the log begins with.
+    `tables` are what lookups join with, `time` the state the log begins with. Windows that end at
+    or before `expired_ms` are gone, as far as backfilled rows are concerned.
     """
     tables = tables or TableCache()
     committed = Committed(time=time or TimeState())
@@ -60,21 +62,19 @@ def replay(
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
         if fate == "crash before the commit":
-            batch = read(program, log[at : at + size], partition)
-            _apply(worker, batch, committed.time)
+            _apply(worker, committed, log[at : at + size], expired_ms)
         else:
-            commit(worker, committed, log[at : at + size])
+            commit(worker, committed, log[at : at + size], expired_ms)
             at += size
         if fate != "go on":
             worker = reloaded(program, committed, partition, tables)
     return committed.ordered()
 
 
-def commit(worker: Worker, committed: Committed, entries: Sequence[Logged]) -> set[int]:
+def commit(worker: Worker, committed: Committed, entries: Sequence[Logged], expired_ms: int | None = None) -> set[int]:
     """Compute some entries and commit what they change; return the panes that changed."""
     program, partition = worker.program, worker.partition
-    batch = read(program, entries, partition)
-    changes = _apply(worker, batch, committed.time)
+    changes = _apply(worker, committed, entries, expired_ms)
     for start, change in changes.panes.items():
         stored = committed.panes.setdefault(start, {})
         stored.update(change.cells)
@@ -91,8 +91,16 @@ def commit(worker: Worker, committed: Committed, entries: Sequence[Logged]) -> s
     return set(changes.panes)
 
 
-def _apply(worker: Computation, batch: Batch, time: TimeState) -> Changes:
-    return worker.apply(batch, worker.compute(batch, time))
+def _apply(worker: Worker, committed: Committed, entries: Sequence[Logged], expired_ms: int | None) -> Changes:
+    batch = read(worker.program, entries, worker.partition).read_by(worker.program.group)
+    time = replace(committed.time, expired_ms=expired_ms)
+    if isinstance(worker, SessionComputation):
+        return worker.apply(batch, worker.compute(batch, time))
+    computed = worker.compute(batch, time)
+    if batch.has_backfill:  # as `recall` does from Redis
+        for start in {start for start, _ in computed.cells} & committed.panes.keys() - worker.table.panes.keys():
+            worker.table.load(start, committed.panes[start])
+    return worker.apply(batch, computed)
 
 
 def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:

@@ -43,13 +43,15 @@ local mark_load, mark_commit = order(ARGV[3])
 local n_buckets, n_rows = count(ARGV[6]), count(ARGV[7])
 if #KEYS ~= 7 + n_buckets then error('publish_sessions.lua: keys do not match their count') end
 local buckets = {}
-for i = 1, n_buckets do buckets[i] = {key = KEYS[7 + i], start = time(take())} end
+for i = 1, n_buckets do buckets[i] = {key = KEYS[7 + i], start = time(take()), fields = {}, sets = {}} end
 local function form()
   local bucket = buckets[count(take())]
   if not bucket then error('publish_sessions.lua: bad bucket') end
-  return {bucket = bucket, field = take(), first = time(take()), last = time(take()), closes_at = time(take())}
+  local found = {bucket = bucket, field = take(), first = time(take()), last = time(take()), closes_at = time(take())}
+  bucket.fields[#bucket.fields + 1] = found.field
+  return found
 end
-local rows = {}
+local rows, groups = {}, {}
 for i = 1, n_rows do
   local row = form()
   row.cell, row.group, row.latest = take(), take(), take()
@@ -57,7 +59,7 @@ for i = 1, n_rows do
   row.values = pairs_of(count(take()))
   row.forebears = {}
   for j = 1, count(take()) do row.forebears[j] = form() end
-  rows[i] = row
+  rows[i], groups[i] = row, row.group
 end
 if at ~= #ARGV then error('publish_sessions.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
 
@@ -72,8 +74,24 @@ end
 local stored_load, stored_commit = order(redis.call('HGET', KEYS[1], ARGV[2]) or '0-0')
 if stored_load > mark_load or (stored_load == mark_load and stored_commit > mark_commit) then return -1 end
 local active = redis.call('HGET', KEYS[7], 'active') == ARGV[1]
+-- one command reads what many rows ask for, one writes what many rows say: a call costs more than a field
+local function read(key, fields)
+  local known = {}
+  for first = 1, #fields, 4000 do
+    local last = math.min(first + 3999, #fields)
+    for i, value in ipairs(redis.call('HMGET', key, unpack(fields, first, last))) do known[fields[first + i - 1]] = value end
+  end
+  return known
+end
+for _, bucket in ipairs(buckets) do bucket.known = read(bucket.key, bucket.fields) end
+local latest = active and read(KEYS[6], groups) or {}
 
 -- write
+local function set(key, pairs)
+  for first = 1, #pairs, 4000 do
+    redis.call('HSET', key, unpack(pairs, first, math.min(first + 3999, #pairs)))
+  end
+end
 local clock = redis.call('TIME')
 local now_ms = string.format('%.0f', tonumber(clock[1]) * 1000 + math.floor(tonumber(clock[2]) / 1000))
 local lines = {}
@@ -86,9 +104,11 @@ local function members(row, state, revision, more)
   return '{' .. table.concat(parts, ',') .. '}'
 end
 local function put(row, state, revision, cell, more)
-  redis.call('HSET', row.bucket.key, row.field, table.concat({state, revision, now_ms, ARGV[2], cell}, ' '))
-  redis.call('ZADD', KEYS[3], 'GT', row.closes_at, row.bucket.start)
-  redis.call('ZADD', KEYS[4], now_ms, row.bucket.start)
+  local bucket, value = row.bucket, table.concat({state, revision, now_ms, ARGV[2], cell}, ' ')
+  local sets = bucket.sets
+  sets[#sets + 1], sets[#sets + 2] = row.field, value
+  bucket.known[row.field] = value
+  if not bucket.ends or tonumber(row.closes_at) > tonumber(bucket.ends) then bucket.ends = row.closes_at end
   if ARGV[5] == 'chunks' then
     lines[#lines + 1] = members(row, state, revision, more)
   elseif ARGV[5] == 'rows' then
@@ -101,10 +121,10 @@ local function put(row, state, revision, cell, more)
   end
 end
 local function stored(row)
-  return string.match(redis.call('HGET', row.bucket.key, row.field) or '', '^(%a+) (%d+) %d+ %d+ (.*)$')
+  return string.match(row.bucket.known[row.field] or '', '^(%a+) (%d+) %d+ %d+ (.*)$')
 end
 
-local changed = 0
+local changed, newer = 0, {}
 for _, row in ipairs(rows) do
   for _, before in ipairs(row.forebears) do
     local state, revision, cell = stored(before)
@@ -119,11 +139,22 @@ for _, row in ipairs(rows) do
     changed = changed + 1
   end
   if active then
-    local newest = redis.call('HGET', KEYS[6], row.group)
+    local newest = latest[row.group]
     local ends = newest and string.match(newest, '^{"window_start":%-?%d+,"window_end":(%-?%d+)')
-    if not ends or tonumber(ends) <= tonumber(row.closes_at) then redis.call('HSET', KEYS[6], row.group, row.latest) end
+    if not ends or tonumber(ends) <= tonumber(row.closes_at) then
+      latest[row.group] = row.latest
+      newer[#newer + 1], newer[#newer + 2] = row.group, row.latest
+    end
   end
 end
+for _, bucket in ipairs(buckets) do
+  set(bucket.key, bucket.sets)
+  if bucket.ends then
+    redis.call('ZADD', KEYS[3], 'GT', bucket.ends, bucket.start)
+    redis.call('ZADD', KEYS[4], now_ms, bucket.start)
+  end
+end
+set(KEYS[6], newer)
 if #lines > 0 then
   redis.call('XADD', KEYS[5], '*', 'version', ARGV[1], 'n', #lines, 'rows', table.concat(lines, '\n'))
 end

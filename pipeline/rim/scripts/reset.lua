@@ -22,7 +22,7 @@ local function first_tables(list, cut_hash)
   return tables
 end
 
-local torn = redis.call('HMGET', KEYS[2], 'torn', 'load_ms')
+local torn = redis.call('HMGET', KEYS[2], 'torn', 'load_ms', 'expired_ms')
 if not torn[1] or redis.call('EXISTS', KEYS[4]) == 1 then return 0 end
 local cut = redis.call('HMGET', KEYS[3], 'cursor', 'max_seen_ms', 'max_ts_ms')
 
@@ -33,6 +33,8 @@ redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], cut[1] or '0', 'MKSTREAM')
 redis.call('UNLINK', KEYS[2], unpack(KEYS, 6))
 -- Commits are numbered from 1 again, so the load time goes on: marks of the rebuilt panes must be ahead of the published ones.
 redis.call('HSET', KEYS[2], 'load_ms', string.format('%.0f', tonumber(torn[2] or '0') + 1))
+-- what expired is gone from the other partitions as well, so old data must not open it again in this one
+if torn[3] then redis.call('HSET', KEYS[2], 'expired_ms', torn[3]) end
 if cut[2] then redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2]) end
 if cut[3] then redis.call('HSET', KEYS[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3]) end
 for name, content in pairs(tables) do redis.call('HSET', KEYS[2], 'table:' .. name, content) end
