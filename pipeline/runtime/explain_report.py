@@ -130,10 +130,14 @@ def _outcome(fate: StageFate) -> str:
             assert fate.missed is not None
             assert fate.late_by_ms is not None
             window = f"{iso_time(fate.missed.start_ms)} to {iso_time(fate.missed.end_ms)}"
+            if fate.reason == "expired":
+                return f"late: old data whose last window, {window}, has expired"
             if fate.reason == "before_log":
                 return f"late: its last window, {window}, begins before what is left of the log"
             return f"late by {format_duration(fate.late_by_ms)}: its last window, {window}, had closed for good"
         case "published":
             return "published"
+        case "not for it":
+            return "not counted: it was replayed for another stage"
         case _:
             return "counted"
