@@ -63,7 +63,7 @@ def _entry(place: Place | None) -> dict[str, Any] | None:
 
 
 def event_json(found: EventExplained) -> dict[str, Any]:
-    """One event's path, as `GET /v1/streams/{stream}/events/{id}/explain` gives it."""
+    """One event's path, as `GET /v1/streams/{stream}/events/{entry}/explain` gives it."""
     return {
         "stream": found.stream,
         "partition": found.partition,
