@@ -175,6 +175,8 @@ def _raw_row(row: RawRow) -> dict[str, Any]:
         "cut": row.cut_ms,
         "events": row.events,
         "error": row.error,
+        "backfill": row.backfill or None,
+        "only": row.only,
     }
     return {name: value for name, value in said.items() if value is not None}
 

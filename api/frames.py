@@ -38,6 +38,8 @@ LOG_COLUMNS = {
     "_cut_ms": ("cut", "Int64"),
     "_events": ("events", "Int64"),
     "_error": ("error", "str"),
+    "_backfill": ("backfill", "boolean"),
+    "_only": ("only", "str"),
 }
 
 

@@ -177,7 +177,7 @@ def explain_request(args: Arguments, program: Program, now_ms: int) -> ExplainRe
 
 
 def event_request(args: Arguments, stream: Stream, entry_id: str) -> EventRequest:
-    """Check `GET /v1/streams/{stream}/events/{id}/explain`, which takes `row` and `partition`.
+    """Check `GET /v1/streams/{stream}/events/{entry}/explain`, which takes `row` and `partition`.
 
     Raises:
         BadRequestError: the id or a parameter cannot be used.

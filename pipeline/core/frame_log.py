@@ -14,7 +14,7 @@ than any time in them, and after the last one every window is final.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -24,15 +24,17 @@ import polars as pl
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
 from pipeline.core.batches import Batch, DeadEntry
 from pipeline.core.definitions import Stream
+from pipeline.core.entries import Chunk
 from pipeline.core.events import Reader
 from pipeline.core.frame_columns import frame_of, schema_columns
 from pipeline.core.process import TimeState
+from pipeline.core.watermarks import NO_TIME_MS
 from pipeline.errors import FrameError
 
 PLACED = ("_partition", "_position", "_arrival_ms", "_kind")  # all of them, or none
-EXTRA = ("_tick_ms", "_cut_ms", "_events", "_error")
 KINDS = ("row", "chunk", "tick", "cut", "control")
 SLICE_ROWS = 50_000  # of one batch; where a log is cut changes nothing
+LIVE = Chunk(b"0-0", 0, 0, 0, 0, b"ndjson", b"")
 TOO_FAR = "event time is further ahead of its arrival than max_future; check the source's clock"
 Kind = Literal["row", "chunk", "tick", "cut", "control"]
 Mask = npt.NDArray[np.bool_]
@@ -46,13 +48,20 @@ class FrameBatch:
     numbers: Int64
     dead_numbers: tuple[int, ...]
 
+    def read_by(self, group: str) -> FrameBatch:
+        """As one consumer group reads it: without the events that were replayed for another one."""
+        entries = [entry for entry in self.batch.entries if isinstance(entry, Chunk)]
+        kept = np.array([entry.is_for(group) for entry in entries], dtype=np.bool_)[self.batch.entry_of]
+        return self if kept.all() else replace(self, batch=self.batch.read_by(group), numbers=self.numbers[kept])
+
 
 @dataclass(frozen=True, slots=True)
 class FrameLog:
     """A checked DataFrame in log order; parallel arrays, one element a row.
 
     `numbers`: the row in the DataFrame as it was given. `columns`: the stream's fields, of the rows that are events.
-    `event_of`: for each row the number of its event in `columns`, -1 for others.
+    `event_of`: for each row the number of its event in `columns`, -1 for others. `origins`: stand-ins for the chunks,
+    one of each kind (live, backfill, replayed for one group), and `origin_of` which of them each row came in.
     """
 
     stream: Stream
@@ -70,6 +79,8 @@ class FrameLog:
     event_of: Int64
     columns: pl.DataFrame
     times_ms: Int64
+    origins: tuple[Chunk, ...] = (LIVE,)
+    origin_of: Int64 | None = None
 
     @classmethod
     def of(cls, stream: Stream, given: Any) -> FrameLog:
@@ -120,10 +131,12 @@ class FrameLog:
         failed = [int(row) for row in rows if self.errors[row] is not None]
         dead_rows = sorted([*failed, *events[too_far].tolist()])
         ticks = rows[self.kinds[rows] == "tick"]
+        origins = np.zeros(len(kept), dtype=np.int64) if self.origin_of is None else self.origin_of[kept]
+        moves = ~np.array([origin.backfill for origin in self.origins], dtype=np.bool_)[origins]
         batch = Batch(
             frame=self.columns[number].select(names) if names else pl.DataFrame(height=len(kept)),
             times_ms=times_ms,
-            effective_ms=np.minimum(times_ms, self.arrivals_ms[kept]),
+            effective_ms=np.where(moves, np.minimum(times_ms, self.arrivals_ms[kept]), NO_TIME_MS),
             places=self.places[kept],
             rows=self.rows[kept],
             ticks=tuple(
@@ -131,8 +144,8 @@ class FrameLog:
                 for tick in ticks
             ),
             dead=tuple(self._dead(row) for row in dead_rows),
-            entries=(),
-            entry_of=np.empty(0, dtype=np.intp),
+            entries=self.origins,
+            entry_of=origins.astype(np.intp),
             reader=reader,
         )
         return FrameBatch(batch, self.numbers[kept], tuple(int(self.numbers[row]) for row in dead_rows))
@@ -197,7 +210,10 @@ def _placed(stream: Stream, frame: pl.DataFrame) -> FrameLog:
     is_event = np.isin(kinds, ("row", "chunk")) & np.array([error is None for error in errors], dtype=np.bool_)
     columns = _all_columns(stream, frame.filter(pl.Series(is_event)), numbers[order][is_event])
     event_of = np.where(is_event, np.cumsum(is_event) - 1, -1)
+    origins, origin_of = _origins(frame)
     return FrameLog(
+        origins=origins,
+        origin_of=origin_of,
         stream=stream,
         is_placed=True,
         numbers=numbers[order],
@@ -214,6 +230,23 @@ def _placed(stream: Stream, frame: pl.DataFrame) -> FrameLog:
         columns=columns,
         times_ms=_times(stream, columns, arrivals_ms[is_event]),
     )
+
+
+def _origins(frame: pl.DataFrame) -> tuple[tuple[Chunk, ...], Int64]:
+    """Which rows are old data, and which were replayed for one group: a stand-in for a chunk of each kind, and whose
+    kind each row is."""
+    n = len(frame)
+    old = (
+        frame["_backfill"].cast(pl.Boolean).fill_null(False).to_list() if "_backfill" in frame.columns else [False] * n
+    )
+    only = frame["_only"].cast(pl.String).fill_null("").to_list() if "_only" in frame.columns else [""] * n
+    kinds = dict.fromkeys([(False, ""), *zip(old, only, strict=True)])
+    numbers = {kind: number for number, kind in enumerate(kinds)}
+    origins = tuple(
+        replace(LIVE, id=b"0-%d" % number, backfill=backfill, only=group)
+        for (backfill, group), number in numbers.items()
+    )
+    return origins, np.array([numbers[kind] for kind in zip(old, only, strict=True)], dtype=np.int64)
 
 
 def _all_columns(stream: Stream, frame: pl.DataFrame, numbers: Int64 | None = None) -> pl.DataFrame:

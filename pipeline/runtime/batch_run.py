@@ -60,6 +60,7 @@ class _Recomputed:
     dead: list[Row] = field(default_factory=list)
 
     def take(self, partition: int, taken: FrameBatch) -> None:
+        taken = taken.read_by(self.twin.program.group)
         prepared = self.twin.partitions[partition].take(taken.batch)
         self.late += _late_rows(taken, prepared)
         self.dead += _dead_rows(taken, prepared)
@@ -190,7 +191,7 @@ def _late_rows(taken: FrameBatch, prepared: Prepared) -> list[Row]:
         "late_by_ms": late.watermarks_ms - late.times_ms,
         "window_start": late.starts_ms,
         "window_end": late.ends_ms,
-        "reason": np.where(late.before_log, "before_log", "late"),
+        "reason": np.where(late.before_log, "before_log", np.where(late.expired, "expired", "late")),
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
 

@@ -41,7 +41,7 @@ from pipeline.runtime.finishing import group_values
 from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
 from pipeline.runtime.query import Metrics
 
-Outcome = Literal["accepted", "filtered", "late", "dead", "published"]
+Outcome = Literal["accepted", "filtered", "late", "dead", "published", "not for it"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def _time_before(client: redis.Redis, stream: Stream, partition: int, entry_id: 
     reader = Reader(stream, [])
     for _ in range(ATTEMPTS):
         place = place_before(client, stream.name, partition, entry_id=entry_id)
-        time = time_at(place, None)
+        time = time_at(place, Checkpoint())
         try:
             for entries in read_log(client, stream.name, partition, place, b"(" + entry_id):
                 parsed = [
@@ -302,9 +302,16 @@ class _Path:
         seen = self.seen(killed_rows(self.client, program, self.partition))
         checkpoint = checkpoints[self.partition]
         base = StageFate(program.name, program.group, "accepted", self._is_processed(checkpoint))
+        if isinstance(self.entry, Chunk) and not self.entry.is_for(program.group):
+            return replace(base, outcome="not for it")
         if seen.one is None:
             return _dead(base, seen.dead)
-        before = TimeState(seen.max_seen_ms, None, checkpoint.floor_ms, tables=self.before.tables)
+        before = replace(
+            self.before,
+            max_seen_ms=seen.max_seen_ms,
+            floor_ms=checkpoint.floor_ms,
+            expired_ms=checkpoint.expired_ms,
+        )
         prepared = AggregateComputation(program, self.partition, self.tables).compute(seen.one, before)
         minimum_ms = minimum_watermark(checkpoints, self.stream.time.disorder_ms)
         if prepared.dead:
@@ -321,7 +328,7 @@ class _Path:
                 outcome="late",
                 late_by_ms=int(late.watermarks_ms[0] - late.times_ms[0]),
                 missed=WindowShown(start_ms, end_ms, state_at(program, end_ms, minimum_ms)),
-                reason="before_log" if late.before_log[0] else "late",
+                reason="before_log" if late.before_log[0] else "expired" if late.expired[0] else "late",
             )
         cells = [prepared.cells[cell] for cell in prepared.cell_of.tolist()]
         return replace(base, counted=[self._counted(program, cell, minimum_ms) for cell in cells])
@@ -353,6 +360,8 @@ class _Path:
         checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, work.group)
         seen = self.seen({})
         base = StageFate(stage.name, work.group, "published", self._is_processed(checkpoint))
+        if isinstance(self.entry, Chunk) and not self.entry.is_for(work.group):
+            return replace(base, outcome="not for it")
         if seen.one is None:
             return _dead(base, seen.dead)
         published = work.compute(seen.one, TimeState(seen.max_seen_ms, tables=self.before.tables))

@@ -63,7 +63,7 @@ def _entry(place: Place | None) -> dict[str, Any] | None:
 
 
 def event_json(found: EventExplained) -> dict[str, Any]:
-    """One event's path, as `GET /v1/streams/{stream}/events/{id}/explain` gives it."""
+    """One event's path, as `GET /v1/streams/{stream}/events/{entry}/explain` gives it."""
     return {
         "stream": found.stream,
         "partition": found.partition,
@@ -130,10 +130,14 @@ def _outcome(fate: StageFate) -> str:
             assert fate.missed is not None
             assert fate.late_by_ms is not None
             window = f"{iso_time(fate.missed.start_ms)} to {iso_time(fate.missed.end_ms)}"
+            if fate.reason == "expired":
+                return f"late: old data whose last window, {window}, has expired"
             if fate.reason == "before_log":
                 return f"late: its last window, {window}, begins before what is left of the log"
             return f"late by {format_duration(fate.late_by_ms)}: its last window, {window}, had closed for good"
         case "published":
             return "published"
+        case "not for it":
+            return "not counted: it was replayed for another stage"
         case _:
             return "counted"

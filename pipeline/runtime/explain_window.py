@@ -17,7 +17,7 @@ from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS
 from pipeline.core.cells import CellTable
 from pipeline.core.closing_time import closes_at_ms
 from pipeline.core.definitions import Config
-from pipeline.core.entries import Chunk, Entry, Tick, parse_entry
+from pipeline.core.entries import Chunk, Control, Entry, Tick, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.fates import Account, Matches, Place, account_of
 from pipeline.core.merging import matching, merged, pieces_of, taken
@@ -195,14 +195,14 @@ class _Reading:
     def _read(self, partition: int, checkpoint: Checkpoint, none: Account) -> tuple[Account, bool]:
         stream = self.program.stream
         place = place_before(self.client, stream.name, partition, time_ms=self.span[0], entry_id=checkpoint.cursor)
-        before, account = time_at(place, checkpoint.floor_ms), none
+        before, account = time_at(place, checkpoint), none
         reader = Reader(stream, self.program.needs)
         killed = killed_rows(self.client, self.program, partition)
         compute = AggregateComputation(self.program, partition, self.tables).compute
         for entries in read_log(self.client, stream.name, partition, place, checkpoint.cursor):
             self.bytes_left -= sum(len(value) for entry in entries for value in (entry.fields or {}).values())
             kept = [self._parsed(entry, killed) for entry in entries]
-            batch = decode(stream, partition, reader, kept, killed)
+            batch = decode(stream, partition, reader, kept, killed).read_by(self.program.group)
             more, before = account_of(self.program, batch, before, self.span, self.matches, compute)
             account += more
             is_last = entries[-1].id == checkpoint.cursor
@@ -215,7 +215,7 @@ class _Reading:
         return passing or parse_entry(entry.id, entry.fields or {})
 
 
-def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick | None:
+def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick | Control | None:
     """A chunk none of whose events is in a window, as all it does to the others: it moves time.
 
     The newest effective time of a chunk is min(hi, its arrival), by its header; one with rows too far ahead of their
@@ -230,7 +230,9 @@ def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick 
     if fields.get(b"_k") != b"chunk" or overlaps or high_ms > arrival_ms + max_future_ms:
         return None
     parsed = parse_entry(entry.id, fields)
-    return Tick(entry.id, arrival_ms, high_ms) if isinstance(parsed, Chunk) and parsed.coding == b"ndjson" else None
+    if not isinstance(parsed, Chunk) or parsed.coding != b"ndjson":
+        return None
+    return Control(entry.id) if parsed.backfill else Tick(entry.id, arrival_ms, high_ms)  # old data moves no time
 
 
 def _values(

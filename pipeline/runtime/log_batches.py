@@ -19,6 +19,7 @@ from pipeline.core.events import Reader
 from pipeline.core.process import TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys, replies
+from pipeline.rim.commit import Checkpoint
 from pipeline.rim.log import LogPlace, read_log
 from pipeline.runtime.poison import DECODING, KILLED_WORKER
 
@@ -28,9 +29,19 @@ GIVEN_UP = b"given up"  # coding of an entry that is a dead letter whole
 Killed = Mapping[bytes, frozenset[int] | None]  # entry id → its rows that killed workers; None: decoding it did
 
 
-def time_at(place: LogPlace, floor_ms: int | None) -> TimeState:
-    """The time state of a stage at a place; windows that begin at or before its floor are not its own."""
-    return TimeState(place.max_seen_ms, place.max_ts_ms, floor_ms, tables=place.tables)
+def time_at(place: LogPlace, checkpoint: Checkpoint) -> TimeState:
+    """The state of a stage at a place: windows that begin at or before its floor are not its own.
+
+    What had expired when old data was counted is not on record, so it is judged by what has expired by now: windows
+    that are still there are the same either way.
+    """
+    return TimeState(
+        place.max_seen_ms,
+        place.max_ts_ms,
+        checkpoint.floor_ms,
+        tables=place.tables,
+        expired_ms=checkpoint.expired_ms,
+    )
 
 
 def stage_batches(
@@ -44,7 +55,7 @@ def stage_batches(
     reader = Reader(program.stream, program.needs)
     for entries in read_log(client, program.stream.name, partition, after, to):
         parsed = [parse_entry(entry.id, entry.fields or {}) for entry in entries]
-        yield decode(program.stream, partition, reader, parsed, killed)
+        yield decode(program.stream, partition, reader, parsed, killed).read_by(program.group)
 
 
 def decode(stream: Stream, partition: int, reader: Reader, entries: Iterable[Entry], killed: Killed) -> Batch:

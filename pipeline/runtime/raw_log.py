@@ -6,7 +6,7 @@ Invariant: bounded: whole entries until there are enough rows, and an entry hold
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import redis
@@ -29,6 +29,7 @@ class RawRow:
 
     `tick_ms`: where a tick moves time to; of a cut, the running maximum there. `cut_ms`: the largest event time that
     went with the cut. `error`: why it cannot be read, `events` then says how many events it stands for.
+    `backfill`: old data put into a live stream. `only`: the one consumer group it was replayed for.
     """
 
     position: str
@@ -40,6 +41,8 @@ class RawRow:
     cut_ms: int | None = None
     events: int = 1
     error: str | None = None
+    backfill: bool = False
+    only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +119,15 @@ def _rows(reader: Reader, partition: int, raw: Entry) -> Iterator[RawRow]:
 
 
 def _of_chunk(reader: Reader, name: str, chunk: Chunk) -> Iterator[RawRow]:
+    about = RawRow(name, chunk.arrival_ms, "chunk", backfill=chunk.backfill, only=chunk.only or None)
     try:
         chunk.check()
         structs = reader.chunk(chunk.body, chunk.n)
     except (EntryError, ChunkError) as error:
-        yield RawRow(f"{name}/0", chunk.arrival_ms, "chunk", events=chunk.n, error=str(error))
+        yield replace(about, position=f"{name}/0", events=chunk.n, error=str(error))
         return
     for number, (time_ms, event) in enumerate(decoded(reader, structs, chunk.arrival_ms)):
-        yield RawRow(f"{name}/{number}", chunk.arrival_ms, "chunk", time_ms, event)
+        yield replace(about, position=f"{name}/{number}", time_ms=time_ms, event=event)
 
 
 def _of_row(reader: Reader, partition: int, name: str, row: Row) -> RawRow:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 import redis
 
 from pipeline.core.definitions import Aggregate, Config
+from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
 from pipeline.core.twin import PartitionTwin, Twin, has_twin
 from pipeline.core.windows import FOREVER_MS, Span
@@ -36,6 +37,7 @@ from pipeline.runtime.verify_results import Bounds, base_level, compare_results,
 
 ATTEMPTS = 3  # when a trim overtakes us
 PANES_A_READ = 50
+JUDGED = ("accepted", "late", "partial", "others", "backfilled")  # what depends on what had expired, for old data
 
 Progress = Callable[[str, int, int], None]  # metric, events read, events to read (about)
 
@@ -89,7 +91,7 @@ class _Verification:
             return self.report
         twin = Twin.of(
             program,
-            {number: time_at(begin, self.checkpoints[number].floor_ms) for number, begin in enumerate(self.begins)},
+            {number: time_at(begin, self.checkpoints[number]) for number, begin in enumerate(self.begins)},
             AggregateComputation(program, 0, TableCache(self.client)).compute,
         )
         for partition in twin.partitions.values():
@@ -139,8 +141,12 @@ class _Verification:
         pairs: list[tuple[Where, str, Any, Any]] = [
             ("time", name, getattr(checkpoint, name), getattr(twin.time, name)) for name in ("max_seen_ms", "max_ts_ms")
         ]
+        judged_again = not self._has_old_data_expired(number)
         if self.begins[number].is_begin:  # the whole log is there, so the books can be done again
-            names = ("read", "accepted", "filtered", "late", "dead", "partial", "others")
+            names = [each.name for each in fields(Ledger)]
+            if not judged_again:
+                names = [name for name in names if name not in JUDGED]
+                self.report.old_data += 1
             pairs += [("ledger", name, getattr(checkpoint, name), getattr(twin.ledger, name)) for name in names]
         self.report.differ(
             [
@@ -150,8 +156,21 @@ class _Verification:
             ]
         )
         stream, group = self.program.stream.name, self.program.group
-        self._compare_aside("late", number, keys.late(stream, number, group), aside["late"])
+        if judged_again:
+            self._compare_aside("late", number, keys.late(stream, number, group), aside["late"])
         self._compare_aside("dead", number, keys.dead(stream, number, group), aside["dead"])
+
+    def _has_old_data_expired(self, number: int) -> bool:
+        """Whether it is not known any more what had expired when a backfill was counted."""
+        checkpoint = self.checkpoints[number]
+        return checkpoint.expired_ms is not None and checkpoint.backfilled + checkpoint.replayed > 0
+
+    def _floor_ms(self, number: int) -> int | None:
+        """What begins at or before it cannot be checked: it lost events to a trim, or got old ones while it expired."""
+        floors = [self.begins[number].max_ts_ms]
+        if self._has_old_data_expired(number):
+            floors.append((self.checkpoints[number].expired_ms or 0) - 1)
+        return max((ms for ms in floors if ms is not None), default=None)
 
     def _compare_aside(self, where: Where, partition: int, key: str, again: set[tuple[bytes, int]]) -> None:
         """The late rows or dead letters of what is left of the log; those past retention may be gone."""
@@ -177,8 +196,8 @@ class _Verification:
 
     def _compare_windows(self, twin: Twin) -> None:
         watermark_ms = minimum_watermark(self.checkpoints, self.program.stream.time.disorder_ms)
-        floors = [begin.max_ts_ms for begin in self.begins if begin.max_ts_ms is not None]
-        floor_ms = max(floors, default=-FOREVER_MS)
+        floors = [self._floor_ms(number) for number in range(len(self.begins))]
+        floor_ms = max((ms for ms in floors if ms is not None), default=-FOREVER_MS)
         program = self.program
         published = store.published_windows(self.client, program.name, program.version)
         self.report.not_checkable = sum(start <= floor_ms for start, _ in published)
@@ -204,7 +223,7 @@ class _Verification:
     def _compare_panes(self, twin: PartitionTwin) -> None:
         """The panes that no commit has changed since the checkpoint was read: a mark never goes back."""
         program, number = self.program, twin.partition
-        floor_ms, mark = self.begins[number].max_ts_ms, self.checkpoints[number].mark
+        floor_ms, mark = self._floor_ms(number), self.checkpoints[number].mark
         before = store.pane_marks(self.client, program.stream.name, number, program.group)
         starts = sorted(
             start for start in before.keys() | twin.table.panes.keys() if floor_ms is None or start > floor_ms

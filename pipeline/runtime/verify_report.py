@@ -14,11 +14,23 @@ from pipeline.core.windows import Span
 
 Where = Literal["result", "tier", "pane", "ledger", "time", "late", "dead"]
 SHOWN = 20  # differences told in full; the others are counted
-TOTALS = ("windows", "groups", "panes", "events", "not_checkable", "pending", "expired", "moved", "n_differences")
+TOTALS = (
+    "windows",
+    "groups",
+    "panes",
+    "events",
+    "not_checkable",
+    "pending",
+    "expired",
+    "moved",
+    "old_data",
+    "n_differences",
+)
 NOT_COMPARED = (
-    ("not_checkable", "windows lost events to a trim of the log and cannot be checked"),
+    ("not_checkable", "windows lost events to a trim of the log, or got old data while results expired"),
     ("pending", "final windows are still to be published"),
     ("expired", "results are gone, and old enough to have expired"),
+    ("old_data", "ledgers with old data that was sent while results expired"),
     ("moved", "panes were written to meanwhile"),
 )
 
@@ -42,7 +54,8 @@ class MetricReport:
     """What was compared of one metric, and what differs.
 
     `not_checkable`: kept windows that lost events to a trim. `pending`: final, and still to be published. `expired`:
-    results that retention has removed. `moved`: panes that were committed to meanwhile.
+    results that retention has removed. `moved`: panes that were committed to meanwhile. `old_data`: partitions
+    whose late rows and books cannot be judged again, because of a backfill while results expired.
     """
 
     metric: str
@@ -56,6 +69,7 @@ class MetricReport:
     pending: int = 0
     expired: int = 0
     moved: int = 0
+    old_data: int = 0
     n_differences: int = 0
     differences: list[Difference] = field(default_factory=list)
 

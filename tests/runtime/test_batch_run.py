@@ -16,11 +16,11 @@ import pytest
 import pipeline
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Session, Tumbling
 from pipeline.errors import FrameError, StreamgaugeError
-from pipeline.rim import keys
+from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime.setup import groups_of
-from tests.line import Line
+from tests.line import Line, chunk_fields
 from tests.servers import RunningServer
 from tests.visits import BASE_MS, CONFIG, METRICS, STREAM, LineClient, filled, visits
 
@@ -50,6 +50,24 @@ def test_a_frame_of_the_raw_log_gives_every_final_number_of_the_api_again(server
         ]
     assert len(again.late("by_page")) > 10
     assert again.dead("by_page")["events"].tolist() == [1, 3]
+
+
+def test_old_data_in_the_log_is_counted_as_the_pipeline_did(server: RunningServer) -> None:
+    line, old = filled(server), visits(80, seed=5)
+    fields = chunk_fields(old, [row["ts"] for row in old], position=0, at_ms=store.redis_time_ms(line.client))
+    line.entry("visits", fields | {"mode": "backfill"})
+    line.entry("visits", fields | {"mode": "backfill", "only": line.programs["hops"].group})
+    line.settle()
+    client = LineClient(line)
+
+    again = pipeline.batch(CONFIG, client.raw("visits"))
+
+    for name in METRICS:
+        told = client.metric(name, start="1970-01-01", limit=100_000)
+        pd.testing.assert_frame_equal(
+            again.metric(name).drop(columns="revision"), told.drop(columns="revision"), check_exact=True, obj=name
+        )
+    assert (again.ledger("by_page").read, again.ledger("hops").read) == (685, 765)
 
 
 def test_the_frame_may_be_polars_shuffled_or_of_one_part_of_the_columns(server: RunningServer) -> None:

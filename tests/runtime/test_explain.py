@@ -332,6 +332,7 @@ PATHS = Config(
         "by_page": CONFIG.stages["by_page"],
         "hops": CONFIG.stages["hops"],
         "codes": Aggregate("codes", "loud", Tumbling(10_000), ("page",), (AggregateSpec("sum", "sum", "code"),)),
+        "sessions": Aggregate("sessions", "people", Session(1_000), ("page",), (AggregateSpec("n", "count"),)),
     },
 )
 
@@ -362,7 +363,7 @@ def test_the_paths_of_all_events_add_up_to_the_ledger_of_every_stage(server: Run
                     assert stage["processed"]
                     outcomes.setdefault(stage["stage"], Counter())[stage["outcome"]] += 1
 
-    assert set(outcomes) == {"loud", "by_page", "hops", "codes"}
+    assert set(outcomes) == {"loud", "by_page", "hops", "codes", "sessions"}
     for name, counts in outcomes.items():
         ledger = line.http.get(f"/v1/stages/{name}").get_json()["ledger"]
         assert counts["accepted"] + counts["published"] == ledger["accepted"]
