@@ -45,13 +45,13 @@ def without_revisions(done: Outcome) -> tuple[Any, ...]:
     return contents, done.late, done.dead, done.published, done.ledger
 
 
-def test_old_data_behind_a_published_window_revises_it_wherever_the_log_is_cut(any_server: RunningServer) -> None:
+def test_old_data_behind_a_published_window_revises_it_wherever_the_log_is_cut(server: RunningServer) -> None:
     """The law above seldom publishes before the old data comes: here it always does."""
     found = []
     for sizes in ([1] * 20, [3] * 20, [20]):
         log = [live(0, 1), live(60_000, 2), old(1, 4), old(2, 8), live(70_000, 16), old(11_000, 32)]
         numbered = [Logged(f"{100_000 + n}-0", fields) for n, fields in enumerate(log)]
-        crew = crew_on(any_server, [[*numbered, Logged("200000-0", end_tick([]).fields)]])
+        crew = crew_on(server, [[*numbered, Logged("200000-0", end_tick([]).fields)]])
         for size in sizes:
             crew.append(0, size)
             crew.line.settle(crew.newborn())
