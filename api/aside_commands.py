@@ -12,19 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
+from api.commands import DEFAULT_URL, Url
 from pipeline.runtime.cli import EXIT_FAILED
 
 COUNTS = ("replayed", "already_replayed", "refused")
 REFUSED_SHOWN = 5
 
-Url = Annotated[str, typer.Option(help="The API.")]
 Limit = Annotated[int, typer.Option("-n", "--limit", min=1, max=1_000, help="How many rows to list.")]
 Reason = Annotated[str | None, typer.Option(help="Only rows put aside for this reason.")]
 Replay = Annotated[bool, typer.Option("--replay", help="Replay all of them, or those of --id; each row once.")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="With --replay: only this row; any number of times.")]
 Again = Annotated[bool, typer.Option("--again", help="With --replay: also rows that were replayed before.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer.")]
-DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 def late(

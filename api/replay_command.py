@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from api.commands import DEFAULT_URL, Url
 from pipeline.core.times import about_duration
 from pipeline.runtime.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED_BEFORE_SENDING
 
@@ -29,7 +30,7 @@ def replay(
     stream: Annotated[str, typer.Option("--stream", "-s", help="Where to send it.")],
     speed: Annotated[str, typer.Option(help="1 is real time, 60 a minute a second, max as fast as it goes.")] = "max",
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of one request.")] = 5_000,
-    url: Annotated[str, typer.Option(help="The API.")] = "http://127.0.0.1:8080",
+    url: Url = DEFAULT_URL,
     keep_open: Annotated[bool, typer.Option("--open", help="More will come: leave the last windows open.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a replay of this file stopped, cutting batches as it did.")

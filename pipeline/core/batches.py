@@ -82,7 +82,7 @@ class Batch:
         ids = {entry.id for entry, drop in zip(self.entries, foreign, strict=True) if drop}
         dead = tuple(letter for letter in self.dead if letter.entry_id not in ids)
         unread_ms = int(self.times_ms[dropped].max()) if dropped.any() else None
-        return replace(_without(self, dropped), dead=dead, unread_ms=unread_ms)
+        return replace(without_rows(self, dropped), dead=dead, unread_ms=unread_ms)
 
     @property
     def n_replayed(self) -> int:
@@ -241,10 +241,10 @@ def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:
         DeadEntry(batch.entry_id(int(row)), batch.row_in_entry(int(row)), 1, "too_far_ahead", message, body)
         for row, body in zip(refused, batch.raw_rows(refused.tolist()), strict=True)
     ]
-    return replace(_without(batch, too_far), dead=(*batch.dead, *dead))
+    return replace(without_rows(batch, too_far), dead=(*batch.dead, *dead))
 
 
-def _without(batch: Batch, dropped: npt.NDArray[np.bool_]) -> Batch:
+def without_rows(batch: Batch, dropped: npt.NDArray[np.bool_]) -> Batch:
     """A batch less some of its rows."""
     keep = ~dropped
     kept_before = np.concatenate([[0], np.cumsum(keep)])

@@ -15,7 +15,6 @@ FieldType = Literal["string", "int", "float", "bool", "timestamp", "list"]
 ScalarType = Literal["string", "int", "float", "bool", "timestamp"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 ExtraPolicy = Literal["drop", "refuse"]
-AggregateFunction = str
 CalendarUnit = Literal["day", "week", "month"]
 EmitPolicy = Literal["on_close", "on_update"]
 OutputKind = Literal["rows", "chunks", "none"]

@@ -122,7 +122,7 @@ class Twin:
 
     def spans(self, to_ms: int = FOREVER_MS) -> list[Span]:
         """The windows that end at or before `to_ms` and hold an event, in the order they close."""
-        return list(windows_by_end(span for partition in self.partitions.values() for span in partition.spans(to_ms)))
+        return windows_by_end(span for partition in self.partitions.values() for span in partition.spans(to_ms))
 
     def window(self, span: Span) -> Merged:
         """One window, merged over its panes and partitions."""

@@ -98,8 +98,7 @@ class AggregateComputation:
                 self.table.load(start, cells)
 
     def compute(self, batch: Batch, before: TimeState) -> Prepared:
-        contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
-        return prepare(self.program, batch, before, contents)
+        return prepared_with(self.tables, self.program, batch, before)
 
     def size(self, computed: Prepared) -> int:
         return len(computed.cells) + len(computed.late)
@@ -108,10 +107,7 @@ class AggregateComputation:
         folded = fold(self.program, batch, computed, self.table)
         panes = self.table.changes(folded.cells, folded.slots)
         say_failures(self.program)
-        rows: dict[str, Sequence[RowFields]] = {}
-        if len(computed.late):
-            rows[keys.late(self.stream.name, self.partition, self.group)] = late_rows(batch, computed)
-        rows |= dead_letters(self.stream, self.partition, self.group, batch, computed.dead)
+        rows = aside_rows(self.program, self.partition, batch, computed)
         return Changes(panes, rows, replace(computed.ledger, others=folded.others), computed.time)
 
     def forget(self, time: TimeState) -> None:
@@ -128,6 +124,21 @@ class AggregateComputation:
             return []
         watermark_ms = time.max_seen_ms - self.stream.time.disorder_ms
         return final_panes(self.program.panes, starts_ms, self.program.stage.allowed_lateness_ms, watermark_ms)
+
+
+def prepared_with(tables: TableCache, program: Program, batch: Batch, before: TimeState) -> Prepared:
+    """Compute a batch up to its cells, with the contents of the tables that its rows are joined with."""
+    contents = tables.contents(hashes_in(program.steps, before.tables, batch.reloads))
+    return prepare(program, batch, before, contents)
+
+
+def aside_rows(program: Program, partition: int, batch: Batch, computed: Prepared) -> dict[str, Sequence[RowFields]]:
+    """What a metric puts aside of a batch, by stream key: its late rows and its dead letters."""
+    stream, group = program.stream, program.group
+    rows: dict[str, Sequence[RowFields]] = {}
+    if len(computed.late):
+        rows[keys.late(stream.name, partition, group)] = late_rows(batch, computed)
+    return rows | dead_letters(stream, partition, group, batch, computed.dead)
 
 
 def late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:

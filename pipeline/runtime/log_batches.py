@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
-import polars as pl
 import redis
 
-from pipeline.core.batches import Batch, DeadEntry, read_batch, row_json
+from pipeline.core.batches import Batch, DeadEntry, read_batch, row_json, without_rows
 from pipeline.core.definitions import Stream
 from pipeline.core.entries import Chunk, Entry, Row, parse_entry
 from pipeline.core.events import Reader
@@ -107,22 +106,10 @@ def _set_aside(batch: Batch, killed: Killed) -> Batch:
     aside = [row for row, (entry_id, number) in enumerate(places) if number in (killed.get(entry_id) or ())]
     if not aside:
         return batch
-    keep = np.ones(len(batch.times_ms), dtype=np.bool_)
-    keep[aside] = False
-    before = np.concatenate([[0], np.cumsum(keep)])
-    ticks = [(int(before[row]), int(batch.effective_ms[row])) for row in aside]
-    ticks += [(int(before[row]), effective_ms) for row, effective_ms in batch.ticks]
+    dropped = np.zeros(len(batch.times_ms), dtype=np.bool_)
+    dropped[aside] = True
+    moved = [(row, int(batch.effective_ms[row])) for row in aside]
+    left = without_rows(replace(batch, ticks=tuple(sorted([*moved, *batch.ticks]))), dropped)
     bodies = batch.raw_rows(aside)
     dead = [DeadEntry(*places[row], 1, KILLED_WORKER, MESSAGE, body) for row, body in zip(aside, bodies, strict=True)]
-    return replace(
-        batch,
-        frame=batch.frame.filter(pl.Series(keep)),
-        times_ms=batch.times_ms[keep],
-        effective_ms=batch.effective_ms[keep],
-        places=batch.places[keep],
-        rows=batch.rows[keep],
-        entry_of=batch.entry_of[keep],
-        ticks=tuple(sorted(ticks)),
-        reloads=tuple((int(before[row]), table, content) for row, table, content in batch.reloads),
-        dead=(*batch.dead, *dead),
-    )
+    return replace(left, dead=(*batch.dead, *dead))

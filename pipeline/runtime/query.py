@@ -24,9 +24,9 @@ from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import state_at
+from pipeline.runtime.closer import state_at, waiting_windows
 from pipeline.runtime.finishing import OTHER, finished_rows, group_values
-from pipeline.runtime.metric_completeness import Completeness, account, spans_of
+from pipeline.runtime.metric_completeness import Completeness, account
 from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
     aligned,
@@ -199,7 +199,7 @@ class Metrics:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
         if state in ("closed", "final"):
             return known.published
-        return known.published.union(*(spans_of(known.program, panes) for panes in due))
+        return known.published.union(waiting_windows(known.program, due))
 
     def _panes(self, program: Program) -> set[Span]:
         """Every pane there is, in any partition."""

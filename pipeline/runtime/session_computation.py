@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import redis
@@ -10,14 +9,13 @@ import redis
 from pipeline.core.batches import Batch
 from pipeline.core.cells import PaneChange
 from pipeline.core.definitions import Stream
-from pipeline.core.process import Prepared, TimeState, prepare
+from pipeline.core.process import Prepared, TimeState
 from pipeline.core.programs import Program
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
-from pipeline.core.steps import hashes_in
 from pipeline.rim import keys, session_store
 from pipeline.rim.tables import TableCache
-from pipeline.runtime.computations import Changes, RowFields, dead_letters, late_rows
+from pipeline.runtime.computations import Changes, aside_rows, prepared_with
 from pipeline.runtime.user_failures import say_failures
 
 
@@ -71,8 +69,7 @@ class SessionComputation:
         """Old data joins live sessions, which are all here; what is final and forgotten takes nothing any more."""
 
     def compute(self, batch: Batch, before: TimeState) -> PreparedSessions:
-        contents = self.tables.contents(hashes_in(self.program.steps, before.tables, batch.reloads))
-        prepared = prepare(self.program, batch, before, contents)
+        prepared = prepared_with(self.tables, self.program, batch, before)
         return PreparedSessions(prepared, arrivals(self.program, batch, prepared))
 
     def size(self, computed: PreparedSessions) -> int:
@@ -85,10 +82,7 @@ class SessionComputation:
         fields, values = self.table.fields(changed.slots), self.table.packed(changed.slots)
         say_failures(self.program)
         change = PaneChange(cells=dict(zip(fields, values, strict=True)), gone=set(changed.gone))
-        rows: dict[str, Sequence[RowFields]] = {}
-        if len(prepared.late):
-            rows[keys.late(self.stream.name, self.partition, self.group)] = late_rows(batch, prepared)
-        rows |= dead_letters(self.stream, self.partition, self.group, batch, prepared.dead)
+        rows = aside_rows(self.program, self.partition, batch, prepared)
         hashes = {self.key: change} if fields or changed.gone else {}
         return Changes({}, rows, prepared.ledger, prepared.time, hashes)
 

@@ -6,8 +6,9 @@ Invariant: they only read, and read Redis itself, so they need no API and may ru
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -16,6 +17,9 @@ import typer
 from pipeline.runtime.cli import DEFAULT_CONFIG, DEFAULT_DATA_DIR, EXIT_FAILED, ConfigPath, DataDir, RedisUrl
 
 if TYPE_CHECKING:
+    import redis
+
+    from pipeline.core.definitions import Config
     from pipeline.runtime.verify import Progress
     from pipeline.runtime.verify_report import MetricReport
 
@@ -30,21 +34,13 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Recompute every kept window from the raw log and compare bit for bit. Exit code 1 when something differs."""
-    from pipeline.rim.connection import reader
-    from pipeline.runtime.config import load_config
-    from pipeline.runtime.redis_url import find_redis_url
     from pipeline.runtime.verify import verify as verify_metrics
     from pipeline.runtime.verify_report import report_json, report_lines
 
-    loaded = load_config(config, os.environ)
-    client = reader(find_redis_url(config, redis_url, data_dir, os.environ))
+    client, loaded = _opened(config, redis_url, data_dir)
     with _progress() as progress:
         reports: list[MetricReport] = list(verify_metrics(client, loaded, metrics or (), progress))
-    if as_json:
-        typer.echo(_json(report_json(reports)))
-    else:
-        for line in report_lines(reports):
-            typer.echo(line)
+    _show(report_json(reports) if as_json else report_lines(reports))
     if any(report.n_differences for report in reports):
         raise typer.Exit(EXIT_FAILED)
 
@@ -57,19 +53,27 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Print the path of one stored event: where it stands, and what every stage made of it."""
-    from pipeline.rim.connection import reader
-    from pipeline.runtime.config import load_config
     from pipeline.runtime.explain_event import event_named
     from pipeline.runtime.explain_report import event_json, event_lines
+
+    client, loaded = _opened(config, redis_url, data_dir)
+    found = event_named(client, loaded, event)
+    _show(event_json(found) if as_json else event_lines(found))
+
+
+def _opened(config: Path, redis_url: str | None, data_dir: Path) -> tuple[redis.Redis, Config]:
+    """A reading connection to the Redis of a config, and the config."""
+    from pipeline.rim.connection import reader
+    from pipeline.runtime.config import load_config
     from pipeline.runtime.redis_url import find_redis_url
 
     loaded = load_config(config, os.environ)
-    found = event_named(reader(find_redis_url(config, redis_url, data_dir, os.environ)), loaded, event)
-    if as_json:
-        typer.echo(_json(event_json(found)))
-    else:
-        for line in event_lines(found):
-            typer.echo(line)
+    return reader(find_redis_url(config, redis_url, data_dir, os.environ)), loaded
+
+
+def _show(said: Mapping[str, Any] | Iterable[str]) -> None:
+    """Print an answer: one JSON value for programs, or lines for people."""
+    typer.echo(msgspec.json.encode(said).decode() if isinstance(said, Mapping) else "\n".join(said))
 
 
 @contextmanager
@@ -88,10 +92,6 @@ def _progress() -> Iterator[Progress]:
             bars.update(tasks[metric], completed=done, total=total)
 
         yield show
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 def add_to(app: typer.Typer) -> None:

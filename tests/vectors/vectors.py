@@ -12,7 +12,6 @@ import msgspec
 
 from pipeline.core.definitions import (
     Aggregate,
-    AggregateFunction,
     AggregateSpec,
     Config,
     EmitPolicy,
@@ -55,7 +54,7 @@ class Question:
     """One aggregate stage: `value` is what the case calls its answer; `others` are aggregates beside it."""
 
     window: Window
-    function: AggregateFunction = "count"
+    function: str = "count"
     group_by: tuple[str, ...] = ()
     name: str = "answer"
     allowed_lateness_ms: int = 0
