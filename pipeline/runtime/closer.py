@@ -24,7 +24,7 @@ from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import Due, MarkedPane
-from pipeline.runtime.downstream import outgoing_entries
+from pipeline.runtime.downstream import Finished, outgoing_entries
 from pipeline.runtime.finishing import finished_result, finished_rows
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
@@ -146,8 +146,11 @@ class Closer:
         if watermark_ms is None and self._is_in_place(span, marks):
             return False
         window = merged(self.program.layout, span, (piece for _, pieces in panes for piece in pieces))
-        closed = self._closed(window, marks, watermark_ms, is_newest=is_newest)
-        if publish.publish(self.client, self.scripts, closed) is not None:
+        rows = self._rows(window) if is_newest or self.program.stage.output != "none" else []
+        closed = self._closed(window, marks, watermark_ms, rows if is_newest else [])
+        revision = publish.publish(self.client, self.scripts, closed)
+        if revision is not None:
+            self._emit_rest(Finished(*span, closed.state, revision, window.groups, rows))
             return True
         # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged.
         return False if self._is_in_place(span, marks) else None
@@ -183,11 +186,13 @@ class Closer:
         next_ms = int(panes.ends_after(starts, np.array([end_ms]))[0])
         return next_ms if next_ms <= int(panes.last_ends(starts)[0]) else None
 
-    def _closed(self, window: Merged, marks: Marks, watermark_ms: int | None, *, is_newest: bool) -> Closed:
+    def _rows(self, window: Merged) -> list[dict[str, Any]]:
+        return finished_rows(self.program, window.columns, window.slots, [window.span[1]] * len(window.groups))
+
+    def _closed(
+        self, window: Merged, marks: Marks, watermark_ms: int | None, latest: Sequence[Mapping[str, Any]]
+    ) -> Closed:
         program, (start_ms, end_ms) = self.program, window.span
-        latest = (
-            finished_rows(program, window.columns, window.slots, [end_ms] * len(window.groups)) if is_newest else []
-        )
         return Closed(
             metric=program.name,
             version=program.version,
@@ -202,20 +207,23 @@ class Closer:
             tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
 
-    def _emit_rest(self) -> None:
-        """Send downstream what is published and not out yet, ours or of a publisher that died."""
+    def _emit_rest(self, just: Finished | None = None) -> None:
+        """Send downstream what is published and not out yet, ours or of a publisher that died; `just`: known rows."""
         program = self.program
+        if program.stage.output == "none":
+            just = None
         while heads := publish.outgoing(self.client, program.name, program.version):
             for head in heads:
-                entries = outgoing_entries(program, self._result(head))
+                is_just = just is not None and (just.start_ms, just.end_ms, just.revision) == head.window
+                entries = outgoing_entries(program, just if is_just else self._result(head))
                 if not publish.emit(self.scripts, program.name, program.version, head, entries):
                     return  # somebody else is sending
 
-    def _result(self, head: Outgoing) -> store.Result | None:
+    def _result(self, head: Outgoing) -> Finished | None:
         """The result that is to be sent; None when it expired, or a newer revision is in the list behind it."""
         span = (head.start_ms, head.end_ms)
         found = store.load_results(self.client, self.program.name, self.program.version, [span])
-        return found[0] if found and found[0].revision == head.revision else None
+        return Finished.of(self.program, found[0]) if found and found[0].revision == head.revision else None
 
     def show_latest(self) -> None:
         """Put the newest published window of this version into the `latest` hash."""
