@@ -242,6 +242,9 @@ def run_once(case: Case, task: Task, workers: int, connections: int) -> Run:
             cpu_s = {role: used - before.get(role, 0.0) for role, used in running.cpu_s().items()}
             cpu_s["load generator"] = ended_children_cpu_s() - sender_before
             found = task.read(running)
+            late = running.get(f"/v1/stages/{METRIC}")["ledger"]["late"]
+    if late:
+        raise SystemExit(f"{case.name}: {late} events came late: a sender stood still for longer than the disorder")
     print(f"{case.name}: sent in {sent_s:.2f} s, done after {seconds:.2f} s", file=sys.stderr)
     cpu_us = {role: round(used / task.n_events * 1e6, 3) for role, used in cpu_s.items()}
     correct = n_correct(found, task.expected, task.close)

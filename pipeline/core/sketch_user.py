@@ -16,14 +16,14 @@ import numpy as np
 
 from pipeline.core.accumulators import Slots, Values, part_name
 from pipeline.core.registry import RegisteredAggregate, Returns
-from pipeline.core.sketches import as_slots, decode, runs, stable_order
+from pipeline.core.sketches import OneByOne, as_slots, decode, runs, stable_order
 from pipeline.errors import UserCodeError
 
 Pending = list[Any]  # partials still to be merged, in order; no more than one once folded
 
 
 @dataclass(frozen=True, slots=True)
-class UserPartials:
+class UserPartials(OneByOne):
     """A registered aggregate over a field; `are_bools` where the column's numbers are."""
 
     function: str
