@@ -7,7 +7,7 @@ Publishing needs no owner: any worker may run a pass, and two that run at once p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipeline.runtime.finishing import finished_result, finished_rows
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
 WINDOWS_A_READ = 20  # windows whose panes are read together
+CACHED_CELLS = 100_000  # of panes kept for the next pass: some 100 MB of quantiles
 
 Marks = tuple[Mark, ...]  # of a window: for each partition the newest mark of its panes
 
@@ -48,13 +49,38 @@ def minimum_watermark(checkpoints: Sequence[Checkpoint], disorder_ms: int) -> in
     return min(known) - disorder_ms if len(known) == len(seen) else None
 
 
+@dataclass(slots=True)
+class PieceCache:
+    """Panes as they were unpacked for the last windows, which the next ones overlap; a mark names one content.
+
+    By (partition, pane start). Pieces are only ever merged from, never into.
+    """
+
+    panes: dict[tuple[int, int], tuple[Mark, list[Piece]]] = field(default_factory=dict)
+
+    @property
+    def marks(self) -> dict[tuple[int, int], Mark]:
+        return {place: mark for place, (mark, _) in self.panes.items()}
+
+    def keep(self, panes: Mapping[tuple[int, int], tuple[Mark, list[Piece]]]) -> None:
+        """Keep the newest of these panes, and nothing else, up to CACHED_CELLS."""
+        self.panes = {}
+        cells = 0
+        for place in sorted(panes, key=lambda place: place[1], reverse=True):
+            cells += sum(len(piece.groups) for piece in panes[place][1])
+            if cells > CACHED_CELLS:
+                return
+            self.panes[place] = panes[place]
+
+
 @dataclass(frozen=True, slots=True)
 class Closer:
-    """Publishes the closed windows of one metric."""
+    """Publishes the closed windows of one metric; `cache` lives from pass to pass."""
 
     program: Program
     client: redis.Redis
     scripts: Scripts
+    cache: PieceCache = field(default_factory=PieceCache)
 
     def close_once(self) -> Pass:
         """Publish the windows that are due and whose end the minimum watermark has passed, oldest first."""
@@ -118,13 +144,25 @@ class Closer:
         starts = sorted({start for span in spans for start in program.panes.panes_of(span)})
         if not starts:
             return {}
-        read = store.read_marked_panes(self.client, stream.name, stream.partitions, program.group, starts)
-        return {
+        known = self.cache.panes
+        read = store.read_marked_panes(
+            self.client, stream.name, stream.partitions, program.group, starts, self.cache.marks
+        )
+        found = {
             start: None
-            if found is None
-            else [(pane, pieces_of(program.layout, pane.partition, start, pane.stored)) for pane in found]
-            for start, found in read.items()
+            if panes is None
+            else [
+                (pane, known[pane.partition, start][1])
+                if pane.stored is None
+                else (pane, pieces_of(program.layout, pane.partition, start, pane.stored))
+                for pane in panes
+            ]
+            for start, panes in read.items()
         }
+        if len(starts) > len(spans):  # else every window has panes of its own
+            used = [each for panes in found.values() for each in panes or ()]
+            self.cache.keep({(pane.partition, pane.start_ms): (pane.mark, pieces) for pane, pieces in used})
+        return found
 
     def _publish(
         self,
