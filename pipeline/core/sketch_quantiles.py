@@ -126,11 +126,11 @@ class Quantiles(OneByOne):
     def merge_all(self, column: Column, slots: Slots, partials: Partials) -> None:
         """Add up the buckets of all cells at once: a matrix of cells and keys, or a sort where that would be large."""
         wanted, rows = np.unique(slots, return_inverse=True)
-        wholes = column[wanted]
-        lens, keys, counts = _flat([*wholes, *partials])
+        held = [(number, whole) for number, whole in enumerate(column[wanted]) if whole]
+        lens, keys, counts = _flat([*(whole for _, whole in held), *partials])
         if not len(keys):
             return
-        rows = np.repeat(np.concatenate([np.arange(len(wanted)), rows]), lens)
+        rows = np.repeat(np.concatenate([np.array([number for number, _ in held], dtype=np.int64), rows]), lens)
         low = int(keys.min())
         width = int(keys.max()) - low + 1
         places = rows * width + (keys - low)
@@ -212,13 +212,14 @@ def as_lists(value: Partial) -> Lists:
 def _flat(values: Iterable[Partial]) -> tuple[Int64, Int64, Int64]:
     """How many buckets each partial has, and the keys and counts of all, one after the other."""
     pairs = [as_lists(value) if isinstance(value, dict) else value for value in values]
-    lens = np.fromiter((len(keys) for keys, _ in pairs), np.int64, len(pairs))
-    return lens, _joined([keys for keys, _ in pairs]), _joined([counts for _, counts in pairs])
+    keys, counts = [keys for keys, _ in pairs], [counts for _, counts in pairs]
+    return np.fromiter(map(len, keys), np.int64, len(keys)), _joined(keys), _joined(counts)
 
 
 def _joined(parts: Sequence[list[int] | Int64]) -> Int64:
-    arrays = [_chained([part]) if isinstance(part, list) else part for part in parts if len(part)]
-    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
+    if set(map(type, parts)) == {np.ndarray}:
+        return np.concatenate(parts)
+    return _chained([part.tolist() if isinstance(part, np.ndarray) else part for part in parts])
 
 
 def _chained(lists: Sequence[list[int]]) -> Int64:
