@@ -11,6 +11,7 @@ from api.answers import measure, window
 from pipeline.core.definitions import Config, Field, Transform
 from pipeline.core.programs import Program
 from pipeline.runtime.metric_completeness import Completeness
+from pipeline.runtime.raw_log import RawPage, RawRow
 from pipeline.runtime.recent import RecentEvent
 from pipeline.runtime.status import GroupStatus, Lag, StageStatus
 from pipeline.runtime.stream_time import PartitionTime, StreamTime
@@ -158,6 +159,28 @@ def event_account(event: RecentEvent) -> dict[str, Any]:
     return said if event.error is None else said | {"error": event.error}
 
 
+def raw_account(partition: int, page: RawPage) -> dict[str, Any]:
+    """A page of a raw log; `next` is the `after` of the next one."""
+    return {"partition": partition, "rows": [_raw_row(row) for row in page.rows], "next": page.next_after}
+
+
+def _raw_row(row: RawRow) -> dict[str, Any]:
+    said = {
+        "position": row.position,
+        "arrival": row.arrival_ms,
+        "kind": row.kind,
+        "time": row.time_ms,
+        "event": row.event,
+        "tick": row.tick_ms,
+        "cut": row.cut_ms,
+        "events": row.events,
+        "error": row.error,
+        "backfill": row.backfill or None,
+        "only": row.only,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
 def stage_account(status: StageStatus) -> dict[str, Any]:
     """A stage as `GET /v1/stages` lists it; a fused transform has no group, so no lag and no ledger of its own."""
     stage, versions = status.stage, status.versions
@@ -180,6 +203,8 @@ def stage_account(status: StageStatus) -> dict[str, Any]:
             default=None,
         ),
         "ledger": status.ledger | {"balances": status.balances} if own else None,
+        "backfilled": status.backfilled if own else None,
+        "replayed": status.replayed if own else None,
         "late_entries": sum(p.state.late_entries for p in status.partitions) if own else None,
         "dead_entries": sum(p.state.dead_entries for p in status.partitions) if own else None,
         "partitions": [_group(partition) for partition in status.partitions],

@@ -57,6 +57,7 @@ def meta(answer: Answer) -> dict[str, Any]:
         "truncated": answer.truncated,
         "tier": answer.tier_ms,
         "capped": sorted(answer.capped),
+        "failed": sorted(answer.failed),
     }
 
 

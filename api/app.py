@@ -10,6 +10,7 @@ import ipaddress
 from flask import Flask, request
 
 from api import problems
+from api.aside import aside_blueprint
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
@@ -35,6 +36,7 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     intakes = Intakes(writer(redis_url, large_values=True), config, groups)
     client = reader(redis_url)
     app.register_blueprint(ingest_blueprint(client, intakes))
+    app.register_blueprint(aside_blueprint(config, client, writer(redis_url, large_values=True), intakes))
     app.register_blueprint(time_blueprint(writing, time_keepers(writing, config)))
     app.register_blueprint(read_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))

@@ -56,6 +56,7 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 PATIENCE_S = 60.0  # a Redis restart with a large AOF takes tens of seconds; the door answers 503 meanwhile
 BATCH_ROWS = 5_000  # a chunk holds at most 10,000; above a few thousand the door gains nothing more (FACTS 22)
 
+RAW_PAGE_ROWS = 20_000
 PAGE_ROWS = 50_000  # of one answer, some 10 MB; the API gives at most 100,000
 
 Time = str | int | date | datetime
@@ -77,11 +78,18 @@ class Client:
         self._http = Transport(url, patience_s=patience_s, sleep=sleep, clock=clock)
 
     def send(
-        self, stream: str, rows: Rows | pd.DataFrame, *, batch: int = BATCH_ROWS, wait: bool = False
+        self,
+        stream: str,
+        rows: Rows | pd.DataFrame,
+        *,
+        batch: int = BATCH_ROWS,
+        wait: bool = False,
+        backfill: bool = False,
     ) -> SendResult:
         """Send rows to a stream, in order, and return what became of them.
 
         With `wait`, each batch is answered when every metric has counted it, or after 5 s (then `applied` is False).
+        With `backfill`, the rows are old data for a live stream: they move no time and are never late.
 
         Missing values (None, NaN, NaT, NA) become null; datetimes (read as UTC without a zone) epoch milliseconds.
 
@@ -92,7 +100,8 @@ class Client:
         """
         total = SendResult()
         for part in _batches(self._as_rows(stream, rows), batch):
-            total = total.then(self.post_rows(stream, encode_rows(part), len(part), uuid.uuid4().hex, wait=wait))
+            body, key = encode_rows(part), uuid.uuid4().hex
+            total = total.then(self.post_rows(stream, body, len(part), key, wait=wait, backfill=backfill))
         if total.rejected and total.rejected == total.rows:
             raise RejectedError(stream, total)
         return total
@@ -107,12 +116,16 @@ class Client:
             raise TypeError(f"send takes a list of dicts or a DataFrame, not a {type(rows).__name__}; one row is [row]")
         return iter(rows)
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, wait: bool = False) -> SendResult:
+    def post_rows(
+        self, stream: str, body: bytes, count: int, key: str, *, wait: bool = False, backfill: bool = False
+    ) -> SendResult:
         """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent."""
+        query = {"wait": "applied"} if wait else {}
+        query |= {"backfill": "true"} if backfill else {}
         answer = self._http.request(
             "POST",
             f"/v1/streams/{quote(stream, safe='')}/events",
-            query={"wait": "applied"} if wait else None,
+            query=query,
             body=body,
             headers={"Content-Type": "application/x-ndjson", "Idempotency-Key": key},
             expect=frozenset({422}),
@@ -178,6 +191,28 @@ class Client:
         """Return the newest events of a stream: `{"id", "time", "event": {...}}` each."""
         return list(self.get(f"/v1/streams/{quote(stream, safe='')}/events", {"limit": str(limit)})["events"])
 
+    def raw(self, stream: str, start: Time | None = None, end: Time | None = None) -> pd.DataFrame:
+        """Return the stored log of a stream, event by event, with what decided their lateness.
+
+        Columns: `_partition`, `_position` (entry/row), `_arrival_ms`, `_kind` (row, chunk, tick, cut, control),
+        `_tick_ms`, `_cut_ms`, `_events`, `_error`, and the stream's fields. `pipeline.batch(config, client.raw(name))`
+        recomputes every metric of the stream from it. `start` and `end` are times of arrival; it begins at the last
+        place before `start` where the watermark is known.
+        """
+        from api.frames import raw_frame
+
+        view = self.stream(stream)
+        rows: list[dict[str, Any]] = []
+        for partition in range(view.partitions):
+            query = {"partition": partition, "start": start, "end": end, "limit": RAW_PAGE_ROWS}
+            while True:
+                page = self.get(f"/v1/streams/{quote(stream, safe='')}/raw", _query_texts(query))
+                rows += [row | {"partition": partition} for row in page["rows"]]
+                if page["next"] is None:
+                    break
+                query = {"partition": partition, "after": page["next"], "end": end, "limit": RAW_PAGE_ROWS}
+        return raw_frame(rows, view.fields)
+
     def end(self, stream: str) -> None:
         """Say that nothing more will come: the stream's open windows close."""
         self._tick(stream, {"end": True})
@@ -193,6 +228,11 @@ class Client:
     def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Return the JSON object of any path of the API, with this client's retries and exceptions."""
         return _json(self._http.request("GET", path, query=query))
+
+    def post(self, path: str, said: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Post a JSON object to any path of the API that may be asked twice, and return its answer."""
+        headers = {"Content-Type": "application/json"} | ({"Idempotency-Key": key} if key else {})
+        return _json(self._http.request("POST", path, body=json.dumps(said).encode(), headers=headers))
 
     def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return an answer as text: CSV, for one."""
@@ -270,6 +310,10 @@ def _metric_query(
         raise ValueError(f"where: {missing[0]!r} needs a value; leave the field out to have every value of it")
     query = {"start": start, "end": end, "step": step_text, "order": order, "limit": limit}
     query |= {f"where.{name}": value for name, value in where.items()}
+    return _query_texts(query)
+
+
+def _query_texts(query: Mapping[str, Any]) -> dict[str, str]:
     return {name: _query_text(value) for name, value in query.items() if value is not None}
 
 

@@ -12,10 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.core.ndjson import iso_time
-
-TIME_DTYPE = "datetime64[ms, UTC]"
-DTYPES = {"string": "str", "int": "Int64", "float": "float64", "bool": "boolean", "timestamp": TIME_DTYPE}
-WINDOW_DTYPES = {"window_start": TIME_DTYPE, "window_end": TIME_DTYPE, "state": "str", "revision": "Int64"}
+from pipeline.runtime.answer_frames import answer_frame, dtype_of, typed_series
 
 
 def metric_frame(
@@ -26,19 +23,32 @@ def metric_frame(
     Columns: window_end, state, revision, the group's fields, the metric's values. `attrs` holds `watermark` and
     `complete_to` as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
     """
-    dtypes = dict(WINDOW_DTYPES)
-    for column in (*described["group"], *described["values"]):
-        dtypes[column["name"]] = DTYPES.get(str(column["type"]).removesuffix("?"), "object")
-    columns = {name: _series([row.get(name) for row in rows], dtype) for name, dtype in dtypes.items()}
-    frame = pd.DataFrame(columns).set_index("window_start")
+    types = {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
+    frame = answer_frame(rows, types)
     frame.attrs.update(watermark=iso_time(meta.get("watermark")), complete_to=iso_time(meta.get("complete_to")))
     return frame
 
 
-def _series(values: list[Any], dtype: str) -> pd.Series:
-    if dtype == TIME_DTYPE:
-        return pd.Series(pd.to_datetime(pd.array(values, dtype="Int64"), unit="ms", utc=True).as_unit("ms"))
-    return pd.Series(values, dtype=dtype)
+LOG_COLUMNS = {
+    "_partition": ("partition", "Int64"),
+    "_position": ("position", "str"),
+    "_arrival_ms": ("arrival", "Int64"),
+    "_kind": ("kind", "str"),
+    "_tick_ms": ("tick", "Int64"),
+    "_cut_ms": ("cut", "Int64"),
+    "_events": ("events", "Int64"),
+    "_error": ("error", "str"),
+    "_backfill": ("backfill", "boolean"),
+    "_only": ("only", "str"),
+}
+
+
+def raw_frame(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> pd.DataFrame:
+    """Return the lines of a raw log, one row a line: where it stands and what it is, then the stream's fields."""
+    log = {name: typed_series([row.get(said) for row in rows], dtype) for name, (said, dtype) in LOG_COLUMNS.items()}
+    events: list[Mapping[str, Any]] = [row.get("event") or {} for row in rows]
+    columns = {name: typed_series([e.get(name) for e in events], dtype_of(kind)) for name, kind in fields.items()}
+    return pd.DataFrame(log | columns)
 
 
 def frame_rows(frame: pd.DataFrame, int_fields: Collection[str]) -> Iterator[dict[str, Any]]:

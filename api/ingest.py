@@ -34,16 +34,17 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
     @blueprint.post("/publish")
     def publish() -> Response:
         _only_parameters()
-        receipt = _default_intake(intakes).take_one(read_body(request), _idempotency_key())
+        receipt = _default_intake(intakes).take_one(read_body(request), idempotency_key())
         _refuse_if_none_taken(receipt)
         (entry_id,) = next(iter(receipt.ids.values()))
         return _json({"event_id": entry_id, "status": "Event published"}, 201)
 
     @blueprint.post("/v1/streams/<stream>/events")
     def append_events(stream: str) -> Response:
-        _only_parameters("wait")
-        intake, key, wait = _intake(intakes, stream), _idempotency_key(), _wait()
-        receipt = intake.take(read_body(request), kind_of(request), key, may_be_cut=may_be_cut(request))
+        _only_parameters("wait", "backfill")
+        intake, key, wait, backfill = _intake(intakes, stream), idempotency_key(), _wait(), _backfill()
+        body, cut = read_body(request), may_be_cut(request)
+        receipt = intake.take(body, kind_of(request), key, may_be_cut=cut, backfill=backfill)
         _refuse_if_none_taken(receipt)
         report = _report(receipt) | {"errors": error_list(receipt.refusals)}
         if wait:
@@ -88,7 +89,8 @@ def _intake(intakes: Intakes, name: str) -> Intake:
     return intakes.by_stream[known_name("stream", name, intakes.by_stream)]
 
 
-def _idempotency_key() -> str | None:
+def idempotency_key() -> str | None:
+    """The request's Idempotency-Key; it is also a field name in Redis, so it has to be plain."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -105,6 +107,13 @@ def _wait() -> bool:
     if wanted not in (None, "applied"):
         raise BadRequestError(f"wait={wanted[:80]} is not known; only wait=applied is.", code="bad_parameter")
     return wanted is not None
+
+
+def _backfill() -> bool:
+    said = request.args.get("backfill", "false")
+    if said not in ("true", "false"):
+        raise BadRequestError(f"backfill={said[:80]} is neither true nor false.", code="bad_parameter")
+    return said == "true"
 
 
 def _only_parameters(*known: str) -> None:

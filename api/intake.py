@@ -55,31 +55,42 @@ class Intake:
         self._validator = Validator(stream)
         self._turns = itertools.count()
 
-    def take(self, body: bytes, kind: BodyKind, key: str | None = None, *, may_be_cut: bool = False) -> Receipt:
+    def take(
+        self,
+        body: bytes,
+        kind: BodyKind,
+        key: str | None = None,
+        *,
+        may_be_cut: bool = False,
+        backfill: bool = False,
+    ) -> Receipt:
         """Store the good rows of a body in chunks and quarantine the others.
 
         `may_be_cut`: nobody said how long the body is; one with an unfinished end is then refused as a whole, so that a
-        part of a batch is not stored under the whole one's key.
+        part of a batch is not stored under the whole one's key. `backfill`: old data for a live stream, of any age.
 
         Raises:
-            BadRequestError: there are no rows or too many, or the key was used for another body.
+            BadRequestError: there are no rows or too many, the key was used for another body, or rows that are timed by
+                their arrival are called old.
             BackpressureError: nothing is taken now.
         """
         if np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == NEWLINE) > MAX_ROWS:
             raise _too_many_rows()
+        if backfill and self.stream.time.field is None:
+            raise _timed_by_arrival(self.stream)
         self.pressure.check()
         now_ms = self.pressure.now_ms()
-        checked = self._check(body, kind, now_ms)
+        checked = self._check(body, kind, now_ms, backfill=backfill)
         if may_be_cut and _has_unfinished_end(checked):
             raise BadRequestError("The body breaks off in the middle of a row. Send all of it again.", code="cut_off")
         if key is None:
-            return self._append(checked, self._next_partition(), None, now_ms)
-        named, home = IdempotencyKey(key, fingerprint(body)), self._home(key)
-        steps = self._steps(checked, home, now_ms)
+            return self._append(checked, self._next_partition(), None, now_ms, backfill=backfill)
+        named, home = IdempotencyKey(key, fingerprint(body, backfill=backfill)), self._home(key)
+        steps = self._steps(checked, home, now_ms, backfill=backfill)
         first = append(self._scripts, self.stream.name, home, steps[home][0], named)
         if first.known and first.judged_ms != now_ms:
-            checked = self._check(body, kind, first.judged_ms)
-        return self._append(checked, home, named, first.judged_ms, first)
+            checked = self._check(body, kind, first.judged_ms, backfill=backfill)
+        return self._append(checked, home, named, first.judged_ms, first, backfill=backfill)
 
     def take_one(self, body: bytes, key: str | None = None) -> Receipt:
         """Store one event as a row entry, which any Redis client can read; a `key` makes it count once."""
@@ -113,8 +124,8 @@ class Intake:
     def _next_partition(self) -> int:
         return next(self._turns) % self.stream.partitions
 
-    def _check(self, body: bytes, kind: BodyKind, now_ms: int) -> Checked:
-        checked = self._validator.check(body, kind=kind, now_ms=now_ms)
+    def _check(self, body: bytes, kind: BodyKind, now_ms: int, *, backfill: bool = False) -> Checked:
+        checked = self._validator.check(body, kind=kind, now_ms=now_ms, of_any_age=backfill)
         if checked.n_received == 0:
             raise BadRequestError("The body has no events. Send a JSON object, an array, or NDJSON.", code="empty")
         if checked.n_received > MAX_ROWS:
@@ -122,12 +133,19 @@ class Intake:
         return checked
 
     def _append(
-        self, checked: Checked, home: int, key: IdempotencyKey | None, judged_ms: int, first: Appended | None = None
+        self,
+        checked: Checked,
+        home: int,
+        key: IdempotencyKey | None,
+        judged_ms: int,
+        first: Appended | None = None,
+        *,
+        backfill: bool = False,
     ) -> Receipt:
         """Write all steps, the home partition's first; `first` is what the very first became, if it is done."""
         done: dict[int, list[Appended]] = {}
         stored = known = 0
-        for partition, steps in self._steps(checked, home, judged_ms).items():
+        for partition, steps in self._steps(checked, home, judged_ms, backfill=backfill).items():
             for number, step in enumerate(steps):
                 if key is None and not step.entries and not step.refusals:
                     continue  # only a record would have been written
@@ -140,7 +158,7 @@ class Intake:
                 stored, known = stored + step.n_good * (not outcome.known), known + step.n_good * outcome.known
         return _receipt(checked, done, stored, known)
 
-    def _steps(self, checked: Checked, home: int, judged_ms: int) -> dict[int, list[Step]]:
+    def _steps(self, checked: Checked, home: int, judged_ms: int, *, backfill: bool = False) -> dict[int, list[Step]]:
         """What is written where, home first: a chunk a step, and refused rows at home beside the first chunks."""
         shares = self._shares(checked, home)
         refusals = list(_slices(checked.refusals, REFUSALS_A_STEP))
@@ -153,7 +171,7 @@ class Intake:
             for chunk, rows in itertools.zip_longest(shares.get(partition, []), refused):
                 counted = min(undeclared, chunk.n) if chunk else 0
                 undeclared -= counted
-                steps[partition].append(Step([chunk] if chunk else [], rows or [], counted, judged_ms))
+                steps[partition].append(Step([chunk] if chunk else [], rows or [], counted, judged_ms, backfill))
             steps[partition] = steps[partition] or [Step([], [], 0, judged_ms)]
         return steps
 
@@ -164,9 +182,9 @@ class Intake:
         return {partition: list(chunks(*share)) for partition, share in shares.items()}
 
 
-def fingerprint(body: bytes) -> str:
+def fingerprint(body: bytes, *, backfill: bool = False) -> str:
     """What a request says, for telling a retry from another request under the same key."""
-    return hashlib.sha256(body).hexdigest()[:32]
+    return hashlib.sha256(b"backfill\n" + body if backfill else body).hexdigest()[:32]
 
 
 class Intakes:
@@ -197,6 +215,14 @@ def _receipt(checked: Checked, done: dict[int, list[Appended]], stored: int, kno
         skew_ms=None if checked.newest_ms is None else checked.newest_ms - arrival_ms,
         document_refused=checked.document_refused,
     )
+
+
+def _timed_by_arrival(stream: Stream) -> BadRequestError:
+    message = (
+        f"Events of stream {stream.name} are timed by their arrival (it has no time field), so none of them is old: "
+        "leave backfill out, or name a time field in the config."
+    )
+    return BadRequestError(message, code="no_event_time", status=422)
 
 
 def _too_many_rows() -> BadRequestError:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sys
 
-from api import commands, replay_command
+from api import aside_commands, commands, replay_command
+from pipeline.runtime import trust_commands
 from pipeline.runtime.cli import app, run
 
 __all__ = ["app", "main"]
 
 commands.add_to(app)
 replay_command.add_to(app)
+trust_commands.add_to(app)
+aside_commands.add_to(app)
 
 
 def main() -> None:

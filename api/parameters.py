@@ -5,6 +5,7 @@ Invariant: nothing given is ignored. A parameter that is unknown, given twice or
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import MultiDict
 
+from pipeline.core.definitions import Stream
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import parse_duration_ms, parse_time_ms
@@ -26,6 +28,11 @@ DEFAULT_EVENTS = 20
 DEFAULT_SOURCES = 20
 MAX_SOURCES = 10_000
 MAX_EVENTS = 1_000  # events of one answer: to look at a stream, not to copy it
+DEFAULT_RAW_ROWS = 5_000
+MAX_RAW_ROWS = 20_000  # of one page, and the rest of an entry: at most 10,000 more
+ENTRY_ID = re.compile(r"\d{1,14}-\d{1,20}", re.ASCII)
+DEFAULT_ASIDE = 100
+MAX_ASIDE = 1_000  # rows of one page; a quarantined one has up to 64 kB
 WHERE = "where."
 PLUS_HINT = "A + in a URL means a space; write it %2B."
 
@@ -43,6 +50,35 @@ class MetricRequest:
 
     query: MetricQuery
     format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """A checked request for the account of a window; `where` chooses its groups."""
+
+    start_ms: int
+    end_ms: int | None
+    where: Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class EventRequest:
+    """A checked request for the path of one event."""
+
+    entry_id: str
+    row: int | None
+    partition: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A checked request for a page of a raw log."""
+
+    partition: int
+    after: bytes | None
+    start_ms: int | None
+    end_ms: int | None
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +159,93 @@ def event_limit(args: Arguments) -> int:
     return _whole_number(args, "limit", DEFAULT_EVENTS, MAX_EVENTS)
 
 
+def explain_request(args: Arguments, program: Program, now_ms: int) -> ExplainRequest:
+    """Check the parameters of `GET /v1/metrics/{metric}/explain`: a window, and a group by its fields.
+
+    A group field goes by its own name, or as `where.<field>` where that is taken.
+
+    Raises:
+        BadRequestError: `start` is missing, or a parameter is unknown or has a value that cannot be used.
+    """
+    fields = [name for name in program.stage.group_by if name not in ("start", "end")]
+    _check_names(args, ("start", "end", *fields), where=True)
+    start_ms = _time(args, "start", now_ms)
+    if start_ms is None:
+        raise BadRequestError("'start' is missing: where the window begins, such as 2026-05-17T10:05", code="no_start")
+    named = MultiDict((f"{WHERE}{name}" if name in fields else name, value) for name, value in args.items(multi=True))
+    return ExplainRequest(start_ms, _time(args, "end", now_ms), _where(named, program))
+
+
+def event_request(args: Arguments, stream: Stream, entry_id: str) -> EventRequest:
+    """Check `GET /v1/streams/{stream}/events/{entry}/explain`, which takes `row` and `partition`.
+
+    Raises:
+        BadRequestError: the id or a parameter cannot be used.
+    """
+    _check_names(args, ("row", "partition"))
+    if not ENTRY_ID.fullmatch(entry_id):
+        raise BadRequestError(f"'{_shown(entry_id)}' is not the id of an entry, such as 1763928012400-0", code="bad_id")
+    row = args.get("row")
+    if row is not None and not (row.isascii() and row.isdigit() and len(row) <= 6):
+        raise BadRequestError(f"row: '{_shown(row)}' is not a whole number from 0", code="bad_row")
+    return EventRequest(entry_id, None if row is None else int(row), partition_number(args, stream))
+
+
+def raw_request(args: Arguments, stream: Stream, now_ms: int) -> RawRequest:
+    """Check the parameters of `GET /v1/streams/{stream}/raw`; `start` and `end` are times of arrival.
+
+    Raises:
+        BadRequestError: a parameter is unknown or has a value that cannot be used.
+    """
+    _check_names(args, ("partition", "after", "start", "end", "limit"))
+    partition = partition_number(args, stream)
+    after = args.get("after")
+    if after is not None and not ENTRY_ID.fullmatch(after):
+        raise BadRequestError(
+            f"after: '{_shown(after)}' is not the id of an entry, such as 1763928012400-0", code="bad_id"
+        )
+    return RawRequest(
+        0 if partition is None else partition,
+        None if after is None else after.encode(),
+        _time(args, "start", now_ms),
+        _time(args, "end", now_ms),
+        _whole_number(args, "limit", DEFAULT_RAW_ROWS, MAX_RAW_ROWS),
+    )
+
+
+def partition_number(args: Arguments, stream: Stream) -> int | None:
+    """The parameter `partition`, where it is given."""
+    text = args.get("partition")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) < stream.partitions):
+        raise BadRequestError(
+            f"partition: '{_shown(text)}' is none of {stream.name}, which has 0 to {stream.partitions - 1}",
+            code="bad_partition",
+        )
+    return int(text)
+
+
 def source_limit(args: Arguments) -> int:
     """Check the parameters of `GET /v1/streams/{stream}/skew`, which takes only `limit`."""
     _check_names(args, ("limit",))
     return _whole_number(args, "limit", DEFAULT_SOURCES, MAX_SOURCES)
+
+
+@dataclass(frozen=True, slots=True)
+class AsideRequest:
+    """A checked request for rows that were put aside."""
+
+    limit: int
+    cursor: str | None
+    reason: str | None
+
+
+def aside_request(args: Arguments, owner: str) -> AsideRequest:
+    """Check the parameters of `GET /v1/late` and its like; `owner` is what names whose rows: `stage` or `stream`."""
+    _check_names(args, (owner, "limit", "cursor", "reason"))
+    limit = _whole_number(args, "limit", DEFAULT_ASIDE, MAX_ASIDE)
+    return AsideRequest(limit, args.get("cursor"), args.get("reason"))
 
 
 def no_parameters(args: Arguments) -> None:
@@ -151,7 +270,7 @@ def _check_names(args: Arguments, allowed: Sequence[str], *, where: bool = False
     for name, values in args.lists():
         if where and name.startswith(WHERE):
             continue
-        if name in NOT_BUILT:
+        if name in NOT_BUILT and name not in allowed:
             raise BadRequestError(f"the parameter '{name}' is not built yet; leave it out", code="not_built")
         if name not in allowed:
             known = (*allowed, *((f"{WHERE}<field>",) if where else ()))

@@ -70,6 +70,7 @@ def stage_families(status: Status) -> Iterator[Metric]:
         for outcome in OUTCOMES:
             outcomes.add_metric([name, outcome], stage.ledger[outcome])
     yield outcomes
+    yield from _old_data(stages)
     lag = GaugeMetricFamily("streamgauge_stage_lag_events", "Events stored and not yet committed.", labels=["stage"])
     seconds = GaugeMetricFamily(
         "streamgauge_stage_lag_seconds", "Age of the oldest event that is not yet committed.", labels=["stage"]
@@ -79,6 +80,19 @@ def stage_families(status: Status) -> Iterator[Metric]:
             lag.add_metric([name], stage.lag.events)
             seconds.add_metric([name], stage.lag.seconds)
     yield from (lag, seconds, *_watermarks(status, stages))
+
+
+def _old_data(stages: dict[str, StageStatus]) -> Iterator[Metric]:
+    backfilled = CounterMetricFamily(
+        "streamgauge_stage_backfilled_events", "Accepted events of old data.", labels=["stage"]
+    )
+    replayed = CounterMetricFamily(
+        "streamgauge_stage_replayed_events", "Events read again, out of what was put aside.", labels=["stage"]
+    )
+    for name, stage in stages.items():
+        backfilled.add_metric([name], stage.backfilled)
+        replayed.add_metric([name], stage.replayed)
+    yield from (backfilled, replayed)
 
 
 def _watermarks(status: Status, stages: dict[str, StageStatus]) -> Iterator[Metric]:

@@ -10,14 +10,24 @@ from typing import NoReturn
 import redis
 from flask import Blueprint, Response, request
 
-from api.accounts import event_account, metric_account, stage_account, stream_account, watermark_account
+from api.accounts import (
+    event_account,
+    metric_account,
+    raw_account,
+    stage_account,
+    stream_account,
+    watermark_account,
+)
 from api.answers import json_response, metric_response
 from api.parameters import (
     event_limit,
+    event_request,
+    explain_request,
     known_name,
     latest_format,
     metric_request,
     no_parameters,
+    raw_request,
     rolling_request,
     source_limit,
 )
@@ -25,7 +35,11 @@ from api.skew import skew_account
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.store import redis_time_ms
-from pipeline.runtime.query import Metrics
+from pipeline.runtime.explain_event import explain_event
+from pipeline.runtime.explain_report import event_json, window_json
+from pipeline.runtime.explain_window import explain_window, window_of
+from pipeline.runtime.query import Metrics, group_filter
+from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
 from pipeline.runtime.skew import skew_report
 from pipeline.runtime.status import read_status
@@ -34,7 +48,6 @@ from pipeline.runtime.time_keepers import horizons_of
 
 NOT_BUILT = {
     "live": "ask for /latest again",
-    "explain": "/v1/stages has the ledger and the lag of the whole stage",
 }
 
 
@@ -76,7 +89,15 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         answer = metrics.rolling(metric, asked.window_ms, asked.at_ms, asked.where, program)
         return metric_response(answer, asked.format)
 
-    @blueprint.get("/v1/metrics/<metric>/<any(live, explain):view>")
+    @blueprint.get("/v1/metrics/<metric>/explain")
+    def explain_metric(metric: str) -> Response:
+        program = metrics.program(known_name("metric", metric, metrics.programs))
+        asked = explain_request(request.args, program, redis_time_ms(client))
+        span = window_of(program, asked.start_ms, asked.end_ms)
+        chosen = group_filter(program, asked.where) if asked.where else None
+        return json_response(window_json(explain_window(client, config, program, span, chosen), asked.where))
+
+    @blueprint.get("/v1/metrics/<metric>/<any(live):view>")
     def refuse_view(metric: str, view: str) -> NoReturn:
         known_name("metric", metric, metrics.programs)
         raise BadRequestError(
@@ -111,6 +132,28 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         known = config.streams[known_name("stream", stream, config.streams)]
         events = newest_events(client, known, event_limit(request.args))
         return json_response({"events": [event_account(event) for event in events]})
+
+    @blueprint.get("/v1/streams/<stream>/raw")
+    def read_raw(stream: str) -> Response:
+        known = config.streams[known_name("stream", stream, config.streams)]
+        asked = raw_request(request.args, known, redis_time_ms(client))
+        page = raw_page(
+            client,
+            known,
+            asked.partition,
+            limit=asked.limit,
+            after=asked.after,
+            start_ms=asked.start_ms,
+            end_ms=asked.end_ms,
+        )
+        return json_response(raw_account(asked.partition, page))
+
+    @blueprint.get("/v1/streams/<stream>/events/<entry>/explain")
+    def explain_stored(stream: str, entry: str) -> Response:
+        known = config.streams[known_name("stream", stream, config.streams)]
+        asked = event_request(request.args, known, entry)
+        found = explain_event(client, config, stream, asked.entry_id, asked.row, asked.partition)
+        return json_response(event_json(found))
 
 
 def _add_stages(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:

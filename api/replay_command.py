@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from api.commands import DEFAULT_URL, Url
+from pipeline.core.times import about_duration
 from pipeline.runtime.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_STOPPED_BEFORE_SENDING
 
 if TYPE_CHECKING:
@@ -28,25 +30,37 @@ def replay(
     stream: Annotated[str, typer.Option("--stream", "-s", help="Where to send it.")],
     speed: Annotated[str, typer.Option(help="1 is real time, 60 a minute a second, max as fast as it goes.")] = "max",
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of one request.")] = 5_000,
-    url: Annotated[str, typer.Option(help="The API.")] = "http://127.0.0.1:8080",
+    url: Url = DEFAULT_URL,
     keep_open: Annotated[bool, typer.Option("--open", help="More will come: leave the last windows open.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a replay of this file stopped, cutting batches as it did.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Send even if time in the file falls back by over a day.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as one JSON object.")] = False,
-    backfill: Annotated[bool, typer.Option("--backfill", hidden=True)] = False,
-    shift_to_now: Annotated[bool, typer.Option("--shift-to-now", hidden=True)] = False,
+    backfill: Annotated[
+        bool, typer.Option("--backfill", help="Old data for a live stream: never late, and it moves no time.")
+    ] = False,
+    shift_to_now: Annotated[
+        bool, typer.Option("--shift-to-now", help="Move all times by as much as makes the newest row now.")
+    ] = False,
 ) -> None:
     """Send a file, each row once and in file order, after a look at where it begins. Exit code 3: it did not send."""
     from api.client import Client
     from pipeline.runtime.replay import Replay, ReplayOrder, ReplayStoppedError
     from pipeline.runtime.replay_state import state_folder
 
-    for name, given in (("--backfill", backfill), ("--shift-to-now", shift_to_now)):
-        if given:
-            raise typer.BadParameter(f"{name} is not built yet; send the file to another stream", param_hint=name)
-    order = ReplayOrder(file, stream, url, _speed(speed), batch, not keep_open, resume, yes)
+    order = ReplayOrder(
+        file,
+        stream,
+        url,
+        _speed(speed),
+        batch,
+        end=not keep_open,
+        resume=resume,
+        send_anyway=yes,
+        backfill=backfill,
+        shift_to_now=shift_to_now,
+    )
     with Client(url, patience_s=PATIENCE_S) as client:
         try:
             run = Replay(order, client, state_folder(os.environ))
@@ -57,7 +71,7 @@ def replay(
         except KeyboardInterrupt:
             typer.echo("Stopped. What was sent is kept; the same command with --resume goes on.", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    _print_outcome(report, stream, as_json)
+    _print_outcome(report, stream, run.shift_ms, as_json)
     if report.result.rejected and report.result.rejected == report.result.rows:
         raise typer.Exit(EXIT_FAILED)
 
@@ -76,8 +90,11 @@ def _speed(text: str) -> float | None:
 
 def _run(run: Replay) -> ReplayReport:
     survey = run.survey()
-    for jump in survey.jumps:
-        typer.echo(f"note: {jump}", err=True)
+    if run.shift_ms:
+        way = "later" if run.shift_ms > 0 else "earlier"
+        typer.echo(f"Every event time is {about_duration(abs(run.shift_ms))} {way} than in the file.", err=True)
+    for note in filter(None, (*survey.jumps, run.note(survey))):
+        typer.echo(f"note: {note}", err=True)
     with _progress() as progress:
         bar = progress.add_task("sending", total=survey.rows, rate="")
 
@@ -102,7 +119,7 @@ def _progress() -> Progress:
     )
 
 
-def _print_outcome(report: ReplayReport, stream: str, as_json: bool) -> None:
+def _print_outcome(report: ReplayReport, stream: str, shift_ms: int, as_json: bool) -> None:
     for line, error in report.refused[:REFUSED_SHOWN]:
         typer.echo(f"line {line}: rejected: {error}", err=True)
     result = report.result
@@ -114,6 +131,7 @@ def _print_outcome(report: ReplayReport, stream: str, as_json: bool) -> None:
         "rejected": result.rejected,
         "duplicates": result.duplicates,
         "resumed_at": report.resumed_at,
+        "shift_ms": shift_ms,
         "seconds": round(report.seconds, 3),
         "rows_per_s": round(report.rows_per_s),
     }

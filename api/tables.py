@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.core.ndjson import iso_time
@@ -32,6 +33,23 @@ def print_metric(answer: Mapping[str, Any]) -> None:
     typer.echo(f"{len(rows)} rows, complete to {complete_to}, watermark {watermark}", err=True)
     if answer.get("next") is not None:
         typer.echo("There are more rows: narrow the range, or raise --limit.", err=True)
+
+
+def print_aside(answer: Mapping[str, Any]) -> None:
+    """Print rows that were put aside, newest first, and how many there are for which reason."""
+    table = Table("id", "time", "reason", "replayed", "what", box=None, pad_edge=False)
+    for row in answer["rows"]:
+        what = row["event"] if "event" in row else row["body"]
+        shown = what if isinstance(what, str) else json.dumps(what, ensure_ascii=False)
+        why = row["reason"] + (f": {row['error']}" if row.get("error") else "")
+        when = iso_time(row["time"]) if "time" in row else iso_time(int(row["id"].partition(":")[2].partition("-")[0]))
+        table.add_row(row["id"], when, escape(why), "yes" if row["replayed"] else "", escape(shown))
+    _print(table)
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in answer["reasons"].items()) or "none"
+    among = "" if answer["counted"] == answer["total"] else f" of the newest {answer['counted']:,}"
+    typer.echo(f"{answer['total']:,} rows; by reason{among}: {counts}", err=True)
+    if answer["next"] is not None:
+        typer.echo("There are more rows: raise --limit.", err=True)
 
 
 def _cell(value: Any) -> str:

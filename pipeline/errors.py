@@ -19,7 +19,7 @@ class ConfigError(StreamgaugeError):
 
 
 class RegistrationError(StreamgaugeError):
-    """A Python function or aggregate cannot be registered as it stands; the message says what it lacks."""
+    """An aggregate in Python cannot be registered as it stands; the message says what it lacks."""
 
 
 class UserCodeError(StreamgaugeError):
@@ -67,5 +67,17 @@ class TornError(StreamgaugeError):
     """A commit was cut off in the middle (a server error after its first write): the partition needs a rebuild."""
 
 
+class MissingTableError(StreamgaugeError):
+    """A lookup table's content that the log names is not there: it was deleted, or never stored."""
+
+
 class ForeignKeyError(StreamgaugeError):
     """A key of ours holds another type: something else writes to this Redis. Nothing was written."""
+
+
+class FrameError(StreamgaugeError):
+    """A DataFrame does not fit a stream's schema: the message names the column, the row and the value."""
+
+
+class LogTrimmedError(StreamgaugeError):
+    """The log was trimmed while it was read, further than the reader had come; start again at the new cut."""

@@ -33,6 +33,7 @@ class FakeApi:
     ticks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     queries: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
     keys: dict[str, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)  # the query of each POST
     posts: int = 0
     failures: deque[Failure | None] = field(default_factory=deque)  # one per POST of events
 
@@ -103,7 +104,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            _, _, _, stream, what = self.path.split("/")
+            parts = urlsplit(self.path)
+            _, _, _, stream, what = parts.path.split("/")
+            api.asked.append(parts.query)
             if what == "time":
                 api.ticks.append((stream, json.loads(body)))
                 self._answer(202, {})

@@ -16,9 +16,9 @@ Feature = Literal["allowed_lateness", "where", "select", "on_update", "explain",
 KINDS: tuple[Kind, ...] = get_args(Kind)
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 
-LANDED_KINDS: tuple[Kind, ...] = ("tumbling", "hopping", "cumulating", "calendar")
+LANDED_KINDS: tuple[Kind, ...] = ("tumbling", "hopping", "cumulating", "calendar", "session")
 LANDED_FUNCTIONS: tuple[str, ...] = AGGREGATE_FUNCTIONS
-LANDED_FEATURES: tuple[Feature, ...] = ("allowed_lateness", "where", "select", "on_update", "config")
+LANDED_FEATURES: tuple[Feature, ...] = ("allowed_lateness", "where", "select", "on_update", "explain", "config")
 """`config`: config.yaml takes all of it."""
 
 

@@ -148,7 +148,9 @@ class Line:
 
     def rows(self, metric: str, **asked: Any) -> list[Row]:
         return (
-            Metrics(self.config, self.client).query(MetricQuery(metric, limit=10**9, start_ms=-(2**61), **asked)).rows
+            Metrics(self.config, self.client)
+            .query(MetricQuery(metric, limit=10**9, **{"start_ms": -(2**61)} | asked))
+            .rows
         )
 
     def closed(self, metric: str) -> list[Row]:

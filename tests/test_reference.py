@@ -14,7 +14,7 @@ from pipeline.core.aggregates import ARGUMENT_TYPES
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS
 from pipeline.core.times import format_duration
 from pipeline.rim import keys
-from pipeline.runtime import cli, config_shapes, config_stages, config_streams
+from pipeline.runtime import cli, config_shapes, config_streams
 from pipeline.runtime.config_report import settings_at
 from pipeline.runtime.config_windows import KINDS
 from tests.test_layout import ROOT
@@ -28,7 +28,7 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
         ("retention.", config_shapes.StreamRetentionShape),
         ("schema.<field>.", config_shapes.FieldShape),
     ],
-    "A transform": [("", config_shapes.TransformShape)],
+    "A transform": [("", config_shapes.TransformShape), ("lookup.<name>.", config_shapes.LookupShape)],
     "An aggregate": [("", config_shapes.AggregateShape), ("window.", config_shapes.WindowShape)],
 }
 
@@ -85,7 +85,6 @@ def test_the_page_names_everything_that_is_refused_as_not_built() -> None:
     refused = page("configuration.md").split("## Refused by name")[1]
     names = [
         *config_streams._REFUSED,
-        *config_stages._UNBUILT,
         *("extra: keep", "redis+cluster://", "redis+sentinel://"),
     ]
 
@@ -125,7 +124,7 @@ def test_the_page_of_commands_names_exactly_the_commands_there_are() -> None:
     table = page("cli.md").split("## Defaults")[0]
     commands: dict[str, Any] = getattr(get_command(app), "commands")  # noqa: B009  # of a group, which mypy does not know
 
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == commands.keys()
+    assert set(re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE)) == commands.keys()
 
 
 def test_the_page_of_commands_names_exactly_the_exit_codes_there_are() -> None:

@@ -15,7 +15,7 @@ distincts are 0, lists are empty, and all else is null. What JSON cannot say (in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -36,7 +36,7 @@ from pipeline.core.accumulators import (
 )
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import AggregateSpec
-from pipeline.core.registry import registered_aggregate
+from pipeline.core.registry import RegisteredAggregate, registered_aggregate
 from pipeline.core.sketch_distinct import Distinct, DistinctExact, estimate
 from pipeline.core.sketch_items import Items, top
 from pipeline.core.sketch_quantiles import Quantiles, histogram, quantile
@@ -142,6 +142,11 @@ class Finisher:
             return [part.is_over(partial) for partial in partials]
         return [partial.truncated for partial in partials]
 
+    def failed(self, state: Mapping[str, Column], slots: Slots) -> bool:
+        """Whether the value of any cell is null for a failure of a registered aggregate's code."""
+        part = self.parts[-1]
+        return isinstance(part, UserPartials) and any(part.fails(partial) for partial in state[part.name][slots])
+
     def _values(
         self, state: Mapping[str, Column], slots: Slots, counts: list[int], ends_ms: Sequence[int] | Column | None
     ) -> Sequence[Value]:
@@ -215,7 +220,11 @@ def finite(value: Any) -> Any:
     return value if not isinstance(value, float) or math.isfinite(value) else None
 
 
-def bind(spec: AggregateSpec, columns: Mapping[str, pl.DataType]) -> Finisher:
+def bind(
+    spec: AggregateSpec,
+    columns: Mapping[str, pl.DataType],
+    registered: Callable[[str], RegisteredAggregate] = registered_aggregate,
+) -> Finisher:
     """Bind an aggregate to the columns it reads; the config loader has checked names and types.
 
     Aggregates of one field and `where` share their parts, which are told apart by name alone.
@@ -226,10 +235,12 @@ def bind(spec: AggregateSpec, columns: Mapping[str, pl.DataType]) -> Finisher:
     dtype = columns[spec.field]
     if spec.function == "count":
         return Finisher(spec, (count,), dtype)
-    return Finisher(spec, (count, _value_part(spec, spec.field, dtype)), dtype)
+    return Finisher(spec, (count, _value_part(spec, spec.field, dtype, registered)), dtype)
 
 
-def _value_part(spec: AggregateSpec, field: str, dtype: pl.DataType) -> Part:
+def _value_part(
+    spec: AggregateSpec, field: str, dtype: pl.DataType, registered: Callable[[str], RegisteredAggregate]
+) -> Part:
     is_float = dtype == pl.Float64
     number: Any = "<f8" if is_float else "<i8"
     where = spec.where
@@ -253,4 +264,4 @@ def _value_part(spec: AggregateSpec, field: str, dtype: pl.DataType) -> Part:
         case "increase" | "rate" | "time_weighted_mean":
             return Samples(field, where, number)
         case name:
-            return UserPartials(name, field, registered_aggregate(name), where, dtype == pl.Boolean)
+            return UserPartials(name, field, registered(name), where, dtype == pl.Boolean)

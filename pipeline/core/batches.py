@@ -3,12 +3,13 @@
 entries   e1 (chunk, 3 events)   e2 (row)   e3 (tick)   e4 (chunk, 2 events)
 rows      0  1  2                3                      4  5
 ticks                                       before 4
+reloads of lookup tables: likewise, (row before which it stands, table, hash)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -20,8 +21,10 @@ from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
 from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import partition_of
-from pipeline.core.watermarks import prefix_watermarks
+from pipeline.core.watermarks import NO_TIME_MS, prefix_watermarks
 
+Reload = tuple[int, str, str]  # row before which a control entry stands, table, hash of its content from there on
+ROW = "_row"  # column of a frame in flight: the row's number in its batch
 _ROW_MASK = (1 << ROW_BITS) - 1
 # The door judges age by Redis's clock as it sampled it up to a second before a row arrives: what it let in stays in.
 DOOR_CLOCK_MS = 5_000
@@ -43,8 +46,9 @@ class DeadEntry:
 class Batch:
     """The rows of several entries as columns; all arrays have one length, one element an event, in stream order.
 
-    `frame`: the decoded fields. `times_ms` event time, `effective_ms` min(event time, arrival), `places` and `rows` the
-    position (see accumulators). `ticks`: (row before which it stands, effective ms). `dead`: events without a row here.
+    `frame`: the decoded fields. `times_ms` event time, `effective_ms` min(event time, arrival), or NO_TIME_MS where an
+    event moves no time (backfill), `places` and `rows` the position (see accumulators). `ticks`: (row before which it
+    stands, effective ms). `dead`: events without a row here. `unread_ms`: the largest event time of what was left out.
     """
 
     frame: pl.DataFrame
@@ -57,6 +61,42 @@ class Batch:
     entries: tuple[Entry, ...]
     entry_of: npt.NDArray[np.intp]
     reader: Reader = field(repr=False)
+    reloads: tuple[Reload, ...] = ()
+    unread_ms: int | None = None
+
+    @property
+    def has_backfill(self) -> bool:
+        return any(isinstance(entry, Chunk) and entry.backfill for entry in self.entries)
+
+    @property
+    def backfill(self) -> npt.NDArray[np.bool_]:
+        """Whether each row is old data put into a live stream."""
+        return self._of_entries([isinstance(entry, Chunk) and entry.backfill for entry in self.entries])
+
+    def read_by(self, group: str) -> Batch:
+        """The batch as one consumer group reads it: without the events that were replayed for another one."""
+        foreign = [isinstance(entry, Chunk) and not entry.is_for(group) for entry in self.entries]
+        if not any(foreign):
+            return self
+        dropped = self._of_entries(foreign)
+        ids = {entry.id for entry, drop in zip(self.entries, foreign, strict=True) if drop}
+        dead = tuple(letter for letter in self.dead if letter.entry_id not in ids)
+        unread_ms = int(self.times_ms[dropped].max()) if dropped.any() else None
+        return replace(without_rows(self, dropped), dead=dead, unread_ms=unread_ms)
+
+    @property
+    def n_replayed(self) -> int:
+        """How many of its events were replayed out of what a stage had put aside."""
+        replayed = [isinstance(entry, Chunk) and entry.only != "" for entry in self.entries]
+        if not any(replayed):
+            return 0
+        ids = {entry.id for entry, marked in zip(self.entries, replayed, strict=True) if marked}
+        return int(self._of_entries(replayed).sum()) + sum(dead.n for dead in self.dead if dead.entry_id in ids)
+
+    def _of_entries(self, marks: list[bool]) -> npt.NDArray[np.bool_]:
+        """Spread what is said of each entry over its rows."""
+        spread: npt.NDArray[np.bool_] = np.array(marks, dtype=np.bool_)[self.entry_of]
+        return spread
 
     @property
     def n_dead(self) -> int:
@@ -96,6 +136,10 @@ class Batch:
             bodies[number] = self.reader.raw_rows(entry.body)
         return bodies[number][self.row_in_entry(row)]
 
+    def is_flat(self, row: int) -> bool:
+        """Whether a row was an entry of its own, of flat texts."""
+        return isinstance(self.entries[int(self.entry_of[row])], Row)
+
     def row_in_entry(self, row: int) -> int:
         return int(self.rows[row]) & _ROW_MASK
 
@@ -121,6 +165,7 @@ class _Collector:
     structs: list[Any] = field(default_factory=list)
     spans: list[tuple[int, int, int]] = field(default_factory=list)  # entry number, rows, arrival ms
     ticks: list[tuple[int, int]] = field(default_factory=list)
+    reloads: list[Reload] = field(default_factory=list)
     dead: list[DeadEntry] = field(default_factory=list)
 
     def add(self, entry: Entry) -> None:
@@ -132,8 +177,10 @@ class _Collector:
                 self._add_row(entry)
             case Tick():
                 self.ticks.append((len(self.structs), min(entry.time_ms, entry.arrival_ms)))
+            case Control(kind="table"):
+                self.reloads.append((len(self.structs), entry.table, entry.hash))
             case Control():
-                pass  # nothing of ours writes one yet; it is acknowledged and moves nothing
+                pass  # of a kind to come: it is acknowledged and changes nothing
 
     def _add_chunk(self, chunk: Chunk) -> None:
         try:
@@ -178,7 +225,10 @@ class _Collector:
             entries=tuple(self.entries),
             entry_of=entry_of,
             reader=self.reader,
+            reloads=tuple(self.reloads),
         )
+        if batch.has_backfill:
+            batch = replace(batch, effective_ms=np.where(batch.backfill, NO_TIME_MS, batch.effective_ms))
         too_far = times_ms > arrivals_ms + self.max_future_ms
         return _without_future(batch, too_far) if too_far.any() else batch
 
@@ -191,19 +241,23 @@ def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:
         DeadEntry(batch.entry_id(int(row)), batch.row_in_entry(int(row)), 1, "too_far_ahead", message, body)
         for row, body in zip(refused, batch.raw_rows(refused.tolist()), strict=True)
     ]
-    keep = ~too_far
+    return replace(without_rows(batch, too_far), dead=(*batch.dead, *dead))
+
+
+def without_rows(batch: Batch, dropped: npt.NDArray[np.bool_]) -> Batch:
+    """A batch less some of its rows."""
+    keep = ~dropped
     kept_before = np.concatenate([[0], np.cumsum(keep)])
-    return Batch(
+    return replace(
+        batch,
         frame=batch.frame.filter(pl.Series(keep)),
         times_ms=batch.times_ms[keep],
         effective_ms=batch.effective_ms[keep],
         places=batch.places[keep],
         rows=batch.rows[keep],
         ticks=tuple((int(kept_before[row]), effective) for row, effective in batch.ticks),
-        dead=(*batch.dead, *dead),
-        entries=batch.entries,
         entry_of=batch.entry_of[keep],
-        reader=batch.reader,
+        reloads=tuple((int(kept_before[row]), table, content) for row, table, content in batch.reloads),
     )
 
 

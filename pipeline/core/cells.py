@@ -319,6 +319,11 @@ class CellTable:
                     self._sketch_change(number, slot, name, changes[pane])
         return changes
 
+    def forget_changes(self) -> None:
+        """Drop what came since the last write: for who keeps the table and writes nothing."""
+        for fresh in self._fresh:
+            fresh.clear()
+
     def _sketch_change(self, number: int, slot: int, name: bytes, change: PaneChange) -> None:
         """Write what came since the last time, or the whole sketch once the pieces are larger than it is."""
         sketch, whole = self.layout.sketches[number], self.columns[self.layout.sketches[number].name][slot]

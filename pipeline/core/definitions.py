@@ -15,10 +15,10 @@ FieldType = Literal["string", "int", "float", "bool", "timestamp", "list"]
 ScalarType = Literal["string", "int", "float", "bool", "timestamp"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 ExtraPolicy = Literal["drop", "refuse"]
-AggregateFunction = str
 CalendarUnit = Literal["day", "week", "month"]
 EmitPolicy = Literal["on_close", "on_update"]
 OutputKind = Literal["rows", "chunks", "none"]
+Engine = Literal["polars", "pandas"]
 BuiltInFunction = Literal[
     "count",
     "sum",
@@ -90,14 +90,45 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """A column from a table: of the row whose `key` equals the event's `on`; null where there is none.
+
+    The types are those the file had when the config was loaded; a later content is read as them.
+    """
+
+    table: str  # the file, as config.yaml writes it: the name of the table
+    on: str
+    key: str
+    column: str
+    type: ScalarType
+    key_type: ScalarType
+
+
+@dataclass(frozen=True, slots=True)
+class PythonFunction:
+    """A registered function as a stage uses it: the columns it adds, by config type, and the hash of its source."""
+
+    name: str
+    returns: Mapping[str, str]
+    source_hash: str
+    engine: Engine = "polars"
+
+
+@dataclass(frozen=True, slots=True)
 class Transform:
-    """A stage that keeps and derives: fused into the stages that read it."""
+    """A stage that keeps and changes rows, in this order: filter, derive, lookup, explode, python.
+
+    Fused into the stages that read it. `lookup` is by the column it adds; `explode` is a list column.
+    """
 
     name: str
     source: str  # a stream or another transform
     filter: str | None = None
     derive: Mapping[str, str] = field(default_factory=dict)
     publish: bool = False
+    lookup: Mapping[str, Lookup] = field(default_factory=dict)
+    explode: str | None = None
+    python: PythonFunction | None = None
 
 
 class Tumbling(msgspec.Struct, frozen=True, tag="tumbling"):
@@ -201,6 +232,8 @@ class Config:
     default_stream: str | None = None
     redis_url: str = "embedded"
     path: str | None = None
+    folder: str | None = None  # where the paths of tables start; None: the current one
+    functions: tuple[str, ...] = ()  # Python files beside the config file, as it names them
 
     def transforms_of(self, stage: Stage) -> tuple[Transform, ...]:
         """The chain of transforms above `stage` (without itself), in the order events meet them."""
@@ -217,6 +250,11 @@ class Config:
         """The stream at the head of a stage's chain."""
         chain = self.transforms_of(stage)
         return self.streams[chain[0].source if chain else stage.source]
+
+    def tables_of(self, stage: Stage) -> frozenset[str]:
+        """The lookup tables that a stage's numbers depend on."""
+        chain = (*self.transforms_of(stage), *((stage,) if isinstance(stage, Transform) else ()))
+        return frozenset(lookup.table for transform in chain for lookup in transform.lookup.values())
 
     def aggregates(self) -> tuple[Aggregate, ...]:
         return tuple(s for s in self.stages.values() if isinstance(s, Aggregate))

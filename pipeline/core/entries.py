@@ -1,9 +1,10 @@
 """The four kinds of entries of a raw stream, and how each is told from the others: a row is what has no `_k`.
 
-chunk    _k v n seq crc at lo hi coding body     many events, validated at the door
+chunk    _k v n seq crc at lo hi coding body     many events, validated at the door; and, where they are old data,
+         mode only                               `backfill`, and the one consumer group they were replayed for
 row      field value …                           one event, as any Redis client writes it
 tick     _k t by                                 moves time without data; `by` says who: see TickCause
-control  _k …                                    acknowledged; nothing writes one yet
+control  _k kind table hash                      from here on a lookup table has another content (kind `table`)
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from isal.isal_zlib import crc32  # zlib's crc32, 18 times as fast: 50 ns less f
 
 KIND = b"_k"
 CHUNK_FORMAT = b"1"
+BACKFILL = b"backfill"
 TickCause = Literal["silence", "heartbeat", "end", "follow"]
 """Who moved time: nothing came; a source said that it lives; somebody said that nothing more will come; or the
 partitions beside an idle one went on. It decides no number, only what `complete_by` says."""
@@ -28,7 +30,11 @@ class EntryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Many events in one entry; `position` is the number of events stored in the partition up to its last one."""
+    """Many events in one entry; `position` is the number of events stored in the partition up to its last one.
+
+    `backfill`: old data put into a live stream, which moves no time and is never late. `only`: the one consumer group
+    that counts it, for rows replayed out of what that group had put aside; empty for every group.
+    """
 
     id: bytes
     n: int
@@ -37,6 +43,12 @@ class Chunk:
     arrival_ms: int
     coding: bytes
     body: bytes
+    backfill: bool = False
+    only: str = ""
+
+    def is_for(self, group: str) -> bool:
+        """Whether a consumer group counts these events; the others acknowledge the entry."""
+        return self.only in ("", group)
 
     def check(self) -> None:
         """Raise EntryError unless the body is whole and of a coding we read."""
@@ -68,9 +80,15 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """An entry for stages to come, or one whose header we cannot read."""
+    """An entry that says what holds from here on; one of a kind we do not know is acknowledged and says nothing.
+
+    kind `table`: rows after it are joined with the content `hash` of the lookup table `table`.
+    """
 
     id: bytes
+    kind: str = ""
+    table: str = ""
+    hash: str = ""
 
 
 Entry = Chunk | Row | Tick | Control
@@ -83,7 +101,8 @@ def parse_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
     if kind is None:
         return Row(entry_id, arrival_ms, fields)
     if kind == b"control":
-        return Control(entry_id)
+        said = [fields.get(name, b"").decode(errors="replace") for name in (b"kind", b"table", b"hash")]
+        return Control(entry_id, *said) if all(said) else Control(entry_id)
     try:
         if kind == b"tick":
             by = _CAUSES.get(fields.get(b"by", b""), "silence")  # one without it was written before there was one
@@ -97,6 +116,9 @@ def parse_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
 
 def _parse_chunk(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Chunk:
     n = int(fields[b"n"])
+    mode = fields.get(b"mode", b"")
+    if mode not in (b"", BACKFILL):
+        raise ValueError(f"a chunk of mode {mode!r}: it must not be counted as another one")
     return Chunk(
         id=entry_id,
         n=n,
@@ -105,4 +127,6 @@ def _parse_chunk(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Chunk:
         arrival_ms=int(fields[b"at"]),
         coding=fields[b"coding"],
         body=fields[b"body"],
+        backfill=mode == BACKFILL,
+        only=fields.get(b"only", b"").decode(),
     )

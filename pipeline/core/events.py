@@ -133,7 +133,7 @@ class Reader:
         """The columns of `names` in the schema's order and canonical types, one row an event."""
         if not self.columns:
             return pl.DataFrame(height=len(rows))
-        return pl.DataFrame([_series(field, list(map(attrgetter(field.name), rows))) for field in self.columns])
+        return pl.DataFrame([series_of(field, list(map(attrgetter(field.name), rows))) for field in self.columns])
 
 
 class _TextReader:
@@ -195,7 +195,8 @@ def row_fields(stream: Stream, event: Any) -> dict[str, bytes]:
     return fields
 
 
-def _series(field: Field, values: list[Any]) -> pl.Series:
+def series_of(field: Field, values: list[Any]) -> pl.Series:
+    """A field's values, as JSON brings them, as a column of its canonical type."""
     if field.type == "timestamp":
         return _times_series(field, values)
     if field.type == "list":

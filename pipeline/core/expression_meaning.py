@@ -10,7 +10,7 @@ import re
 
 import polars as pl
 
-from pipeline.core.expression_tree import Node, TreeError, dtype_of, kind_of, rebuild
+from pipeline.core.expression_tree import Node, TreeError, column_names, dtype_of, kind_of, parse_tree, rebuild
 
 # polars reads `x IS TRUE` as `x = TRUE`, which is null for null; both parse to the same form, so the text decides.
 _IS_TRUTH = re.compile(r"\bIS\s+(NOT\s+)?(TRUE|FALSE)\b", re.IGNORECASE)
@@ -30,6 +30,7 @@ _DISTINCT = (
     "IS DISTINCT FROM takes everything after it, AND and OR too. Put it in brackets: (x IS DISTINCT FROM y) AND …"
 )
 _VALIDITY = {"EqValidity", "NotEqValidity"}
+_DIVIDE = {"Sql": {"Binary": "Div"}}
 _LOGICAL = {"And", "Or"}
 
 
@@ -48,7 +49,7 @@ def check_text(bare: str) -> None:
 
 
 def to_sql_meaning(node: Node, empty: pl.DataFrame) -> Node:
-    """Return the tree with halves rounded away from zero.
+    """Return the tree with halves rounded away from zero, and divisions that are divisions.
 
     Raises:
         TreeError: it holds what would mean something else than in SQL.
@@ -61,6 +62,8 @@ def to_sql_meaning(node: Node, empty: pl.DataFrame) -> Node:
     if kind == "Eval":
         return node  # its inner expression is over list elements, which `empty` has no column for
     same = rebuild(kind, content, lambda child: to_sql_meaning(child, empty))
+    if kind == "Function" and content["function"] == _DIVIDE:
+        return _divided(same)
     if kind == "Function" and (decimals := _rounded_to(content["function"])) is not None:
         return _round_half_away(same, decimals, empty)
     return same
@@ -74,6 +77,21 @@ def _is_logical(node: Node) -> bool:
 def _is_find(function: Node) -> bool:
     string = function.get("StringExpr") if isinstance(function, dict) else None
     return isinstance(string, dict) and "Find" in string
+
+
+def _divided(node: Node) -> Node:
+    """A division whose divisor polars cannot take for a constant.
+
+    By a constant it multiplies with the reciprocal, unless there is one row only: x / 7 had other bits in a batch of
+    one, and neither IEEE's nor SQL's in the others.
+    """
+    dividend, divisor = node["Function"]["input"]
+    columns = sorted(column_names(dividend))
+    if not columns or column_names(divisor):
+        return node
+    zero = parse_tree(pl.col(columns[0]).is_null().cast(pl.Float64) * 0.0)
+    varying = {"BinaryExpr": {"left": divisor, "op": "Plus", "right": zero}}
+    return {"Function": node["Function"] | {"input": [dividend, varying]}}
 
 
 def _rounded_to(function: Node) -> int | None:

@@ -5,7 +5,7 @@ The order is fixed because float sums are left folds: a window has the same bits
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,6 @@ def merged(layout: Layout, span: Span, pieces: Iterable[Piece]) -> Merged:
     return Merged(span, groups, table, table.slots((span[0], group) for group in groups))
 
 
-def windows_by_end(spans: Iterable[Span]) -> Iterator[Span]:
+def windows_by_end(spans: Iterable[Span]) -> list[Span]:
     """Distinct windows by end, then start: the order they close in."""
-    return iter(sorted(set(spans), key=lambda span: (span[1], span[0])))
+    return sorted(set(spans), key=lambda span: (span[1], span[0]))

@@ -1,7 +1,7 @@
 """A batch of the log and the state before it → changed cells, late rows, dead rows and the ledger: the heart, and pure.
 
     batch ── prefix watermark per event ──┐
-      └── steps (filter, derive) ── late? in which windows? ── pane, cell ── fold into the table
+      └── steps (filter … python, lift) ── late? in which windows? ── pane, cell ── fold into the table
 
 `prepare` computes everything that can fail and touches no state; `fold` changes the table and cannot fail. The ledger
 counts every event of the log once, in this order: dead, filtered, late, else accepted (DESIGN section 6).
@@ -9,69 +9,69 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from polars.exceptions import PolarsError
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
-from pipeline.core.batches import Batch
+from pipeline.core.batches import ROW, Batch
 from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
+from pipeline.core.definitions import Session
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
-from pipeline.core.lateness import NO_END, Verdict, judge
-from pipeline.core.programs import Program, Step, where_column
+from pipeline.core.lateness import NO_END, Mask, Verdict, judge
+from pipeline.core.programs import Program
+from pipeline.core.sketch_user import UserPartials
+from pipeline.core.steps import NO_CONTENTS, DeadRow, Joins, apply_steps, lifted_column, tables_after, where_column
+from pipeline.core.tables import Contents
+from pipeline.core.watermarks import NO_TIME_MS
 
-ROW = "_row"  # column of a frame in flight: the row's number in its batch
-POISON_ATTEMPTS = 3  # a row that fails this often alone is a dead letter (DESIGN 8.6)
 Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
 class TimeState:
-    """How far time is in one partition: running maxima over the events before the next one; None before the first."""
+    """What the log up to the next event made of one partition: running maxima, None before the first event; `tables`,
+    the hash of the content that each lookup table has there."""
 
     max_seen_ms: int | None = None  # of min(event time, arrival): the watermark plus disorder
     max_ts_ms: int | None = None  # of event time as it came
     floor_ms: int | None = None  # windows that begin at or before it lost events to a trim of the log: left alone
     max_event_ms: int | None = None  # of min(event time, arrival), of events alone: what `complete_by` is told from
     max_beat_ms: int | None = None  # likewise, of heartbeats alone
+    tables: Mapping[str, str] = field(default_factory=dict)
+    expired_ms: int | None = None  # windows that end at or before it may be gone: asked only for backfilled rows
 
     def after(self, batch: Batch, max_seen_ms: int | None) -> TimeState:
         """The state after a batch whose watermarks ended at the running maximum `max_seen_ms`."""
-        return TimeState(
-            max_seen_ms,
-            _later(self.max_ts_ms, batch.times_ms),
-            self.floor_ms,
-            _later(self.max_event_ms, batch.effective_ms),
-            max((ms for ms in (self.max_beat_ms, batch.max_beat_ms) if ms is not None), default=None),
+        return replace(
+            self,
+            max_seen_ms=max_seen_ms,
+            max_ts_ms=_latest(_later(self.max_ts_ms, batch.times_ms), batch.unread_ms),
+            max_event_ms=_later(self.max_event_ms, batch.effective_ms),
+            max_beat_ms=_latest(self.max_beat_ms, batch.max_beat_ms),
+            tables=tables_after(self.tables, batch.reloads),
         )
 
 
 def _later(before: int | None, times_ms: Int64) -> int | None:
-    if not len(times_ms):
-        return before
-    newest = int(times_ms.max())
-    return newest if before is None else max(before, newest)
+    newest = int(times_ms.max()) if len(times_ms) else NO_TIME_MS
+    return _latest(before, None if newest == NO_TIME_MS else newest)
 
 
-@dataclass(frozen=True, slots=True)
-class DeadRow:
-    """A row that cannot be processed: its number in the batch, and why."""
-
-    row: int
-    code: str
-    message: str
+def _latest(*times_ms: int | None) -> int | None:
+    return max((ms for ms in times_ms if ms is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class LateRows:
     """Rows that count in no window: each had closed for good, or begins before what is left of the log; in ms.
 
-    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in.
+    Parallel arrays; `starts_ms` and `ends_ms` are the last window the row could have counted in. `expired`: of the
+    backfilled ones, those whose windows are gone; `watermarks_ms` has then the end of the newest that may be gone.
     """
 
     rows: Rows
@@ -80,6 +80,7 @@ class LateRows:
     ends_ms: Int64
     watermarks_ms: Int64
     before_log: npt.NDArray[np.bool_]
+    expired: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -90,6 +91,7 @@ class Ledger:
     """Conservation counters in events: read = accepted + filtered + late + dead.
 
     `partial`: accepted events that were late for some of their windows. `others`: rows counted in `__other__`.
+    `backfilled`: accepted events of backfill. `replayed`: events read again, out of what was put aside.
     """
 
     read: int = 0
@@ -99,6 +101,8 @@ class Ledger:
     dead: int = 0
     partial: int = 0
     others: int = 0
+    backfilled: int = 0
+    replayed: int = 0
 
     def __add__(self, other: Ledger) -> Ledger:
         pairs = zip(astuple(self), astuple(other), strict=True)
@@ -130,37 +134,49 @@ class Prepared:
     time: TimeState
 
 
-def prepare(program: Program, batch: Batch, before: TimeState) -> Prepared:
+def prepare(program: Program, batch: Batch, before: TimeState, contents: Contents = NO_CONTENTS) -> Prepared:
     """Compute a batch up to its cells. Pure: nothing of the state is touched.
 
+    `contents` are those of the lookup tables that hold somewhere in the batch, by hash.
     Rows whose expressions fail are found by halving and become dead rows; all other failures are our own mistakes.
     """
     watermarks_ms, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, program.stream.time.disorder_ms)
     numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(program.needs)))
-    frame, dead = apply_steps(program.steps, numbered)
+    frame, dead = apply_steps(program.steps, numbered, Joins(before.tables, batch.reloads, contents))
     rows = frame[ROW].to_numpy().astype(np.intp)
-    verdict = judge(program.stage, batch.times_ms[rows], watermarks_ms[rows], before.floor_ms)
-    late = _late_rows(batch, rows, verdict, watermarks_ms)
+    judged_ms = watermarks_ms
+    if batch.has_backfill:
+        judged_ms, watermarks_ms = _of_backfill(program, batch, before, watermarks_ms)
+    verdict = judge(program.stage, batch.times_ms[rows], judged_ms[rows], before.floor_ms)
+    ledger = ledger_of(batch, rows, verdict.late, len(dead), verdict.from_ends != NO_END)
+    # an event is late once, however many rows were made from it
+    late = _late_rows(batch, rows, verdict, verdict.late & (np.diff(rows, prepend=-1) != 0), watermarks_ms)
     panes_ms, from_ends = verdict.panes, verdict.from_ends
     if len(late):
         keep = ~verdict.late
         frame, rows, panes_ms, from_ends = frame.filter(pl.Series(keep)), rows[keep], panes_ms[keep], from_ends[keep]
     cells, first_rows, cell_of = _cells(program, frame, panes_ms, from_ends)
-    n_dead = batch.n_dead + len(dead)
-    ledger = Ledger(
-        read=batch.n_events,
-        accepted=len(rows),
-        filtered=batch.n_events - n_dead - len(rows) - len(late),
-        late=len(late),
-        dead=n_dead,
-        partial=int((from_ends != NO_END).sum()),
-    )
     time = before.after(batch, max_seen_ms)
     return Prepared(cells, first_rows, cell_of, rows, frame, watermarks_ms[rows], late, dead, ledger, time)
 
 
-def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64) -> LateRows:
-    late = verdict.late
+def _of_backfill(program: Program, batch: Batch, before: TimeState, watermarks_ms: Int64) -> tuple[Int64, Int64]:
+    """The watermarks to judge by, and those to say how late a row is by, where some rows are backfilled.
+
+    Such a row is late for no window, but counts only in those that are there. What is gone ends at or before one
+    moment, so the windows a row counts in begin at one of its pane's, as they do for a late row. Sessions are there
+    until they are final: the watermark says what they still take, as for any event.
+    """
+    if isinstance(program.stage.window, Session):
+        return watermarks_ms, watermarks_ms
+    lateness_ms = program.stage.allowed_lateness_ms
+    gone_ms = NO_TIME_MS if before.expired_ms is None else before.expired_ms + lateness_ms
+    known = [ms for ms in (before.expired_ms, before.floor_ms) if ms is not None]
+    behind_ms = max(known, default=NO_TIME_MS)
+    return np.where(batch.backfill, gone_ms, watermarks_ms), np.where(batch.backfill, behind_ms, watermarks_ms)
+
+
+def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, late: Mask, watermarks_ms: Int64) -> LateRows:
     numbers = rows[late]
     return LateRows(
         numbers,
@@ -169,6 +185,7 @@ def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, watermarks_ms: Int64)
         verdict.ends[late],
         watermarks_ms[numbers],
         verdict.before_log[late],
+        batch.backfill[numbers] & ~verdict.before_log[late],
     )
 
 
@@ -232,7 +249,10 @@ def fold_values(program: Program, batch: Batch, prepared: Prepared, table: Table
     for part in program.layout.accumulators:
         part.fold(table.columns, values(part.field, part.where))
     for number, sketch in enumerate(program.layout.sketches):
-        table.fold_sketch(number, values(sketch.field, sketch.where))
+        if isinstance(sketch, UserPartials):  # a step has called its lift, on the rows of its `where`
+            table.fold_sketch(number, values(lifted_column(sketch), None))
+        else:
+            table.fold_sketch(number, values(sketch.field, sketch.where))
 
 
 def _values_of(frame: pl.DataFrame, events: Values, field: str | None, where: str | None) -> Values:
@@ -272,7 +292,7 @@ def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[list[tu
 
 def as_numpy(column: pl.Series) -> npt.NDArray[Any]:
     """A column as int64, float64 or object; the values under nulls are arbitrary."""
-    if column.dtype == pl.String:
+    if column.dtype in (pl.String, pl.Binary):
         values = np.empty(len(column), dtype=object)
         values[:] = column.to_list()
         return values
@@ -281,33 +301,27 @@ def as_numpy(column: pl.Series) -> npt.NDArray[Any]:
     return column.cast(pl.Int64).fill_null(0).to_numpy()
 
 
-def apply_steps(steps: tuple[Step, ...], frame: pl.DataFrame) -> tuple[pl.DataFrame, tuple[DeadRow, ...]]:
-    """Run the fused transforms; where an expression fails on the data, the rows it fails on alone are dead.
+def ledger_of(batch: Batch, rows: Rows, late: Mask, dead: int, from_some: Mask | None = None) -> Ledger:
+    """Count the events of a batch, each once, by what became of the rows made from it.
 
-    Expressions are row-wise, so the rows that pass give the same values whichever half they are computed in.
+    `rows` are the input rows of what the steps left, in stream order, several of one event side by side; `late` says
+    which of them are late, `from_some` which count from some window of theirs on; `dead` rows could not be computed. An
+    event is accepted when any of its rows is, late when all that are left are, and filtered when none is left.
     """
-    dead: list[DeadRow] = []
-    for step in steps:
-        frame = _halve_poison(lambda part, step=step: _apply(step, part), frame, dead)  # type: ignore[misc]
-    return frame, tuple(sorted(dead, key=lambda row: row.row))
+    n_dead = batch.n_dead + dead
+    present, accepted = n_events(rows), n_events(rows[~late])
+    return Ledger(
+        read=batch.n_events,
+        accepted=accepted,
+        filtered=batch.n_events - n_dead - present,
+        late=present - accepted,
+        dead=n_dead,
+        partial=0 if from_some is None else n_events(rows[~late & from_some]),
+        backfilled=n_events(rows[~late & batch.backfill[rows]]) if batch.has_backfill else 0,
+        replayed=batch.n_replayed,
+    )
 
 
-def _apply(step: Step, frame: pl.DataFrame) -> pl.DataFrame:
-    kept = frame if step.filter is None else frame.filter(step.filter)
-    return kept.with_columns(step.derive) if step.derive else kept
-
-
-def _halve_poison(
-    compute: Callable[[pl.DataFrame], pl.DataFrame], frame: pl.DataFrame, dead: list[DeadRow]
-) -> pl.DataFrame:
-    error: PolarsError | None = None
-    for _ in range(1 if len(frame) > 1 else POISON_ATTEMPTS):
-        try:
-            return compute(frame)
-        except PolarsError as failure:
-            error = failure
-    if len(frame) <= 1:
-        dead.extend(DeadRow(int(row), "expression_failed", str(error)) for row in frame[ROW])
-        return compute(frame.clear())
-    middle = len(frame) // 2
-    return pl.concat([_halve_poison(compute, half, dead) for half in (frame[:middle], frame[middle:])])
+def n_events(rows: Rows) -> int:
+    """How many events rows in stream order were made from."""
+    return int(np.count_nonzero(np.diff(rows))) + 1 if len(rows) else 0

@@ -7,7 +7,7 @@ the program's version, which is part of the stage's keys: another definition is 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,31 +18,18 @@ from pipeline.core.accumulators import Accumulator
 from pipeline.core.aggregates import Finisher, bind
 from pipeline.core.cells import Layout
 from pipeline.core.column_types import type_text
-from pipeline.core.definitions import Aggregate, Config, Field, FieldType, Session, Stage, Stream, Transform, Window
+from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
+from pipeline.core.registry import RegisteredAggregate, aggregate_of_source, registered_aggregate
 from pipeline.core.registry import aggregates as registered
 from pipeline.core.selection import Selection
+from pipeline.core.sketch_user import UserPartials
 from pipeline.core.sketches import Sketch
+from pipeline.core.steps import DeriveStep, LiftStep, Step, compile_steps, where_column
 from pipeline.core.windows import Horizon, Panes, panes_of
 
 PROGRAM_FORMAT = 2  # raise when the same definition would be computed or packed differently
 _VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
-_DTYPES: Mapping[FieldType, Any] = {
-    "string": pl.String,
-    "int": pl.Int64,
-    "float": pl.Float64,
-    "bool": pl.Boolean,
-    "timestamp": pl.Datetime("ms"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One transform: rows where `filter` is TRUE are kept, then all of `derive` is added to them."""
-
-    transform: str
-    filter: pl.Expr | None
-    derive: tuple[pl.Expr, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,49 +83,6 @@ class Program:
         return tuple((name, type_text(self.columns[name])) for name in self.stage.group_by)
 
 
-def column_type(field: Field) -> pl.DataType:
-    """The canonical column type of a declared field."""
-    if field.type == "list":
-        assert field.item is not None
-        return pl.List(_DTYPES[field.item])
-    dtype: pl.DataType = _DTYPES[field.type]
-    return dtype
-
-
-def stream_columns(stream: Stream) -> dict[str, pl.DataType]:
-    return {field.name: column_type(field) for field in stream.fields}
-
-
-def compile_steps(
-    config: Config, stage: Stage, wanted: frozenset[str]
-) -> tuple[tuple[Step, ...], frozenset[str], dict[str, pl.DataType]]:
-    """Compile the transforms above `stage` (and `stage` itself when it is one), deriving only what is read below.
-
-    Returns:
-        (steps, the stream fields they and `wanted` need, all columns after the last step).
-    """
-    chain = config.transforms_of(stage)
-    if isinstance(stage, Transform):
-        chain = (*chain, stage)
-    columns = stream_columns(config.stream_of(stage))
-    compiled: list[tuple[Transform, Any, dict[str, Any]]] = []
-    for transform in chain:
-        keep = compile_expression(transform.filter, columns) if transform.filter else None
-        derived = {name: compile_expression(text, columns) for name, text in transform.derive.items()}
-        compiled.append((transform, keep, derived))
-        columns = columns | {name: expression.dtype for name, expression in derived.items()}
-    steps: list[Step] = []
-    needs = wanted
-    for transform, keep, derived in reversed(compiled):
-        read = {name: expression for name, expression in derived.items() if name in needs}
-        names = [expression.names for expression in read.values()] + ([keep.names] if keep else [])
-        needs = (needs - read.keys()).union(*names)
-        derive = tuple(expression.expr.cast(expression.dtype).alias(name) for name, expression in read.items())
-        if keep or derive:
-            steps.append(Step(transform.name, keep.expr if keep else None, derive))
-    return tuple(reversed(steps)), needs, columns
-
-
 def layout_of(finishers: Sequence[Finisher]) -> Layout:
     """The columns of a stage's cells: every part its aggregates need, once."""
     accumulators: dict[str, Accumulator] = {}
@@ -151,17 +95,14 @@ def layout_of(finishers: Sequence[Finisher]) -> Layout:
     return Layout.of(accumulators.values(), sketches.values())
 
 
-def where_column(text: str) -> str:
-    """The column of a frame in flight that says where an aggregate's `where` is TRUE; no field can be named so."""
-    return f"where {text}"
-
-
 def columns_of(config: Config, stage: Stage) -> dict[str, pl.DataType]:
     """Every column that reaches a stage, with its type."""
     return compile_steps(config, stage, frozenset())[2]
 
 
-def compile_program(config: Config, stage: Aggregate) -> Program:
+def compile_program(
+    config: Config, stage: Aggregate, known: Callable[[str], RegisteredAggregate] = registered_aggregate
+) -> Program:
     """Compile an aggregate stage; the config loader has checked every name, type and expression."""
     columns = columns_of(config, stage)
     wheres = {spec.where: compile_expression(spec.where, columns) for spec in stage.aggregates if spec.where}
@@ -170,8 +111,10 @@ def compile_program(config: Config, stage: Aggregate) -> Program:
     steps, needs, columns = compile_steps(config, stage, frozenset(wanted))
     if wheres:
         marks = tuple(where.expr.alias(where_column(text)) for text, where in wheres.items())
-        steps = (*steps, Step(stage.name, None, marks))
-    finishers = tuple(bind(spec, columns) for spec in stage.aggregates)
+        steps = (*steps, DeriveStep(stage.name, marks))
+    finishers = tuple(bind(spec, columns, known) for spec in stage.aggregates)
+    layout = layout_of(finishers)
+    steps += tuple(LiftStep(stage.name, sketch) for sketch in layout.sketches if isinstance(sketch, UserPartials))
     return Program(
         stage=stage,
         stream=config.stream_of(stage),
@@ -181,7 +124,7 @@ def compile_program(config: Config, stage: Aggregate) -> Program:
         columns=columns,
         finishers=finishers,
         selection=Selection.compile(stage.select, {finisher.spec.name: finisher.type for finisher in finishers}),
-        layout=layout_of(finishers),
+        layout=layout,
     )
 
 
@@ -205,7 +148,7 @@ def version_of(config: Config, stage_name: str) -> str:
         "fields": sorted([f.name, f.type, f.item or "", f.nullable, f.unit, f.zone] for f in stream.fields),
         "time": [stream.time.field, stream.time.disorder_ms, stream.time.max_future_ms, stream.time.max_age_ms or 0],
         "partitions": [stream.partition_by, stream.partitions],
-        "transforms": [[t.filter, dict(t.derive)] for t in chain],
+        "transforms": [_decisive(transform) for transform in chain],
     }
     if isinstance(stage, Aggregate):
         definition |= {
@@ -214,12 +157,25 @@ def version_of(config: Config, stage_name: str) -> str:
             "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
             "allowed_lateness": stage.allowed_lateness_ms,
             "max_groups": stage.max_groups,
-            "sources": {
-                s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered
-            },
+            "sources": _sources(stage),
         }
     text = msgspec.json.encode(definition, order="sorted")
     return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]
+
+
+def _sources(stage: Aggregate) -> dict[str, str]:
+    """The hash of the source of every registered aggregate of a stage."""
+    return {s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered}
+
+
+def _decisive(transform: Transform) -> list[Any]:
+    """What of a transform decides numbers: of a table how it is joined, since its contents are in the log."""
+    more = {
+        "lookup": {name: msgspec.to_builtins(lookup) for name, lookup in transform.lookup.items()},
+        "explode": transform.explode,
+        "python": msgspec.to_builtins(transform.python),
+    }
+    return [transform.filter, dict(transform.derive), *([more] if any(more.values()) else [])]
 
 
 class Definition(msgspec.Struct):
@@ -228,11 +184,12 @@ class Definition(msgspec.Struct):
     stream: Stream
     transforms: tuple[Transform, ...]
     stage: Aggregate
+    sources: dict[str, str] = {}  # hash of the source of each registered aggregate
 
 
 def encode_definition(config: Config, stage: Aggregate) -> bytes:
     """A stage's definition as JSON: what an older version's results are read with after the config has changed."""
-    return msgspec.json.encode(Definition(config.stream_of(stage), config.transforms_of(stage), stage))
+    return msgspec.json.encode(Definition(config.stream_of(stage), config.transforms_of(stage), stage, _sources(stage)))
 
 
 def decode_definition(text: bytes) -> Definition:
@@ -243,8 +200,12 @@ def decode_definition(text: bytes) -> Definition:
 
 
 def program_of_definition(text: bytes, version: str) -> Program:
-    """Compile a definition kept by `encode_definition`, under the version it was kept as."""
+    """Compile a definition kept by `encode_definition`, under the version it was kept as.
+
+    What a function computed whose source has changed since cannot be read: such values are null.
+    """
     known = decode_definition(text)
     stages: dict[str, Stage] = {transform.name: transform for transform in known.transforms}
     config = Config(streams={known.stream.name: known.stream}, stages={**stages, known.stage.name: known.stage})
-    return replace(compile_program(config, known.stage), version=version)
+    program = compile_program(config, known.stage, lambda name: aggregate_of_source(name, known.sources.get(name)))
+    return replace(program, version=version)

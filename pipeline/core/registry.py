@@ -1,7 +1,7 @@
-"""A user's own Python functions, registered by name: `@aggregate("geomean")` and `@transform("enrich_geo")`.
+"""A user's own aggregates, registered by name: `@aggregate("geomean")`.
 
 What is registered decides numbers, so each carries the hash of its source: another source is another version of the
-stages that use it. The decorators return what they were given, unchanged.
+stages that use it. The decorator returns what it was given, unchanged.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from pipeline.core.definitions import AGGREGATE_FUNCTIONS
 from pipeline.core.spelling import did_you_mean
 from pipeline.errors import RegistrationError
 
-Engine = Literal["polars", "pandas"]
 Returns = Literal["int", "float", "string", "bool", "timestamp", "list"]
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _STEPS = ("lift", "merge", "finish")
 Given = TypeVar("Given")
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class UserAggregate(Protocol):
@@ -40,48 +38,16 @@ class UserAggregate(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Registered:
-    """A function DataFrame -> DataFrame; `engine` is the kind of frame it takes and returns."""
-
-    function: Callable[..., Any]
-    source_hash: str
-    engine: Engine
-
-
-@dataclass(frozen=True, slots=True)
 class RegisteredAggregate:
-    """An object with lift, merge and finish; `returns` is the type of what it finishes to."""
+    """An object with lift, merge and finish; `returns` is the type of what it finishes to, `file` where it stands."""
 
     function: UserAggregate
     source_hash: str
     returns: Returns
+    file: str = ""
 
 
-transforms: dict[str, Registered] = {}
 aggregates: dict[str, RegisteredAggregate] = {}
-
-
-def transform(name: str, *, engine: Engine = "polars") -> Callable[[Function], Function]:
-    """Register a function DataFrame -> DataFrame under `name`, for `python:` of a transform stage.
-
-    Raises:
-        RegistrationError: the name is no name or taken by another source, or the source cannot be read.
-    """
-    if engine not in get_args(Engine):
-        raise RegistrationError(f"transform '{name}': engine is 'polars' or 'pandas', not {engine!r}.")
-
-    def register(function: Function) -> Function:
-        if not callable(function):
-            raise RegistrationError(f"transform '{name}' is {function!r}, which is not a function.")
-        _check_name("transform", name)
-        entry = Registered(function, _hash(_source("transform", name, function)), engine)
-        before = transforms.get(name)
-        if before is not None and (before.source_hash, before.engine) != (entry.source_hash, entry.engine):
-            raise RegistrationError(_taken("transform", name))
-        transforms[name] = entry
-        return function
-
-    return register
 
 
 def aggregate(name: str, *, returns: Returns = "float") -> Callable[[Given], Given]:
@@ -97,7 +63,7 @@ def aggregate(name: str, *, returns: Returns = "float") -> Callable[[Given], Giv
         )
 
     def register(given: Given) -> Given:
-        _check_name("aggregate", name)
+        _check_name(name)
         if name in AGGREGATE_FUNCTIONS:
             raise RegistrationError(f"aggregate '{name}' is built in. Register yours under another name.")
         made: Any = given() if isinstance(given, type) else given
@@ -106,11 +72,13 @@ def aggregate(name: str, *, returns: Returns = "float") -> Callable[[Given], Giv
             raise RegistrationError(
                 f"aggregate '{name}' has no {' and no '.join(missing)}. It needs {', '.join(_STEPS)}."
             )
-        text = _source("aggregate", name, type(made)) + _attributes(name, made)
-        entry = RegisteredAggregate(made, _hash(text), returns)
+        text = _source(name, type(made)) + _attributes(name, made)
+        entry = RegisteredAggregate(made, _hash(text), returns, inspect.getsourcefile(type(made)) or "")
         before = aggregates.get(name)
         if before is not None and (before.source_hash, before.returns) != (entry.source_hash, entry.returns):
-            raise RegistrationError(_taken("aggregate", name))
+            raise RegistrationError(
+                f"aggregate '{name}' is registered already, from another source. Give one of the two another name."
+            )
         aggregates[name] = entry
         return given
 
@@ -126,26 +94,53 @@ def registered_aggregate(name: str) -> RegisteredAggregate:
     if name not in aggregates:
         raise RegistrationError(
             f"aggregate '{name}' is not registered in this process.{did_you_mean(name, aggregates)} "
-            "Import the file with its @aggregate before the config is read."
+            "Name the file with its @aggregate under `functions:`."
         )
     return aggregates[name]
 
 
-def _check_name(what: str, name: str) -> None:
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    """Stands for an aggregate whose source this process does not have: its values are null, and say why."""
+
+    name: str
+
+    def lift(self, value: Any) -> Any:
+        raise self._error()
+
+    def merge(self, a: Any, b: Any) -> Any:
+        raise self._error()
+
+    def finish(self, partial: Any) -> Any:
+        raise self._error()
+
+    def _error(self) -> RegistrationError:
+        return RegistrationError(
+            f"aggregate '{self.name}' has another source now, or none; its old values are not read."
+        )
+
+
+def aggregate_of_source(name: str, source_hash: str | None) -> RegisteredAggregate:
+    """Return a registered aggregate as it was at one source; where it has another now, one that can only fail."""
+    known = aggregates.get(name)
+    if known is not None and known.source_hash == source_hash:
+        return known
+    return RegisteredAggregate(_Gone(name), source_hash or "", "float" if known is None else known.returns)
+
+
+def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
-        raise RegistrationError(f"{what} {name!r}: a name is letters, digits and _, and does not begin with a digit.")
+        raise RegistrationError(
+            f"aggregate {name!r}: a name is letters, digits and _, and does not begin with a digit."
+        )
 
 
-def _taken(what: str, name: str) -> str:
-    return f"{what} '{name}' is registered already, from another source. Give one of the two another name."
-
-
-def _source(what: str, name: str, code: Any) -> str:
+def _source(name: str, code: Any) -> str:
     try:
         return inspect.getsource(code)
     except (OSError, TypeError) as error:
         raise RegistrationError(
-            f"{what} '{name}': its source cannot be read ({error}), and the version of a stage is made from it. "
+            f"aggregate '{name}': its source cannot be read ({error}), and the version of a stage is made from it. "
             "Put it in a file that is imported."
         ) from error
 

@@ -84,8 +84,11 @@ class Validator:
         needed = {field.name for field in self._timestamps} | ({stream.partition_by} if stream.partition_by else set())
         self._columns = tuple((name, attrgetter(name)) for name in names if name in needed)
 
-    def check(self, body: bytes, *, kind: BodyKind, now_ms: int) -> Checked:
-        """Judge every row of `body`; `now_ms` is Redis's clock, for what is too far ahead or too old."""
+    def check(self, body: bytes, *, kind: BodyKind, now_ms: int, of_any_age: bool = False) -> Checked:
+        """Judge every row of `body`; `now_ms` is Redis's clock, for what is too far ahead or too old.
+
+        `of_any_age`: old data is sent on purpose, so `max_age` refuses none.
+        """
         try:
             text, n = _as_lines(body, kind)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -93,7 +96,7 @@ class Validator:
         if not text:
             return Checked(b"", 0, 0, None, None, [], 0, None)
         decoded = (n and self._decode_batch(text, n)) or self._decode_rows(text)
-        return self._judge(text, decoded, now_ms)
+        return self._judge(text, decoded, now_ms, of_any_age=of_any_age)
 
     def event(self, line: bytes) -> Any:
         """The struct of one line that was found good."""
@@ -161,13 +164,16 @@ class Validator:
         except msgspec.MsgspecError as error:
             return explain(index, line, error), False
 
-    def _judge(self, text: bytes, decoded: _Decoded, now_ms: int) -> Checked:
+    def _judge(self, text: bytes, decoded: _Decoded, now_ms: int, *, of_any_age: bool) -> Checked:
         """Turn times into milliseconds and take out the rows whose time cannot be."""
         refused: dict[int, tuple[str, str, str]] = {}  # place among the decoded → field, code, message
         times = {field.name: self._column_ms(field.name, decoded, refused) for field in self._timestamps}
         time = self.stream.time.field
         times_ms = times[time] if time else None
-        newest_ms = self._refuse_by_clock(times_ms, now_ms, refused) if times_ms is not None else None
+        newest_ms = None
+        if times_ms is not None:
+            max_age_ms = None if of_any_age else self.stream.time.max_age_ms
+            newest_ms = self._refuse_by_clock(times_ms, now_ms, max_age_ms, refused)
         keys = self._keys(decoded, times)
         if not refused and decoded.lines is None:
             return Checked(text, decoded.n, decoded.n, times_ms, keys, [], decoded.undeclared, newest_ms)
@@ -197,7 +203,9 @@ class Validator:
         spread[owners] = found
         return spread
 
-    def _refuse_by_clock(self, times_ms: Int64, now_ms: int, refused: dict[int, tuple[str, str, str]]) -> int | None:
+    def _refuse_by_clock(
+        self, times_ms: Int64, now_ms: int, max_age_ms: int | None, refused: dict[int, tuple[str, str, str]]
+    ) -> int | None:
         if not len(times_ms):
             return None
         policy, name = self.stream.time, str(self.stream.time.field)
@@ -205,9 +213,9 @@ class Validator:
         readable[list(refused)] = False
         for place in np.flatnonzero((times_ms > now_ms + policy.max_future_ms) & readable).tolist():
             refused[place] = too_far_ahead(name, int(times_ms[place]) - now_ms, policy.max_future_ms)
-        if policy.max_age_ms is not None:
-            for place in np.flatnonzero((times_ms < now_ms - policy.max_age_ms) & readable).tolist():
-                refused[place] = too_old(name, now_ms - int(times_ms[place]), policy.max_age_ms)
+        if max_age_ms is not None:
+            for place in np.flatnonzero((times_ms < now_ms - max_age_ms) & readable).tolist():
+                refused[place] = too_old(name, now_ms - int(times_ms[place]), max_age_ms)
         return int(times_ms[readable].max()) if readable.any() else None
 
     def _keys(self, decoded: _Decoded, times: dict[str, Int64]) -> list[Any] | None:

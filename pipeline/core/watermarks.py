@@ -7,7 +7,7 @@ time), minus the disorder bound (DESIGN section 6). The event itself is not in i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,9 @@ def prefix_watermarks(
     """Return the watermark before each event, and the running maximum after the last.
 
     `effective_ms` is min(event time, arrival time) in stream order; `max_seen_ms` the running maximum before the first,
-    None when there was no event yet. A watermark where nothing was seen is `NO_TIME_MS - disorder_ms`, at which no
-    window has closed. Splitting the log anywhere and handing the maximum on gives the same watermarks.
+    None when there was no event yet; an event of NO_TIME_MS moves no time. A watermark where nothing was seen is
+    `NO_TIME_MS - disorder_ms`, at which no window has closed. Splitting the log anywhere and handing the maximum on
+    gives the same watermarks.
     """
     start = NO_TIME_MS if max_seen_ms is None else max_seen_ms
     if len(effective_ms) == 0:
@@ -38,7 +39,8 @@ def prefix_watermarks(
     running[0] = start
     running[1:] = effective_ms
     np.maximum.accumulate(running, out=running)
-    return running[:-1] - disorder_ms, int(running[-1])
+    newest_ms = int(running[-1])
+    return running[:-1] - disorder_ms, None if newest_ms == NO_TIME_MS else newest_ms
 
 
 def watermark_ms(max_seen_ms: int | None, disorder_ms: int) -> int | None:
@@ -60,7 +62,8 @@ class PartitionClock:
 
     `last_id`: the entry a tick would follow. `max_seen_ms`, `max_ts_ms`, `last_arrival_ms` are of events (`max_seen_ms`
     of ticks too), None before the first. `last_tick_ms`: arrival of the last tick; a tick is no sign of life, so it
-    never moves `last_arrival_ms`. `settled_ms`: `max_seen_ms` as it was at least SETTLE_MS ago, None while unknown.
+    never moves `last_arrival_ms`. `last_backfill_ms`: of old data likewise, which moves only `max_ts_ms` beside it.
+    `settled_ms`: `max_seen_ms` as it was at least SETTLE_MS ago, None while unknown.
     """
 
     partition: int
@@ -70,6 +73,7 @@ class PartitionClock:
     last_arrival_ms: int | None = None
     last_tick_ms: int | None = None
     settled_ms: int | None = None
+    last_backfill_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,8 @@ def idle_ticks(
     `horizons` are those of the stages that read the stream. A tick is part of the clocks the next one is decided from:
     run late, twice or in two processes, this moves time no further, and a tick never looks like the stream flowing.
     """
+    if all(clock.last_arrival_ms is None for clock in partitions):
+        partitions = [_as_if_live(clock) for clock in partitions]
     arrivals = [clock.last_arrival_ms for clock in partitions if clock.last_arrival_ms is not None]
     newest_ms = max((c.max_ts_ms for c in partitions if c.max_ts_ms is not None), default=None)
     if not arrivals or newest_ms is None or not horizons:
@@ -106,6 +112,14 @@ def idle_ticks(
     return ticks + [
         tick for tick in _unused_ticks(now_ms, policy, partitions, horizons, newest_ms) if tick.partition not in taken
     ]
+
+
+def _as_if_live(clock: PartitionClock) -> PartitionClock:
+    """A stream that has only been backfilled has no other events to tell the time by; its last windows close too."""
+    if clock.last_backfill_ms is None or clock.max_ts_ms is None:
+        return clock
+    reached_ms = min(clock.max_ts_ms, clock.last_backfill_ms) if clock.max_seen_ms is None else clock.max_seen_ms
+    return replace(clock, last_arrival_ms=clock.last_backfill_ms, max_seen_ms=reached_ms)
 
 
 def _is_silent(now_ms: int, policy: TimePolicy, last_ms: int, historic: bool) -> bool:

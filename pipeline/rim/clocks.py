@@ -14,7 +14,7 @@ import redis
 
 from pipeline.core.batches import read_batch, split_id
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import KIND, Row, parse_entry
+from pipeline.core.entries import BACKFILL, KIND, Row, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.watermarks import PartitionClock
 from pipeline.rim import keys, replies
@@ -77,6 +77,7 @@ def _clock(partition: int, door: Mapping[bytes, bytes]) -> PartitionClock:
         max_ts_ms=number(b"max_ts_ms"),
         last_arrival_ms=number(b"last_arrival_ms"),
         last_tick_ms=number(b"last_tick_ms"),
+        last_backfill_ms=number(b"last_backfill_ms"),
     )
 
 
@@ -103,7 +104,8 @@ def _corrected(
         count = 1 if _has_chunk(entries) else min(count * GROWTH, ROWS_A_STEP)
     if clock.last_id != door.last_id:
         # Refused when the door moved meanwhile; then a tick after this look is refused as well, by the same comparison.
-        args = [door.last_id, clock.last_id, *map(_text, (clock.max_seen_ms, clock.max_ts_ms, clock.last_arrival_ms))]
+        times_ms = (clock.max_seen_ms, clock.max_ts_ms, clock.last_arrival_ms, clock.last_backfill_ms)
+        args = [door.last_id, clock.last_id, *map(_text, times_ms)]
         scripts.run("correct", keys=[keys.door(stream.name, door.partition)], args=args)
     return clock, whole
 
@@ -132,7 +134,10 @@ def _after(clock: PartitionClock, entries: Sequence[replies.Entry], stream: Stre
         assert fields is not None, f"XRANGE gave entry {entry_id!r} without fields"
         if fields.get(KIND) == b"chunk":
             arrival_ms, newest_ms = int(fields[b"at"]), int(fields[b"hi"])
-            clock = _moved(clock, entry_id, min(arrival_ms, newest_ms), newest_ms, arrival_ms)
+            if fields.get(b"mode") == BACKFILL:
+                clock = _backfilled(clock, newest_ms, arrival_ms)
+            else:
+                clock = _moved(clock, entry_id, min(arrival_ms, newest_ms), newest_ms, arrival_ms)
         elif isinstance(row := parse_entry(entry_id, fields), Row):
             rows.append(row)
     if rows:
@@ -141,6 +146,15 @@ def _after(clock: PartitionClock, entries: Sequence[replies.Entry], stream: Stre
             seen_ms, newest_ms = int(batch.effective_ms.max()), int(batch.times_ms.max())
             clock = _moved(clock, rows[-1].id, seen_ms, newest_ms, rows[-1].arrival_ms)
     return replace(clock, last_id=entries[-1][0].decode()) if entries else clock
+
+
+def _backfilled(clock: PartitionClock, newest_ms: int, arrival_ms: int) -> PartitionClock:
+    """Old data moves no time and is no sign of life; what it adds to may have to be closed by the end."""
+    return replace(
+        clock,
+        max_ts_ms=_max(clock.max_ts_ms, newest_ms),
+        last_backfill_ms=_max(clock.last_backfill_ms, arrival_ms),
+    )
 
 
 def _moved(clock: PartitionClock, last_id: bytes, seen_ms: int, newest_ms: int, arrival_ms: int) -> PartitionClock:

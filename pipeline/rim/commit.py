@@ -70,7 +70,11 @@ class Checkpoint:
     dead: int = 0
     partial: int = 0
     others: int = 0
+    backfilled: int = 0
+    replayed: int = 0
+    expired_ms: int | None = None  # windows that end at or before it may be gone: written by expiry, never by a commit
     torn: bool = False
+    tables: Mapping[str, str] = field(default_factory=dict)  # hash of the content each lookup table has at the cursor
 
     @property
     def mark(self) -> Mark:
@@ -87,6 +91,7 @@ class Checkpoint:
             "cursor": self.cursor.decode(),
             **{name: getattr(self, name) for name in _OPTIONAL},
             **{name: getattr(self, name) for name in _COUNTERS},
+            **{f"table:{name}": content for name, content in self.tables.items()},
         }
         return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -101,7 +106,13 @@ class Checkpoint:
             max_event_ms=_optional(stored.get(b"max_event_ms")),
             max_beat_ms=_optional(stored.get(b"max_beat_ms")),
             offset=_optional(stored.get(b"offset")),
+            expired_ms=_optional(stored.get(b"expired_ms")),
             torn=b"torn" in stored,
+            tables={
+                name.removeprefix(b"table:").decode(): content.decode()
+                for name, content in stored.items()
+                if name.startswith(b"table:")
+            },
             **numbers,
         )
 
@@ -122,6 +133,8 @@ _COUNTERS = (
     "dead",
     "partial",
     "others",
+    "backfilled",
+    "replayed",
 )
 
 
@@ -131,13 +144,17 @@ def _optional(text: bytes | None) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What must still be so when the commit arrives."""
+    """What must still be so when the commit arrives.
+
+    `backfills`: some rows were judged by what had expired (`before.expired_ms`), so that is compared as well.
+    """
 
     group: str
     consumer: str
     before: Checkpoint
     n_pending: int
     first_pending: bytes
+    backfills: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +199,8 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
         return
     if answer == b"torn":
         raise TornError(f"{where}: an earlier commit was cut off in the middle; the partition has to be rebuilt")
+    if answer == b"expired":
+        raise FenceError(f"{where}: windows expired while old data was added to them; nothing was written")
     if answer in (b"checkpoint", b"pending"):
         raise FenceError(f"{where}: the {answer.decode()} is not the one this worker knows; nothing was written")
     raise ForeignKeyError(f"{where}: cannot commit: {answer!r}; something else writes to our keys; delete it")
@@ -197,6 +216,7 @@ def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
     yield "" if before.max_seen_ms is None else before.max_seen_ms
     yield fence.n_pending
     yield fence.first_pending
+    yield "" if not fence.backfills else "none" if before.expired_ms is None else before.expired_ms
     yield len(what.ids)
     yield len(after)
     yield len(streams)

@@ -10,21 +10,26 @@ A partition of a stream. Kept as long as the stream is, unless said.
 
     {s.p}:raw          stream  rows, chunks, ticks, control entries; trimmed behind the slowest group by `retention`
     {s.p}:door         hash    last_id max_seen_ms max_ts_ms last_arrival_ms last_tick_ms received stored duplicate
-                               rejected undeclared bytes
+                               rejected undeclared bytes last_backfill_ms
     {s.p}:idem         hash    idempotency key → `FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID` of the first; 24 h or 100,000
     {s.p}:idem_times   zset    idempotency key by arrival ms; with `idem`
     {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
+    {s.p}:replayed     hash    id of a quarantined row → the request that replayed it; with the row
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
+                               table:TABLE
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
-    {s.p}:sessions:g   hash    live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
+    {s.p}:live_sessions:g hash live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
+    {s.p}:replayed:g   hash    `ENTRY ROW` of a late row or dead letter → the request that replayed it; with the row
     {s.p}:suspect:g    hash    `ID FIRST AFTER` or `ID decoding` → attempts on an entry that may kill; until a commit
     {s.p}:cuts         zset    sampled places a trim may cut at, by arrival ms; until passed by a trim
-    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it
+    {s.p}:cut          hash    where the last trim cut: largest event time and watermark before it, and `table:TABLE` →
+                               hash of the content that each lookup table had there
+    {s.p}:tables       list    `ID HASH TABLE` of each reload of a lookup table in the log; those trimmed are in the cut
     {s.p}:TRANSFORM    stream  rows of a transform with `publish: true`; trimmed by the scheduler
     {s}:record         hash    partitions: how many there were when the stream was first set up
 
@@ -38,9 +43,9 @@ A metric. Results go `retention` after they were last published.
     {m}:tier:v:SIZE          zset    `START:END` of a tier's windows by end; their results are keyed as the others
     {m}:tier_ages:v:SIZE     zset    likewise by published_ms
     {m}:tier_due:v:SIZE      hash    tier window start → `0-N -`, N the newest publication of a window in it
-    {m}:sessions:v:BUCKET    hash    sessions by first: `FIRST:LAST GROUPJSON` → `STATE REVISION PUBLISHED_MS`,
+    {m}:session_rows:v:BUCKET hash   sessions by first: `FIRST:LAST GROUPJSON` → `STATE REVISION PUBLISHED_MS`,
                                      PARTITION and packed partial; with the bucket
-    {m}:sessions_to:v        hash    partition → `TO OWN OLDEST`: how far its sessions are published (session_store)
+    {m}:session_accounts:v   hash    partition → `TO OWN OLDEST`: how far its sessions are published (session_store)
     {m}:emit:v               list    windows whose rows still go downstream
     {m}:rows                 stream  downstream rows; trimmed by the scheduler
     {m}:latest               hash    group JSON → JSON of the newest closed window's finished values
@@ -51,6 +56,8 @@ The installation.
 
     streamgauge:workers      zset    live workers by Redis time of their last beat
     streamgauge:ledger       hash    the scheduler's last look at the books: checked_ms ok findings (JSON)
+    {streamgauge}:table:HASH string  a content of a lookup table (Parquet); while a log or a cut names it
+    {streamgauge}:tables     hash    `HASH STREAM PARTITION` → when the content was stored for it, ms; with the content
 """
 
 from __future__ import annotations
@@ -104,8 +111,8 @@ def pane(stream: str, partition: int, group: str, start_ms: int) -> str:
     return _of_partition(stream, partition, f"pane:{group}:{start_ms}")
 
 
-def sessions(stream: str, partition: int, group: str) -> str:
-    return _of_partition(stream, partition, f"sessions:{group}")
+def live_sessions(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"live_sessions:{group}")
 
 
 def late(stream: str, partition: int, group: str) -> str:
@@ -114,6 +121,14 @@ def late(stream: str, partition: int, group: str) -> str:
 
 def dead(stream: str, partition: int, group: str) -> str:
     return _of_partition(stream, partition, f"dead:{group}")
+
+
+def replayed(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"replayed:{group}")
+
+
+def quarantine_replayed(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "replayed")
 
 
 def suspect(stream: str, partition: int, group: str) -> str:
@@ -126,6 +141,10 @@ def cuts(stream: str, partition: int) -> str:
 
 def cut(stream: str, partition: int) -> str:
     return _of_partition(stream, partition, "cut")
+
+
+def tables(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "tables")
 
 
 def published_transform(stream: str, partition: int, transform: str) -> str:
@@ -169,11 +188,11 @@ def tier_due(metric: str, version: str, size_ms: int) -> str:
 
 
 def session_rows(metric: str, version: str, bucket_ms: int) -> str:
-    return _of_metric(metric, f"sessions:{version}:{bucket_ms}")
+    return _of_metric(metric, f"session_rows:{version}:{bucket_ms}")
 
 
-def sessions_to(metric: str, version: str) -> str:
-    return _of_metric(metric, f"sessions_to:{version}")
+def session_accounts(metric: str, version: str) -> str:
+    return _of_metric(metric, f"session_accounts:{version}")
 
 
 def emit(metric: str, version: str) -> str:
@@ -202,3 +221,11 @@ def workers() -> str:
 
 def ledger() -> str:
     return "streamgauge:ledger"
+
+
+def table_content(content: str) -> str:
+    return f"{{streamgauge}}:table:{content}"
+
+
+def table_contents() -> str:
+    return "{streamgauge}:tables"

@@ -29,6 +29,6 @@ def rebuild_partition(client: redis.Redis, scripts: Scripts, stream: str, partit
         cells = [keys.pane(stream, partition, group, start) for start in step]
         if not int(scripts.run("discard", keys=[checkpoint, panes, *cells], args=step)):
             return False
-    rest = [of(stream, partition, group) for of in (keys.due, keys.sessions, keys.late, keys.dead, keys.suspect)]
-    raw, cut = keys.raw(stream, partition), keys.cut(stream, partition)
-    return bool(int(scripts.run("reset", keys=[raw, checkpoint, cut, panes, *rest], args=[group])))
+    rest = [of(stream, partition, group) for of in (keys.due, keys.live_sessions, keys.late, keys.dead, keys.suspect)]
+    raw, cut, tables = (of(stream, partition) for of in (keys.raw, keys.cut, keys.tables))
+    return bool(int(scripts.run("reset", keys=[raw, checkpoint, cut, panes, tables, *rest], args=[group])))

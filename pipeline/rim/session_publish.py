@@ -91,7 +91,7 @@ def publish_sessions(
         "publish_sessions",
         keys=[
             keys.published(of.metric, of.version),
-            keys.sessions_to(of.metric, of.version),
+            keys.session_accounts(of.metric, of.version),
             keys.windows(of.metric, of.version),
             keys.ages(of.metric, of.version),
             keys.rows(of.metric),
@@ -114,7 +114,7 @@ def settle_sessions(
     scripts: Scripts, stream: str, partition: int, group: str, at: Checkpoint, fields: Sequence[bytes]
 ) -> bool:
     """Delete final sessions from the hash of live ones; False when the partition is not at this checkpoint any more."""
-    where = [keys.checkpoint(stream, partition, group), keys.sessions(stream, partition, group)]
+    where = [keys.checkpoint(stream, partition, group), keys.live_sessions(stream, partition, group)]
     seen = "" if at.max_seen_ms is None else at.max_seen_ms
     for step in range(0, len(fields), FIELDS_A_STEP):
         args = [at.cursor, at.commit, seen, *fields[step : step + FIELDS_A_STEP]]

@@ -77,7 +77,7 @@ def parse_published(field: bytes, value: bytes) -> PublishedSession:
 
 def live_sessions(client: redis.Redis, stream: str, partition: int, group: str) -> dict[bytes, bytes]:
     """The live sessions of a partition as they are stored; the caller sees to it that they stand still."""
-    return dict(scan(client, keys.sessions(stream, partition, group)))
+    return dict(scan(client, keys.live_sessions(stream, partition, group)))
 
 
 def scan(client: redis.Redis, key: str, match: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
@@ -98,13 +98,13 @@ def count_live(client: redis.Redis, stream: str, partitions: int, group: str) ->
     """How many live sessions a metric has in all partitions."""
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
-        pipe.execute_command("HLEN", keys.sessions(stream, partition, group))
+        pipe.execute_command("HLEN", keys.live_sessions(stream, partition, group))
     return sum(map(int, pipe.execute()))
 
 
 def accounts(client: redis.Redis, metric: str, version: str, partitions: int) -> list[Account | None]:
     """How far each partition is; None where nothing was said of it yet."""
-    stored = replies.parse_hash(client.execute_command("HGETALL", keys.sessions_to(metric, version)))
+    stored = replies.parse_hash(client.execute_command("HGETALL", keys.session_accounts(metric, version)))
     found = (stored.get(b"%d" % partition) for partition in range(partitions))
     return [None if text is None else Account.parse(text) for text in found]
 

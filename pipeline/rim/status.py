@@ -28,6 +28,7 @@ class Door:
     last_arrival_ms: int | None = None
     last_tick_ms: int | None = None
     last_id: str = "0-0"
+    last_backfill_ms: int | None = None
     received: int = 0
     stored: int = 0
     duplicate: int = 0
@@ -42,6 +43,7 @@ class Door:
             _optional(stored.get(b"last_arrival_ms")),
             _optional(stored.get(b"last_tick_ms")),
             stored.get(b"last_id", b"0-0").decode(),
+            _optional(stored.get(b"last_backfill_ms")),
             *(int(stored.get(name.encode(), b"0")) for name in DOOR_COUNTERS),
         )
 

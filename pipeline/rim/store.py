@@ -27,6 +27,12 @@ def load_checkpoint(client: redis.Redis, stream: str, partition: int, group: str
     )
 
 
+def load_expired_ms(client: redis.Redis, stream: str, partition: int, group: str) -> int | None:
+    """Up to where the windows of a stage may be gone in a partition; None while none has expired."""
+    text = client.execute_command("HGET", keys.checkpoint(stream, partition, group), "expired_ms")
+    return None if text is None else int(text)
+
+
 def load_checkpoints(client: redis.Redis, stream: str, partitions: int, group: str) -> list[Checkpoint]:
     """The checkpoints of all partitions, in one round trip."""
     pipe = client.pipeline(transaction=False)

@@ -11,6 +11,7 @@ from typing import Any
 
 from isal.isal_zlib import crc32
 
+from pipeline.core.entries import BACKFILL
 from pipeline.core.partitioning import Chunk
 from pipeline.core.refusals import Refusal
 from pipeline.errors import BadRequestError, StreamgaugeError
@@ -37,13 +38,35 @@ class IdempotencyKey:
 
 
 @dataclass(frozen=True, slots=True)
+class StageReplay:
+    """Rows that a stage had put aside, for that stage alone: each origin (`ENTRY ROW`) is replayed once.
+
+    `request` names the request that replays them; `again`: also those that another request has replayed before.
+    """
+
+    group: str
+    origins: Sequence[str]
+    request: str
+    again: bool = False
+
+
+class AlreadyReplayedError(StreamgaugeError):
+    """Some of the rows were replayed since the caller looked; nothing was written."""
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What one call writes: good rows as entries, refused rows for quarantine, judged by the clock `judged_ms`."""
+    """What one call writes: good rows as entries, refused rows for quarantine, judged by the clock `judged_ms`.
+
+    `backfill`: its chunks are old data put into a live stream. `replay`: they were put aside by a stage.
+    """
 
     entries: Sequence[Chunk | RowEntry]
     refusals: Sequence[Refusal]
     undeclared: int
     judged_ms: int
+    backfill: bool = False
+    replay: StageReplay | None = None
 
     @property
     def n_good(self) -> int:
@@ -65,20 +88,20 @@ def append(scripts: Scripts, stream: str, partition: int, step: Step, key: Idemp
 
     Raises:
         BadRequestError: the key was used for another request (409); nothing was written.
+        AlreadyReplayedError: the step replays rows, and some were replayed before; nothing was written.
         StreamgaugeError: a key of ours has been overwritten with another type; nothing was written.
         redis.exceptions.RedisError: the server refused or is away; after a lost reply the step may be written.
     """
-    reply = scripts.run(
-        "append",
-        keys=[
-            keys.raw(stream, partition),
-            keys.door(stream, partition),
-            keys.idem(stream, partition),
-            keys.idem_times(stream, partition),
-            keys.quarantine(stream, partition),
-        ],
-        args=_arguments(step, key),
-    )
+    names = [
+        keys.raw(stream, partition),
+        keys.door(stream, partition),
+        keys.idem(stream, partition),
+        keys.idem_times(stream, partition),
+        keys.quarantine(stream, partition),
+    ]
+    if step.replay is not None:
+        names.append(keys.replayed(stream, partition, step.replay.group))
+    reply = scripts.run("append", keys=names, args=_arguments(step, key))
     return _parse(reply, step, key)
 
 
@@ -93,15 +116,19 @@ def _arguments(step: Step, key: IdempotencyKey | None) -> list[Argument]:
         len(step.refusals),
     ]
     for entry in step.entries:
-        args += _chunk(entry) if isinstance(entry, Chunk) else _row(entry)
+        args += _chunk(entry, step) if isinstance(entry, Chunk) else _row(entry)
     for refusal in step.refusals:
         body = refusal.body[:QUARANTINED_BYTES]
         args += [refusal.message.encode(errors="replace"), refusal.code, _text(refusal.field), refusal.index, body]
+    if (replay := step.replay) is not None:
+        args += [replay.request, "1" if replay.again else "", len(replay.origins), *replay.origins]
     return args
 
 
-def _chunk(chunk: Chunk) -> list[Argument]:
-    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), crc32(chunk.body), chunk.body]
+def _chunk(chunk: Chunk, step: Step) -> list[Argument]:
+    mode = BACKFILL if step.backfill else b""
+    only = step.replay.group if step.replay else ""
+    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), crc32(chunk.body), mode, only, chunk.body]
 
 
 def _row(row: RowEntry) -> list[Argument]:
@@ -124,6 +151,8 @@ def _parse(reply: Sequence[Any], step: Step, key: IdempotencyKey | None) -> Appe
     if status == b"known":
         _, judged_ms, arrival_ms, ids = rest[0].decode().split(" ")
         return Appended(True, int(arrival_ms), int(judged_ms), tuple(filter(None, ids.split(","))))
+    if status == b"replayed":
+        raise AlreadyReplayedError("some of these rows were replayed meanwhile; nothing was written")
     if status == b"conflict":
         assert key is not None, "a conflict without an idempotency key"
         raise BadRequestError(

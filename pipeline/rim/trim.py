@@ -177,6 +177,7 @@ def _cut(
                 raw,
                 keys.cuts(stream.name, partition),
                 keys.cut(stream.name, partition),
+                keys.tables(stream.name, partition),
                 *(keys.checkpoint(stream.name, partition, group) for group in groups),
             ],
             args=[

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.rim.lifeline import die_with_parent
@@ -29,6 +30,7 @@ class Child:
     name: str
     argv: tuple[str, ...]
     role: Role
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside ours
 
 
 class Pauses:
@@ -68,6 +70,7 @@ class RunningChild:
         assert self._process is None, f"{self.child.name} runs already"
         self._process = subprocess.Popen(
             self.child.argv,
+            env={**os.environ, **self.child.environment},
             stdin=subprocess.DEVNULL,
             stdout=STDERR_FD,  # stdout belongs to the command's data; what children say is talk
             start_new_session=True,

@@ -18,7 +18,7 @@ import redis
 from pipeline.core.definitions import Tumbling
 from pipeline.core.merging import Merged, Piece, merged, pieces_of, windows_by_end
 from pipeline.core.programs import Program
-from pipeline.core.windows import Span
+from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.rim import publish, store
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
@@ -31,6 +31,7 @@ WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its eve
 WINDOWS_A_READ = 20  # windows whose panes are read together
 CACHED_CELLS = 100_000  # of panes kept for the next pass: some 100 MB of quantiles
 
+Read = Mapping[int, list[tuple[MarkedPane, list[Piece]]] | None]  # pane start → the panes there; None: one changed
 Marks = tuple[Mark, ...]  # of a window: for each partition the newest mark of its panes
 
 
@@ -73,6 +74,19 @@ class PieceCache:
             self.panes[place] = panes[place]
 
 
+def waiting_windows(
+    program: Program, due: Sequence[Mapping[int, Due]], *, from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
+) -> list[Span]:
+    """The windows that due panes wait for and that end from `from_ms` to `to_ms`, in the order they close."""
+    panes = program.panes
+    return windows_by_end(
+        window
+        for partition in due
+        for start, pane in partition.items()
+        for window in panes.windows_of(start, max(from_ms, pane.from_end_ms), to_ms)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Closer:
     """Publishes the closed windows of one metric; `cache` lives from pass to pass."""
@@ -88,15 +102,7 @@ class Closer:
         if watermark_ms is None:
             self._emit_rest()
             return Pass(0, more=False)
-        panes = self.program.panes
-        waiting = list(
-            windows_by_end(
-                window
-                for partition in due
-                for start, pane in partition.items()
-                for window in panes.windows_of(start, pane.from_end_ms, watermark_ms)
-            )
-        )
+        waiting = waiting_windows(self.program, due, to_ms=watermark_ms)
         published, in_place = 0, set[Span]()
         for at in range(0, min(len(waiting), WINDOWS_A_PASS), WINDOWS_A_READ):
             spans = waiting[at : at + WINDOWS_A_READ]
@@ -113,18 +119,11 @@ class Closer:
     def update_once(self) -> int:
         """Publish the open windows that changed, for `emit: on_update`; return how many."""
         due, watermark_ms = self._due()
-        after_ms = -(2**62) if watermark_ms is None else watermark_ms + 1
-        panes = self.program.panes
-        spans = list(
-            windows_by_end(
-                window
-                for partition in due
-                for start, pane in partition.items()
-                for window in panes.windows_of(start, max(after_ms, pane.from_end_ms), 2**62)
-            )
-        )[:WINDOWS_A_PASS]
+        from_ms = -FOREVER_MS if watermark_ms is None else watermark_ms + 1
+        spans = waiting_windows(self.program, due, from_ms=from_ms)[:WINDOWS_A_PASS]
         read = self._read(spans)
-        published = sum(self._publish(span, read, None, is_newest=False) is True for span in spans)
+        changed = self._changed(spans, read)
+        published = sum(self._publish(span, read, None, is_newest=False) is True for span in changed)
         self._emit_rest()
         return published
 
@@ -138,7 +137,7 @@ class Closer:
         checkpoints = store.load_checkpoints(self.client, stream.name, partitions, program.group)
         return due, minimum_watermark(checkpoints, stream.time.disorder_ms)
 
-    def _read(self, spans: Sequence[Span]) -> dict[int, list[tuple[MarkedPane, list[Piece]]] | None]:
+    def _read(self, spans: Sequence[Span]) -> Read:
         """The panes of some windows by start, each read and unpacked once; None where one changed meanwhile."""
         program, stream = self.program, self.program.stream
         starts = sorted({start for span in spans for start in program.panes.panes_of(span)})
@@ -164,25 +163,15 @@ class Closer:
             self.cache.keep({(pane.partition, pane.start_ms): (pane.mark, pieces) for pane, pieces in used})
         return found
 
-    def _publish(
-        self,
-        span: Span,
-        read: Mapping[int, list[tuple[MarkedPane, list[Piece]]] | None],
-        watermark_ms: int | None,
-        *,
-        is_newest: bool,
-    ) -> bool | None:
+    def _publish(self, span: Span, read: Read, watermark_ms: int | None, *, is_newest: bool) -> bool | None:
         """Merge and publish one window: True when it is in place now, False when what is in place is as good.
 
         None when a pane changed under our hands, or when another publisher's result is newer: it stays due.
         """
-        found = [read[start] for start in self.program.panes.panes_of(span)]
-        panes = [pane for each in found if each is not None for pane in each]
-        if any(each is None for each in found):
+        panes = self._panes_of(span, read)
+        if panes is None:
             return None
         marks = self._marks(pane for pane, _ in panes)
-        if watermark_ms is None and self._is_in_place(span, marks):
-            return False
         window = merged(self.program.layout, span, (piece for _, pieces in panes for piece in pieces))
         rows = self._rows(window) if is_newest or self.program.stage.output != "none" else []
         closed = self._closed(window, marks, watermark_ms, rows if is_newest else [])
@@ -191,11 +180,25 @@ class Closer:
             self._emit_rest(Finished(*span, closed.state, revision, window.groups, rows))
             return True
         # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged.
-        return False if self._is_in_place(span, marks) else None
-
-    def _is_in_place(self, span: Span, marks: Marks) -> bool:
         [stored] = store.stored_marks(self.client, self.program.name, self.program.version, [span])
-        return tuple(stored) == marks
+        return False if tuple(stored) == marks else None
+
+    def _changed(self, spans: Sequence[Span], read: Read) -> list[Span]:
+        """Those of the windows whose result in place was merged from other marks."""
+        stored = store.stored_marks(self.client, self.program.name, self.program.version, spans)
+        return [
+            span
+            for span, marks in zip(spans, stored, strict=True)
+            if (panes := self._panes_of(span, read)) is not None
+            and self._marks(pane for pane, _ in panes) != tuple(marks)
+        ]
+
+    def _panes_of(self, span: Span, read: Read) -> list[tuple[MarkedPane, list[Piece]]] | None:
+        """The panes of a window; None when one changed under our hands."""
+        found = [read[start] for start in self.program.panes.panes_of(span)]
+        if any(each is None for each in found):
+            return None
+        return [pane for each in found if each is not None for pane in each]
 
     def _marks(self, panes: Iterable[MarkedPane]) -> Marks:
         newest = [Mark()] * self.program.stream.partitions

@@ -15,15 +15,20 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import Batch, split_id
+from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.definitions import Stream
-from pipeline.core.process import ROW, DeadRow, Ledger, Prepared, TimeState, apply_steps, fold, prepare
-from pipeline.core.programs import Program, Step
+from pipeline.core.entries import Row
+from pipeline.core.process import Ledger, Prepared, TimeState, fold, ledger_of, prepare
+from pipeline.core.programs import Program
+from pipeline.core.steps import DeadRow, Joins, Step, apply_steps, hashes_in
 from pipeline.core.windows import final_panes
 from pipeline.rim import keys, store
+from pipeline.rim.tables import TableCache
+from pipeline.runtime.user_failures import say_failures
 
 RowFields = Mapping[str, bytes | str | int]
+FLAT: RowFields = {"form": "flat"}  # of a row put aside that was a row entry: its texts are to be read as such an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,7 @@ class Computation(Protocol):
     @property
     def needs(self) -> frozenset[str]: ...
     def load(self, client: redis.Redis, time: TimeState) -> None: ...
+    def recall(self, client: redis.Redis, computed: Any) -> None: ...
     def compute(self, batch: Batch, before: TimeState) -> Any: ...
     def size(self, computed: Any) -> int: ...
     def apply(self, batch: Batch, computed: Any) -> Changes: ...
@@ -58,6 +64,7 @@ class AggregateComputation:
 
     program: Program
     partition: int
+    tables: TableCache = field(default_factory=TableCache)
     table: CellTable = field(init=False)
 
     def __post_init__(self) -> None:
@@ -83,8 +90,15 @@ class AggregateComputation:
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
 
+    def recall(self, client: redis.Redis, computed: Prepared) -> None:
+        """Load those panes of a backfill again that were forgotten because no live event counts in them any more."""
+        starts = sorted({start for start, _ in computed.cells} - self.table.panes.keys())
+        for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
+            if cells:
+                self.table.load(start, cells)
+
     def compute(self, batch: Batch, before: TimeState) -> Prepared:
-        return prepare(self.program, batch, before)
+        return prepared_with(self.tables, self.program, batch, before)
 
     def size(self, computed: Prepared) -> int:
         return len(computed.cells) + len(computed.late)
@@ -92,10 +106,8 @@ class AggregateComputation:
     def apply(self, batch: Batch, computed: Prepared) -> Changes:
         folded = fold(self.program, batch, computed, self.table)
         panes = self.table.changes(folded.cells, folded.slots)
-        rows: dict[str, Sequence[RowFields]] = {}
-        if len(computed.late):
-            rows[keys.late(self.stream.name, self.partition, self.group)] = late_rows(batch, computed)
-        rows |= dead_letters(self.stream, self.partition, self.group, batch, computed.dead)
+        say_failures(self.program)
+        rows = aside_rows(self.program, self.partition, batch, computed)
         return Changes(panes, rows, replace(computed.ledger, others=folded.others), computed.time)
 
     def forget(self, time: TimeState) -> None:
@@ -104,7 +116,7 @@ class AggregateComputation:
 
     def fresh(self) -> AggregateComputation:
         """The same work without any state: for trying what may kill."""
-        return AggregateComputation(self.program, self.partition)
+        return AggregateComputation(self.program, self.partition, self.tables)
 
     def _final(self, starts_ms: Iterable[int], time: TimeState) -> list[int]:
         """Those of the panes that can no longer change."""
@@ -112,6 +124,21 @@ class AggregateComputation:
             return []
         watermark_ms = time.max_seen_ms - self.stream.time.disorder_ms
         return final_panes(self.program.panes, starts_ms, self.program.stage.allowed_lateness_ms, watermark_ms)
+
+
+def prepared_with(tables: TableCache, program: Program, batch: Batch, before: TimeState) -> Prepared:
+    """Compute a batch up to its cells, with the contents of the tables that its rows are joined with."""
+    contents = tables.contents(hashes_in(program.steps, before.tables, batch.reloads))
+    return prepare(program, batch, before, contents)
+
+
+def aside_rows(program: Program, partition: int, batch: Batch, computed: Prepared) -> dict[str, Sequence[RowFields]]:
+    """What a metric puts aside of a batch, by stream key: its late rows and its dead letters."""
+    stream, group = program.stream, program.group
+    rows: dict[str, Sequence[RowFields]] = {}
+    if len(computed.late):
+        rows[keys.late(stream.name, partition, group)] = late_rows(batch, computed)
+    return rows | dead_letters(stream, partition, group, batch, computed.dead)
 
 
 def late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
@@ -126,16 +153,18 @@ def late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
             "late_by_ms": int(watermark_ms - time_ms),
             "window_start": int(start_ms),
             "window_end": int(end_ms),
-            "reason": "before_log" if before_log else "late",
+            "reason": "before_log" if before_log else "expired" if expired else "late",
+            **(FLAT if batch.is_flat(int(row)) else {}),
             "event": body,
         }
-        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, body in zip(
+        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, expired, body in zip(
             late.rows,
             late.times_ms,
             late.starts_ms,
             late.ends_ms,
             late.watermarks_ms,
             late.before_log,
+            late.expired,
             bodies,
             strict=True,
         )
@@ -154,7 +183,10 @@ def dead_letters(
     ]
     refused.sort(key=lambda letter: (split_id(letter[0]), letter[1]))
     names = ("entry", "row", "n", "code", "error", "body")
-    letters: list[RowFields] = [dict(zip(names, letter, strict=True)) for letter in refused]
+    flat = {entry.id for entry in batch.entries if isinstance(entry, Row)}
+    letters: list[RowFields] = [
+        {**dict(zip(names, letter, strict=True)), **(FLAT if letter[0] in flat else {})} for letter in refused
+    ]
     return {keys.dead(stream.name, partition, group): letters} if letters else {}
 
 
@@ -179,17 +211,20 @@ class PublishComputation:
     steps: tuple[Step, ...]
     columns: tuple[str, ...]
     needs: frozenset[str]
+    tables: TableCache = field(default_factory=TableCache)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """A transform keeps no state."""
 
+    def recall(self, client: redis.Redis, computed: Published) -> None:
+        """Nor is there any to load again."""
+
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)
         numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
-        frame, dead = apply_steps(self.steps, numbered)
-        n_dead = batch.n_dead + len(dead)
-        filtered = batch.n_events - n_dead - len(frame)
-        ledger = Ledger(read=batch.n_events, accepted=len(frame), filtered=filtered, dead=n_dead)
+        contents = self.tables.contents(hashes_in(self.steps, before.tables, batch.reloads))
+        frame, dead = apply_steps(self.steps, numbered, Joins(before.tables, batch.reloads, contents))
+        ledger = ledger_of(batch, frame[ROW].to_numpy(), np.zeros(len(frame), dtype=np.bool_), len(dead))
         return Published(frame.select(self.columns), dead, ledger, before.after(batch, max_seen_ms))
 
     def size(self, computed: Published) -> int:

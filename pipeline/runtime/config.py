@@ -7,53 +7,54 @@ name. A `Config` that comes out of here compiles.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.column_types import stream_columns
 from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform
 from pipeline.core.expressions import Expression, compile_expression
-from pipeline.core.programs import stream_columns
 from pipeline.core.spelling import did_you_mean
+from pipeline.core.steps import columns_after
 from pipeline.errors import ConfigError
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import TopShape, redis_url
 from pipeline.runtime.config_stages import build_stages
 from pipeline.runtime.config_streams import build_streams
+from pipeline.runtime.config_transforms import Sources
 from pipeline.runtime.config_windows import MANY_PANES, pane_count
 from pipeline.runtime.config_yaml import MAX_BYTES, read_document
+from pipeline.runtime.functions import load_functions
 
 ENV_PREFIX = "STREAMGAUGE_"
 ENV_TEST_PREFIX = "STREAMGAUGE_TEST_"
 ENV_REDIS_URL = "STREAMGAUGE_REDIS__URL"
 ENV_REDIS_URL_FILE = "STREAMGAUGE_REDIS__URL_FILE"
-ENV_NAMES = (ENV_REDIS_URL, ENV_REDIS_URL_FILE)
+ENV_FOLDER = "STREAMGAUGE_CONFIG_FOLDER"
+ENV_NAMES = (ENV_REDIS_URL, ENV_REDIS_URL_FILE, ENV_FOLDER)
 ENV_LIKENESS = 0.8  # of an unknown name to one of ours, above which it is a typo and not another program's
 
 
 def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     """Read and check a config file; `STREAMGAUGE_REDIS__URL` (or `…_FILE`) stands above its `redis.url`.
 
+    The paths of tables start at the file's folder, or at `STREAMGAUGE_CONFIG_FOLDER`: `up` runs a copy of the file.
+
     Raises:
         ConfigError: with every problem of the file and the environment.
     """
     env_problems, env_url = _read_environment(environ)
     try:
-        config = _read_file(str(path))
+        config = _read_file(str(path), environ.get(ENV_FOLDER) or str(Path(path).parent))
     except ConfigError as error:
         raise ConfigError([*error.problems, *env_problems]) from error
     if env_problems:
         raise ConfigError(env_problems)
-    return Config(
-        streams=config.streams,
-        stages=config.stages,
-        default_stream=config.default_stream,
-        redis_url=env_url or config.redis_url,
-        path=str(path),
-    )
+    return replace(config, redis_url=env_url or config.redis_url, path=str(path))
 
 
-def _read_file(path: str) -> Config:
+def _read_file(path: str, folder: str) -> Config:
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -62,17 +63,24 @@ def _read_file(path: str) -> Config:
     document = read_document(data, path)
     report = Report(document)
     top = report.fit(TopShape, (), document.root, {})
-    streams, config = _build(report, document.root, top)
+    errors = load_functions(Path(path).parent, top.functions) if top is not None else {}
+    for problem in errors.values():
+        report.add(("functions",), str(problem))
+    streams, stages = _build(report, document.root, top, Sources(folder, functions_failed=bool(errors) or top is None))
     report.raise_if_any()
     assert top is not None, "a misfit is a problem"
-    return Config(streams=streams, stages=config, default_stream=top.default_stream, redis_url=top.redis.url)
+    return Config(
+        streams, stages, top.default_stream, top.redis.url, folder=folder, functions=tuple(dict.fromkeys(top.functions))
+    )
 
 
-def _build(report: Report, root: object, top: TopShape | None) -> tuple[dict[str, Stream], dict[str, Any]]:
+def _build(
+    report: Report, root: object, top: TopShape | None, sources: Sources
+) -> tuple[dict[str, Stream], dict[str, Any]]:
     """Check the sections as far as they are mappings, also when the top of the file has a problem of its own."""
     raw_streams, raw_stages = _section(root, "streams"), _section(root, "stages")
     streams, columns = build_streams(report, raw_streams) if _has(root, "streams") else ({}, {})
-    stages = build_stages(report, raw_stages, columns, streams)
+    stages = build_stages(report, raw_stages, columns, streams, sources)
     default = top.default_stream if top is not None else None
     if default is not None and default not in raw_streams:
         report.add(("default_stream",), f"unknown stream '{default}'.{did_you_mean(default, raw_streams)}")
@@ -171,7 +179,8 @@ def _columns_before(config: Config, stage: Stage) -> tuple[dict[str, Any], set[s
     for above in config.transforms_of(stage):
         derived = {name: compile_expression(text, columns) for name, text in above.derive.items()}
         nullable |= {name for name, each in derived.items() if _may_be_null(each, columns, nullable)}
-        columns = columns | {name: each.dtype for name, each in derived.items()}
+        nullable |= above.lookup.keys() | (above.python.returns.keys() if above.python else set())
+        columns = columns_after(above, columns)
     return columns, nullable
 
 

@@ -22,7 +22,7 @@ from pipeline.runtime.config_streams import check_field_name
 from pipeline.runtime.config_yaml import Path
 
 RESULT_COLUMNS = ("window_start", "window_end", "state", "revision")
-SESSION_COLUMNS = ("first", "last", "closes_at")  # and those of a session's result besides
+SESSION_COLUMNS = ("first", "last", "closes_at", "sessions")  # and those of a session's result besides
 GROUP_TYPES = ("string", "int", "bool", "timestamp")
 MAX_TOP_K = 1_000
 

@@ -101,6 +101,13 @@ def _transform_lines(config: Config, stage: Transform) -> Iterator[str]:
         yield f"filter    {stage.filter}"
     for name, text in stage.derive.items():
         yield f"derive    {name} = {text}"
+    for name, lookup in stage.lookup.items():
+        yield f"lookup    {name} = {lookup.column} of {lookup.table} where {lookup.key} = {lookup.on}"
+    if stage.explode is not None:
+        yield f"explode   {stage.explode}"
+    if stage.python is not None:
+        returns = ", ".join(f"{name} {kind}" for name, kind in stage.python.returns.items())
+        yield f"python    {stage.python.name}: {returns}" if returns else f"python    {stage.python.name}"
     if stage.publish:
         yield f"publish   {key_range(config.stream_of(stage))}:{stage.name}"
 

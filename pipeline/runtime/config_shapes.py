@@ -163,6 +163,14 @@ class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def file_names(value: object) -> object:
+    """Read one name of a file, or a list of them."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"must be the path of a Python file, or a list of them, not {seen(value)}.")
+    return names
+
+
 class RedisShape(Shape):
     url: Annotated[str, _value(redis_url)] = "embedded"
 
@@ -170,6 +178,7 @@ class RedisShape(Shape):
 class TopShape(Shape):
     redis: RedisShape = RedisShape()
     default_stream: str | None = None
+    functions: Annotated[list[str], _value(file_names)] = []
     streams: dict[str, Any]
     stages: dict[str, Any] | None = None
 
@@ -203,10 +212,20 @@ class StreamShape(Shape):
     extra: Annotated[ExtraPolicy, _value(extra_policy)] = "drop"
 
 
+class LookupShape(Shape):
+    table: str
+    on: str
+    key: str | None = None
+    column: str | None = None
+
+
 class TransformShape(Shape):
     source: str = Field(alias="from")
     filter: str | None = None
     derive: dict[str, str] = {}
+    lookup: dict[str, LookupShape] = {}
+    explode: str | None = None
+    python: str | None = None
     publish: bool = False
 
 

@@ -19,29 +19,31 @@ from pipeline.runtime.config_aggregates import RESULT_COLUMNS, SESSION_COLUMNS, 
 from pipeline.runtime.config_columns import Columns, is_uncertain
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_select import check_select
-from pipeline.runtime.config_shapes import AggregateShape, TransformShape, not_built
+from pipeline.runtime.config_shapes import AggregateShape, TransformShape
 from pipeline.runtime.config_streams import check_field_name, check_name
+from pipeline.runtime.config_transforms import Sources, build_lookups, called, exploded
 from pipeline.runtime.config_windows import build_rollups, build_window, check_sessions
 from pipeline.runtime.config_yaml import Path
 
 # Words that stand where a published transform's name stands in a key (`{pageviews.0}:human_views`), or may come to.
 KEY_WORDS = frozenset(
     (
-        *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record"),
-        *("cp", "panes", "pane", "due", "late", "dead", "suspect"),
+        *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record", "tables", "table"),
+        *("cp", "panes", "pane", "due", "late", "dead", "suspect", "replayed"),
         *("versions", "result", "windows", "ages", "published", "emit", "rows", "latest"),
         *("staging", "staging_latest", "workers", "tier", "tier_due", "tier_ages"),
+        *("live_sessions", "session_rows", "session_accounts"),
     )
 )
 
-_UNBUILT = {name: not_built(name) for name in ("lookup", "python", "explode")}
 _OF_TRANSFORMS = "belongs to a transform: a stage of its own, without a window, that this one reads with `from`."
 _OF_AGGREGATES = "belongs to an aggregate, which has a `window` and `aggregates`."
+_TRANSFORM_SETTINGS = ("filter", "derive", "lookup", "explode", "python", "publish")
 _AGGREGATE_SETTINGS = (
     *("group_by", "select", "allowed_lateness", "emit", "output", "max_groups", "rollups", "retention"),
 )
-_REFUSED_IN_AGGREGATE = _UNBUILT | dict.fromkeys(("filter", "derive", "publish"), _OF_TRANSFORMS)
-_REFUSED_IN_TRANSFORM = _UNBUILT | dict.fromkeys(_AGGREGATE_SETTINGS, _OF_AGGREGATES)
+_REFUSED_IN_AGGREGATE = dict.fromkeys(_TRANSFORM_SETTINGS, _OF_TRANSFORMS)
+_REFUSED_IN_TRANSFORM = dict.fromkeys(_AGGREGATE_SETTINGS, _OF_AGGREGATES)
 
 
 @dataclass(slots=True)
@@ -56,16 +58,21 @@ class _Graph:
     built: Mapping[str, Stream]
     raw: Mapping[str, Any]
     shapes: dict[str, TransformShape | AggregateShape | None]
+    sources: Sources
     columns: dict[str, Columns | None] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
 
 def build_stages(
-    report: Report, raw: dict[str, Any], streams: Mapping[str, Columns], built: Mapping[str, Stream]
+    report: Report,
+    raw: dict[str, Any],
+    streams: Mapping[str, Columns],
+    built: Mapping[str, Stream],
+    sources: Sources,
 ) -> dict[str, Stage]:
     """Return the stages that have no problem, in the order of the file; `built` are the streams that have none."""
     shapes = {name: _shape(report, name, value, streams) for name, value in raw.items()}
-    graph = _Graph(report, streams, built, raw, shapes)
+    graph = _Graph(report, streams, built, raw, shapes, sources)
     _refuse_circles(graph)
     for name in shapes:
         _columns_after(graph, name)
@@ -155,10 +162,17 @@ def _transform(graph: _Graph, name: str, shape: TransformShape, source: Columns)
     derived = {each: _derived(graph.report, path, each, text, shape, source) for each, text in shape.derive.items()}
     if shape.filter is not None:
         _check_filter(graph.report, (*path, "filter"), shape.filter, source)
-    graph.stages[name] = Transform(name, shape.source, shape.filter, dict(shape.derive), shape.publish)
     typed = {each: dtype for each, dtype in derived.items() if dtype is not None}
     failed = source.failed | (derived.keys() - typed.keys() - source.known.keys())
-    return Columns({**source.known, **typed}, failed, source.open)
+    after = Columns({**source.known, **typed}, failed, source.open)
+    lookup, after = build_lookups(graph.report, (*path, "lookup"), shape.lookup, after, graph.sources)
+    if shape.explode is not None:
+        after = exploded(graph.report, (*path, "explode"), shape.explode, after)
+    python, after = called(graph.report, (*path, "python"), shape.python, after, graph.sources)
+    graph.stages[name] = Transform(
+        name, shape.source, shape.filter, dict(shape.derive), shape.publish, lookup, shape.explode, python
+    )
+    return after
 
 
 def _derived(
@@ -208,6 +222,10 @@ def _aggregate(graph: _Graph, name: str, shape: AggregateShape, source: Columns)
         check_sessions(report, (*path, "window"), groups, stream)
     if isinstance(window, Session) and "max_groups" in shape.model_fields_set:
         report.add((*path, "max_groups"), "sessions have no cap on their groups. Remove it.", at_key=True)
+    if isinstance(window, Session) and shape.emit == "on_update":
+        report.add(
+            (*path, "emit"), "sessions are sent when they close, and again when they grow. Remove it.", at_key=True
+        )
     good = tuple(spec for spec in specs.values() if spec is not None)
     if window is None or rollups is None or len(good) < len(specs):
         return

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any, get_args
 
+from pipeline.core.column_types import column_type
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream, TimePolicy, TimeUnit
-from pipeline.core.programs import column_type
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.zones import check_zone
 from pipeline.runtime.config_columns import Columns

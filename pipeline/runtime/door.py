@@ -64,12 +64,15 @@ class StreamView:
     fields: dict[str, str] = field(default_factory=dict)  # name → type, without '?'
     time_field: str | None = None
     max_watermark_ms: int | None = None
+    partitions: int = 1
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> StreamView:
-        marks = [p["watermark"] for p in said.get("partitions", []) if p.get("watermark") is not None]
+        partitions = said.get("partitions", [])
+        marks = [p["watermark"] for p in partitions if p.get("watermark") is not None]
         fields = {name: str(kind).removesuffix("?") for name, kind in said.get("schema", {}).items()}
-        return cls(said["stream"], fields, said.get("time", {}).get("field"), max(marks, default=None))
+        time_field, newest_ms = said.get("time", {}).get("field"), max(marks, default=None)
+        return cls(said["stream"], fields, time_field, newest_ms, max(1, len(partitions)))
 
 
 class UnavailableError(StreamgaugeError):
@@ -82,8 +85,11 @@ class Door(Protocol):
     def stream(self, name: str) -> StreamView:
         """Describe one stream."""
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str) -> SendResult:
-        """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent."""
+    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, backfill: bool = False) -> SendResult:
+        """Post `count` NDJSON rows; the same `key` and body count once, however often they are sent.
+
+        `backfill`: old data for a live stream.
+        """
 
     def end(self, stream: str) -> None:
         """Say that nothing more will come, so that the last window closes."""

@@ -10,6 +10,7 @@ import msgspec
 from pipeline.core.cells import OTHERS, CellTable
 from pipeline.core.programs import Program
 from pipeline.rim import store
+from pipeline.runtime.user_failures import say_failures
 
 OTHER = "__other__"  # what a text field of the group above a metric's cap shows; other fields are null
 
@@ -22,6 +23,7 @@ def finished_rows(
     names = [finisher.spec.name for finisher in program.finishers]
     rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
     program.selection.apply(rows)
+    say_failures(program)
     return rows
 
 

@@ -10,11 +10,10 @@ import redis
 from pipeline.core.completeness import CompleteBy, least_sure, moved_by
 from pipeline.core.definitions import Session
 from pipeline.core.programs import Program
-from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.rim import store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import minimum_watermark
+from pipeline.runtime.closer import minimum_watermark, waiting_windows
 
 WINDOWS_A_LOOK = 200
 
@@ -60,7 +59,7 @@ def _first_unpublished(
     client: redis.Redis, program: Program, due: Sequence[Mapping[int, Due]], watermark_ms: int
 ) -> int | None:
     """The end of the first closed window that has never been published; one that waits for a revision has been."""
-    waiting = sorted({span for panes in due for span in spans_of(program, panes, watermark_ms)}, key=lambda s: s[1])
+    waiting = waiting_windows(program, due, to_ms=watermark_ms)
     for at in range(0, len(waiting), WINDOWS_A_LOOK):
         spans = waiting[at : at + WINDOWS_A_LOOK]
         known = store.are_published(client, program.name, program.version, spans)
@@ -68,12 +67,6 @@ def _first_unpublished(
         if missing:
             return missing[0][1]
     return None
-
-
-def spans_of(program: Program, due: Mapping[int, Due], to_ms: int = FOREVER_MS) -> set[Span]:
-    """The windows that due panes wait for."""
-    panes = program.panes
-    return {span for start, pane in due.items() for span in panes.windows_of(start, pane.from_end_ms, to_ms)}
 
 
 def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:

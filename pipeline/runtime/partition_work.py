@@ -21,6 +21,7 @@ from pipeline.errors import FenceError, TornError
 from pipeline.rim import groups, keys
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import computations_of
 from pipeline.runtime.runner import Loaded, Runner
 
@@ -153,10 +154,11 @@ def partition_work(
     client: redis.Redis,
     scripts: Scripts,
     worker: str,
+    tables: TableCache,
 ) -> PartitionWork:
     """Everything a config has to do on one partition, nothing loaded yet."""
     stream = config.streams[stream_name]
-    computations = computations_of(config, programs, stream, partition)
+    computations = computations_of(config, programs, stream, partition, tables)
     runners = [Runner(stream, partition, each, client, scripts, worker) for each in computations]
     needs = frozenset[str]().union(*(each.needs for each in computations))
     return PartitionWork(stream, partition, runners, Reader(stream, needs))

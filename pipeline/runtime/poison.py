@@ -20,7 +20,8 @@ import structlog
 from pipeline.core.batches import Batch, DeadEntry, row_json
 from pipeline.core.cells import PaneChange
 from pipeline.core.entries import Chunk, Entry, Row
-from pipeline.core.process import POISON_ATTEMPTS, Ledger, TimeState
+from pipeline.core.process import Ledger, TimeState
+from pipeline.core.steps import POISON_ATTEMPTS
 from pipeline.rim import replies
 from pipeline.runtime.computations import Changes, Computation, RowFields
 
@@ -85,6 +86,8 @@ class Trial:
         """Decode the entry, or give it up whole when decoding it has killed three times."""
         if not isinstance(entry, Chunk | Row):
             return decode([entry])  # a tick: there is nothing in it to decode
+        if isinstance(entry, Chunk) and not entry.is_for(self.computation.group):
+            return replace(decode([]), entries=(entry,))
         if self.journal.attempts().get(DECODING, 0) >= POISON_ATTEMPTS:
             log.error("an entry killed its worker while it was decoded", group=self.computation.group, entry=entry.id)
             return _undecodable(decode([]), entry)
@@ -118,7 +121,12 @@ class Trial:
 
     def apply(self, parts: Sequence[Part]) -> Changes:
         """Apply what passed, in stream order: a left fold gives the same bits in parts as at once."""
-        return _together([self.computation.apply(batch, computed) for batch, computed in parts])
+        return _together([self._apply(batch, computed) for batch, computed in parts])
+
+    def _apply(self, batch: Batch, computed: Any) -> Changes:
+        if batch.has_backfill:
+            self.computation.recall(self.journal.client, computed)
+        return self.computation.apply(batch, computed)
 
 
 def _ranges(attempts: Mapping[str, int], first: int, after: int) -> Iterator[Range]:
@@ -147,6 +155,7 @@ def _rows(batch: Batch, first: int, after: int) -> Batch:
         rows=batch.rows[cut],
         entry_of=batch.entry_of[cut],
         ticks=batch.ticks if first == 0 else (),
+        reloads=batch.reloads if first == 0 else (),
         dead=batch.dead if first == 0 else (),
     )
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import redis
 
+from pipeline.core.accumulators import Slots
 from pipeline.core.cells import OTHERS, CellTable
 from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
@@ -23,9 +24,9 @@ from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import state_at
+from pipeline.runtime.closer import state_at, waiting_windows
 from pipeline.runtime.finishing import OTHER, finished_rows, group_values
-from pipeline.runtime.metric_completeness import Completeness, account, spans_of
+from pipeline.runtime.metric_completeness import Completeness, account
 from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
     aligned,
@@ -77,6 +78,7 @@ class Answer:
     truncated: bool
     tier_ms: int | None = None  # the tier that was merged where it has windows
     capped: frozenset[str] = frozenset()  # values that a cap kept something out of, in some row; `__other__` for groups
+    failed: frozenset[str] = frozenset()  # values that are null in some row since a registered aggregate failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,7 @@ class Metrics:
         units = self._panes(program) if steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
-        rows, capped = self._first_rows(known, sorted(units), query)
+        rows, capped, failed = self._first_rows(known, sorted(units), query)
         return Answer(
             program=program,
             rows=rows[: query.limit],
@@ -183,10 +185,11 @@ class Metrics:
             truncated=len(rows) > query.limit,
             tier_ms=tier_ms,
             capped=capped,
+            failed=failed,
         )
 
     def _sessions(self, program: Program, query: MetricQuery) -> Answer:
-        found = SessionReader(self._client, program).query(query, _matching(program, query.where))
+        found = SessionReader(self._client, program).query(query, group_filter(program, query.where))
         rows = _ordered(program, found.rows, query.order)
         truncated = len(rows) > query.limit
         start_ms, end_ms = found.start_ms, found.end_ms
@@ -196,7 +199,7 @@ class Metrics:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
         if state in ("closed", "final"):
             return known.published
-        return known.published.union(*(spans_of(known.program, panes) for panes in due))
+        return known.published.union(waiting_windows(known.program, due))
 
     def _panes(self, program: Program) -> set[Span]:
         """Every pane there is, in any partition."""
@@ -207,23 +210,27 @@ class Metrics:
         ]
         return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
 
-    def _first_rows(self, known: _Range, units: Sequence[Span], query: MetricQuery) -> tuple[list[Row], frozenset[str]]:
-        """The first rows of the answer, in its order, and one more than the limit where there are more; the caps."""
+    def _first_rows(
+        self, known: _Range, units: Sequence[Span], query: MetricQuery
+    ) -> tuple[list[Row], frozenset[str], frozenset[str]]:
+        """The first rows of the answer, in its order, one more than the limit where there are more; caps; failures."""
         program = known.program
-        matches = _matching(program, query.where)
+        matches = group_filter(program, query.where)
         by_window = query.order in ("window", "-window")
         rows: list[Row] = []
         capped: set[str] = set()
+        failed: set[str] = set()
         for batch in _batches(known, units, descending=query.order == "-window"):
             merging = self._merged(known, batch, matches)
             found = [row for row in merging.rows() if _is_wanted(row["state"], query.state)]
             capped |= merging.capped()
+            failed |= merging.failed()
             rows += _ordered(program, found, query.order) if by_window else found
             if by_window and len(rows) > query.limit:
                 break
             if len(rows) > 2 * query.limit:  # by a value, any window may hold a first row: keep the best so far
                 rows = _ordered(program, rows, query.order)[: query.limit + 1]
-        return (rows if by_window else _ordered(program, rows, query.order)), frozenset(capped)
+        return (rows if by_window else _ordered(program, rows, query.order)), frozenset(capped), frozenset(failed)
 
     def _published(
         self, program: Program, start_ms: int | None, end_ms: int | None, tier_ms: int | None = None
@@ -311,7 +318,7 @@ class Metrics:
         completeness = self.completeness(program)
         known = _Range(program, None, completeness, set())
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
-        pieces = self._pieces(program, range(start_ms, end_ms, width_ms), _matching(program, where))
+        pieces = self._pieces(program, range(start_ms, end_ms, width_ms), group_filter(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
         return _whole_answer(merging, start_ms, end_ms, window_ms)
 
@@ -381,11 +388,18 @@ class _Merging:
 
     def capped(self) -> frozenset[str]:
         """The values that a cap kept something out of, and `__other__` where it was groups."""
-        slots = np.array([slot for cells in self.table.panes.values() for slot in cells.values()], dtype=np.intp)
-        finishers = self.known.program.finishers
+        slots, finishers = self._slots(), self.known.program.finishers
         names = {each.spec.name for each in finishers if any(each.truncated(self.table.columns, slots))}
         has_others = any(OTHERS in cells for cells in self.table.panes.values())
         return frozenset(names | ({OTHER} if has_others else set()))
+
+    def failed(self) -> frozenset[str]:
+        """The values that a registered aggregate could not give for some row."""
+        slots, finishers = self._slots(), self.known.program.finishers
+        return frozenset(each.spec.name for each in finishers if each.failed(self.table.columns, slots))
+
+    def _slots(self) -> Slots:
+        return np.array([slot for cells in self.table.panes.values() for slot in cells.values()], dtype=np.intp)
 
     def _row_state(self, span: Span) -> tuple[State, int]:
         """The least final state of what was merged; a step is open while it reaches beyond what is complete."""
@@ -410,6 +424,7 @@ def _whole_answer(merging: _Merging, start_ms: int | None, end_ms: int | None, s
         completeness=merging.known.completeness,
         truncated=len(rows) > MAX_ROWS,
         capped=merging.capped(),
+        failed=merging.failed(),
     )
 
 
@@ -434,7 +449,7 @@ def _overlaps(span: Span, start_ms: int | None, end_ms: int | None) -> bool:
     return (start_ms is None or span[1] > start_ms) and (end_ms is None or span[0] < end_ms)
 
 
-def _matching(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
+def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
     """A test of groups; each is looked at once, however many windows it is in."""
     if not where:
         return lambda group: True

@@ -93,23 +93,23 @@ def _of_chunk(reader: Reader, partition: int, chunk: Chunk, most: int) -> list[R
     except (EntryError, ChunkError) as error:
         return [RecentEvent(partition, chunk.id, 0, "chunk", chunk.arrival_ms, None, {}, str(error))]
     first = max(0, len(structs) - most)
-    decoded = _decoded(reader, structs[first:], chunk.arrival_ms)
+    events = decoded(reader, structs[first:], chunk.arrival_ms)
     return [
         RecentEvent(partition, chunk.id, first + number, "chunk", chunk.arrival_ms, time_ms, event)
-        for number, (time_ms, event) in reversed(list(enumerate(decoded)))
+        for number, (time_ms, event) in reversed(list(enumerate(events)))
     ]
 
 
 def _of_row(reader: Reader, partition: int, row: Row) -> RecentEvent:
     try:
-        [(time_ms, event)] = _decoded(reader, [read_row(row, reader, partition)], row.arrival_ms)
+        [(time_ms, event)] = decoded(reader, [read_row(row, reader, partition)], row.arrival_ms)
     except RowError as error:
         texts = {name.decode(errors="replace"): text.decode(errors="replace") for name, text in row.fields.items()}
         return RecentEvent(partition, row.id, 0, "row", row.arrival_ms, None, texts, str(error))
     return RecentEvent(partition, row.id, 0, "row", row.arrival_ms, time_ms, event)
 
 
-def _decoded(reader: Reader, structs: Sequence[Any], arrival_ms: int) -> list[tuple[int, dict[str, Any]]]:
+def decoded(reader: Reader, structs: Sequence[Any], arrival_ms: int) -> list[tuple[int, dict[str, Any]]]:
     """Event time and declared fields of each struct, in JSON types; times are epoch milliseconds."""
     times_ms = reader.times(structs, np.full(len(structs), arrival_ms, dtype=np.int64))
     frame = reader.frame(structs)

@@ -16,9 +16,9 @@ import msgspec
 
 from pipeline.errors import StreamgaugeError
 from pipeline.runtime.door import ERRORS_KEPT, Door, RowError, SendResult, StreamView
-from pipeline.runtime.replay_files import EventTimes, FileRow, read_rows
+from pipeline.runtime.replay_files import EventTimes, FileRow, ShiftedTimes, read_rows
 from pipeline.runtime.replay_state import ReplayProgress, ReplayState
-from pipeline.runtime.replay_survey import Survey, begins_behind, survey_rows, time_falls_back
+from pipeline.runtime.replay_survey import Survey, begins_behind, reaches_ahead, survey_rows, time_falls_back
 
 BATCH_BYTES = 4_000_000  # a chunk's limit, and well under the largest body the door reads
 PACE_MS = 200  # of real time in one batch when time is paced: five requests a second look live
@@ -40,6 +40,8 @@ class ReplayOrder:
     end: bool = True
     resume: bool = False
     send_anyway: bool = False
+    backfill: bool = False
+    shift_to_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,20 @@ class Replay:
         *,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._door = door
         self._sleep = sleep
         self._clock = clock
         self._view = door.stream(order.stream)
         self._times = EventTimes(self._view.time_field) if self._view.time_field else None
-        if order.speed is not None and self._times is None:
-            raise ReplayStoppedError(f"stream {order.stream} has no time field to pace by: leave --speed out")
+        for option, given, use in (
+            ("--speed", order.speed is not None, "to pace by"),
+            ("--shift-to-now", order.shift_to_now, "to shift"),
+            ("--backfill", order.backfill, "by which rows could be old"),
+        ):
+            if given and self._times is None:
+                raise ReplayStoppedError(f"stream {order.stream} has no time field {use}: leave {option} out")
         if not order.file.is_file():
             raise StreamgaugeError(f"{order.file}: no such file")
         self._state = ReplayState.of(order.file, order.stream, order.url, state_folder)
@@ -98,6 +106,12 @@ class Replay:
         self._resumed = order.resume and before is not None
         self._unfinished = before if before and not before.finished else None
         self._order, self._progress = _start(order, before)
+        self._now_ms = now_ms
+
+    @property
+    def shift_ms(self) -> int:
+        """What is added to every event time; known after the survey."""
+        return self._progress.shift_ms
 
     def survey(self) -> Survey:
         """Look through the file.
@@ -105,14 +119,32 @@ class Replay:
         Raises:
             ReplayStoppedError: it begins behind the stream's watermark, or time in it falls back by over a day.
         """
-        sent = self._progress.rows_done
-        survey = survey_rows(self._rows(), self._time_of, sent)
-        reasons = () if self._order.send_anyway else (time_falls_back(survey),)
-        if not self._resumed:
-            reasons = (self._begins_behind(survey, self._view), *reasons)
-        for reason in filter(None, reasons):
+        survey = survey_rows(self._rows(), self._time_of, self._progress.rows_done)
+        if self._order.shift_to_now and not self._resumed:
+            survey = self._shifted_to_now(survey)
+        for reason in filter(None, self._reasons(survey)):
             raise ReplayStoppedError(reason)
         return survey
+
+    def note(self, survey: Survey) -> str | None:
+        """What to know of a backfill that reaches beyond the stream's time."""
+        return reaches_ahead(survey, self._view) if self._order.backfill else None
+
+    def _reasons(self, survey: Survey) -> Iterator[str | None]:
+        """Why not to send: what old rows would meet in a live stream. Backfill meets none of it."""
+        if self._order.backfill:
+            return
+        if not self._resumed:
+            yield self._begins_behind(survey, self._view)
+        if not self._order.send_anyway:
+            yield time_falls_back(survey)
+
+    def _shifted_to_now(self, survey: Survey) -> Survey:
+        if survey.newest_ms is None:
+            raise ReplayStoppedError(f"{self._order.file}: no row has a time to shift. Nothing was sent.")
+        shift_ms = self._now_ms() - survey.newest_ms
+        self._progress = msgspec.structs.replace(self._progress, shift_ms=shift_ms)
+        return survey_rows(self._rows(), self._time_of, self._progress.rows_done)
 
     def _begins_behind(self, survey: Survey, view: StreamView) -> str | None:
         reason = begins_behind(survey, view)
@@ -131,19 +163,23 @@ class Replay:
         on_batch(resumed_at)
         for batch in self._batches():
             pace.wait_for(batch.newest_ms)
-            said = self._door.post_rows(self._order.stream, batch.body, len(batch.rows), self._key(batch))
+            key, backfill = self._key(batch), self._order.backfill
+            said = self._door.post_rows(self._order.stream, batch.body, len(batch.rows), key, backfill=backfill)
             if len(refused) < ERRORS_KEPT:
                 refused += [(batch.rows[error.index].line, error) for error in said.errors]
             result = result.then(said)
             self._done(batch.first + len(batch.rows))
             on_batch(self._progress.rows_done)
-        if self._order.end:
+        if self._order.end and not self._order.backfill:  # which would close the windows of the live stream
             self._door.end(self._order.stream)
         self._state.save(msgspec.structs.replace(self._progress, finished=True))
         return ReplayReport(result, tuple(refused), self._clock() - began, resumed_at)
 
     def _rows(self) -> Iterator[FileRow]:
-        return read_rows(self._order.file, self._view.fields)
+        rows = read_rows(self._order.file, self._view.fields)
+        if not self.shift_ms or self._view.time_field is None:
+            return rows
+        return map(ShiftedTimes(self._view.time_field, self.shift_ms).of, rows)
 
     def _time_of(self, row: FileRow) -> int | None:
         return self._times.of(row) if self._times else None
@@ -154,7 +190,9 @@ class Replay:
         return cut_batches(islice(self._rows(), done, None), done, self._order.batch_rows, self._time_of, span_ms)
 
     def _key(self, batch: Batch) -> str:
-        return f"replay-{self._state.content[:32]}-{batch.first}-{len(batch.rows)}"
+        how = f"-{self.shift_ms:+d}" if self.shift_ms else ""
+        how += "-backfill" if self._order.backfill else ""
+        return f"replay-{self._state.content[:32]}-{batch.first}-{len(batch.rows)}{how}"
 
     def _done(self, rows: int) -> None:
         self._progress = msgspec.structs.replace(self._progress, rows_done=rows)
@@ -162,10 +200,11 @@ class Replay:
 
 
 def _start(order: ReplayOrder, before: ReplayProgress | None) -> tuple[ReplayOrder, ReplayProgress]:
-    """Return the order to follow: a resumed replay cuts its batches as the one it continues did."""
+    """Return the order to follow: a resumed replay cuts and changes its batches as the one it continues did."""
     if order.resume and before is not None:
-        return replace(order, batch_rows=before.batch_rows, speed=before.speed), before
-    return order, ReplayProgress(str(order.file), order.stream, order.url, order.batch_rows, order.speed)
+        return replace(order, batch_rows=before.batch_rows, speed=before.speed, backfill=before.backfill), before
+    progress = ReplayProgress(str(order.file), order.stream, order.url, order.batch_rows, order.speed)
+    return order, msgspec.structs.replace(progress, backfill=order.backfill)
 
 
 def cut_batches(

@@ -12,13 +12,13 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
-from pipeline.core.ndjson import encode_rows
+from pipeline.core.ndjson import encode_rows, iso_time
 from pipeline.core.times import epoch_to_ms, parse_time_ms
 from pipeline.errors import StreamgaugeError
 
@@ -199,6 +199,31 @@ class EventTimes:
             return _time_ms(at)
         except (msgspec.DecodeError, ValueError):
             return None
+
+
+class ShiftedTimes:
+    """Adds a constant to the event time of rows; everything else of a row stays as it is, byte for byte.
+
+    The time is written as RFC 3339 in UTC, which reads the same whatever unit or zone the field has.
+    """
+
+    def __init__(self, field: str, shift_ms: int) -> None:
+        self._field = field
+        self._times = EventTimes(field)
+        self._shift_ms = shift_ms
+        self._decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+    def of(self, row: FileRow) -> FileRow:
+        """Return the row with its new time; one without a readable time as it is, for the door to refuse."""
+        at = self._times.of(row)
+        if at is None:
+            return row
+        values = self._decode(row.body)
+        try:
+            values[self._field] = msgspec.Raw(msgspec.json.encode(iso_time(at + self._shift_ms)))
+        except OverflowError:  # beyond the years there are: the door refuses it as it is
+            return row
+        return replace(row, body=msgspec.json.encode(values))
 
 
 def _time_ms(at: Any) -> int | None:

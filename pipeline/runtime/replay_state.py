@@ -27,6 +27,8 @@ class ReplayProgress(msgspec.Struct, frozen=True):
     speed: float | None
     rows_done: int = 0
     finished: bool = False
+    backfill: bool = False
+    shift_ms: int = 0  # what was added to every event time: a resumed replay adds the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,15 +40,19 @@ class Survey:
     first_ms: int | None  # event time of the first row still to send that has one
     jumps: tuple[Step, ...]  # ahead; the first STEPS_KEPT
     falls: tuple[Step, ...]  # back; the first STEPS_KEPT
+    newest_ms: int | None = None  # the largest event time of all rows
 
 
 def survey_rows(rows: Iterable[FileRow], time_of: Callable[[FileRow], int | None], sent: int) -> Survey:
-    """Read all rows; those before `sent` count for the total only."""
-    count, first_ms, newest_ms = 0, None, None
+    """Read all rows; those before `sent` count for the total and the newest time only."""
+    count, first_ms, newest_ms, largest_ms = 0, None, None, None
     jumps: list[Step] = []
     falls: list[Step] = []
     for count, row in enumerate(rows, start=1):
-        if count <= sent or (at := time_of(row)) is None:
+        if (at := time_of(row)) is None:
+            continue
+        largest_ms = at if largest_ms is None else max(largest_ms, at)
+        if count <= sent:
             continue
         if newest_ms is None:
             first_ms = newest_ms = at
@@ -57,7 +61,7 @@ def survey_rows(rows: Iterable[FileRow], time_of: Callable[[FileRow], int | None
             if len(steps) < STEPS_KEPT:
                 steps.append(Step(row.line, newest_ms, at))
         newest_ms = max(newest_ms, at)
-    return Survey(count, first_ms, tuple(jumps), tuple(falls))
+    return Survey(count, first_ms, tuple(jumps), tuple(falls), largest_ms)
 
 
 def begins_behind(survey: Survey, stream: StreamView) -> str | None:
@@ -67,8 +71,21 @@ def begins_behind(survey: Survey, stream: StreamView) -> str | None:
         return None
     return (
         f"The file begins at {show_time(survey.first_ms)}, behind stream {stream.name}, whose time has reached "
-        f"{show_time(mark)}: its rows would be late. Nothing was sent. Send it to another stream (--stream), "
-        "one that has not come that far."
+        f"{show_time(mark)}: its rows would be late. Nothing was sent. There are three ways: --backfill adds it to the "
+        "windows of the past that are still kept; --shift-to-now moves its times so that the newest row is now; "
+        "--stream sends it to another stream, one that has not come that far."
+    )
+
+
+def reaches_ahead(survey: Survey, stream: StreamView) -> str | None:
+    """Return what to say of a backfill with rows ahead of the stream's time, which it does not move."""
+    mark = stream.max_watermark_ms
+    if survey.newest_ms is None or (mark is not None and survey.newest_ms <= mark):
+        return None
+    reached = "no time yet" if mark is None else show_time(mark)
+    return (
+        f"the file ends at {show_time(survey.newest_ms)}, the stream's own events have reached {reached}: windows "
+        "after that stay open until its own events, or its silence, get there"
     )
 
 

@@ -14,7 +14,7 @@ import redis
 import structlog
 
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import Entry, Tick, parse_entry
+from pipeline.core.entries import Chunk, Entry, Tick, parse_entry
 from pipeline.core.process import TimeState
 from pipeline.errors import TornError
 from pipeline.rim import groups, keys, store
@@ -121,18 +121,23 @@ class Runner:
         state = self.state
         assert state is not None
         entries = set_apart(entries, state.suspects)[: self._fitting]
+        if backfills := any(isinstance(entry, Chunk) and entry.backfill for entry in entries):
+            self._look_at_expiry(state)
         if entries[0].id in state.suspects:
             changes = self._compute_suspect(decode, entries[0])
         else:
-            batch = decode(entries)
+            batch = decode(entries).read_by(self.group)
             computed = self.computation.compute(batch, time_state(state.checkpoint))
             size = self.computation.size(computed)
             self._cells_per_entry = size / len(entries)
             if size > MAX_CELLS and len(entries) > 1:
                 return self._process(decode, entries[: len(entries) // 2])
+            if backfills:
+                self.computation.recall(self.client, computed)
             changes = self.computation.apply(batch, computed)
         after = self._after(state.checkpoint, entries, changes)
-        fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), state.pending[0].id)
+        first = state.pending[0].id
+        fence = Fence(self.group, state.consumer, state.checkpoint, len(state.pending), first, backfills)
         what = Commit(fence, [entry.id for entry in entries], after, changes.panes, changes.rows, changes.hashes)
         commit(self.scripts, self.stream.name, self.partition, what)
         state.checkpoint = after
@@ -141,6 +146,11 @@ class Runner:
         if changes.ledger.read:  # ticks say nothing about what comes next
             self._events_per_entry = changes.ledger.read / len(entries)
         return changes.ledger.read
+
+    def _look_at_expiry(self, state: Loaded) -> None:
+        """Old data counts in windows that are there: what has expired by now, which the commit compares again."""
+        expired_ms = store.load_expired_ms(self.client, self.stream.name, self.partition, self.group)
+        state.checkpoint = replace(state.checkpoint, expired_ms=expired_ms)
 
     @property
     def _fitting(self) -> int:
@@ -158,7 +168,7 @@ class Runner:
     def _after(self, before: Checkpoint, entries: Sequence[Entry], changes: Changes) -> Checkpoint:
         ledger = changes.ledger
         assert ledger.balances, f"{self.group}: the ledger of a batch does not add up: {ledger}"
-        where = position_after(before, entries)
+        where = position_after(before, entries, self.group)
         return replace(
             before,
             cursor=entries[-1].id,
@@ -180,16 +190,21 @@ class Runner:
             dead=before.dead + ledger.dead,
             partial=before.partial + ledger.partial,
             others=before.others + ledger.others,
+            backfilled=before.backfilled + ledger.backfilled,
+            replayed=before.replayed + ledger.replayed,
+            tables=changes.time.tables,
         )
 
 
 def time_state(checkpoint: Checkpoint) -> TimeState:
     return TimeState(
-        checkpoint.max_seen_ms,
-        checkpoint.max_ts_ms,
-        checkpoint.floor_ms,
-        checkpoint.max_event_ms,
-        checkpoint.max_beat_ms,
+        max_seen_ms=checkpoint.max_seen_ms,
+        max_ts_ms=checkpoint.max_ts_ms,
+        floor_ms=checkpoint.floor_ms,
+        max_event_ms=checkpoint.max_event_ms,
+        max_beat_ms=checkpoint.max_beat_ms,
+        tables=checkpoint.tables,
+        expired_ms=checkpoint.expired_ms,
     )
 
 

@@ -1,4 +1,4 @@
-"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, and checks of server and books.
+"""Housekeeping in a process of its own: ticks where events are missing, trim, expiry, tables, checks of Redis, books.
 
 Safe to run several: every effect is decided inside a script (a tick by the last entry, a trim by the checkpoints, an
 expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by
@@ -32,6 +32,7 @@ from pipeline.rim.trim import Trimmed
 from pipeline.runtime.config import load_config
 from pipeline.runtime.ledger import check_ledger
 from pipeline.runtime.setup import groups_of
+from pipeline.runtime.table_reloads import TableReloads
 from pipeline.runtime.time_keepers import time_keepers
 
 TICK_EVERY_MS = 500  # a silent stream closes its windows at most this much after it is due
@@ -39,7 +40,8 @@ TRIM_EVERY_MS = 5_000  # at 150 MB/s a log of 1 GB fills in seven seconds: once 
 EXPIRE_EVERY_MS = MINUTE_MS
 CHECK_EVERY_MS = MINUTE_MS
 LEDGER_EVERY_MS = MINUTE_MS
-JOBS_AT_ONCE = 4  # one thread a job: a long trim must not hold up the ticks
+TABLES_EVERY_MS = MINUTE_MS
+JOBS_AT_ONCE = 6  # one thread a job: a long trim must not hold up the ticks
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,7 @@ class Housekeeping:
         self.client = client
         self._scripts = Scripts(client)
         self._time_keepers = time_keepers(client, config)
+        self._tables = TableReloads(config, client, self._scripts)
         self._unfit: frozenset[str] = frozenset()
         self._unbalanced: frozenset[Finding] = frozenset()
 
@@ -88,6 +91,12 @@ class Housekeeping:
             groups = groups_of(self.config, stream.name)
             expired += expiry.expire_side_streams(self.client, stream, groups, now_ms)
         return expired
+
+    def reload_tables_once(self, now_ms: int | None = None) -> int:
+        """Bring files of lookup tables that have changed into the logs; return in how many partitions one was news."""
+        news = self._tables.reload_once()
+        self._tables.drop_unused(redis_time_ms(self.client) if now_ms is None else now_ms)
+        return news
 
     def check_once(self) -> None:
         """Say in the log what is wrong with the server's settings, once each time that it changes."""
@@ -150,6 +159,7 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
         ("expiry", housekeeping.expire_once, EXPIRE_EVERY_MS),
         ("checks", housekeeping.check_once, CHECK_EVERY_MS),
         ("ledger", housekeeping.ledger_once, LEDGER_EVERY_MS),
+        ("tables", housekeeping.reload_tables_once, TABLES_EVERY_MS),
     ]
     for name, job, every_ms in jobs:
         scheduler.add_job(

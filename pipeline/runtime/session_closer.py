@@ -162,7 +162,8 @@ def latest_json(program: Program, span: Span, row: Mapping[str, Any]) -> bytes:
     """What `latest` holds of a session; the script compares its first two fields."""
     first, last = span
     end = last + session_window(program).gap_ms
-    return msgspec.json.encode({"window_start": first, "window_end": end, "last": last, **row})
+    about = {"window_start": first, "window_end": end, "first": first, "last": last, "closes_at": end}
+    return msgspec.json.encode({**about, **row})
 
 
 def outgoing(program: Program, values: Mapping[str, Any]) -> Outgoing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import redis
@@ -10,12 +9,14 @@ import redis
 from pipeline.core.batches import Batch
 from pipeline.core.cells import PaneChange
 from pipeline.core.definitions import Stream
-from pipeline.core.process import Prepared, TimeState, prepare
+from pipeline.core.process import Prepared, TimeState
 from pipeline.core.programs import Program
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
 from pipeline.rim import keys, session_store
-from pipeline.runtime.computations import Changes, RowFields, dead_letters, late_rows
+from pipeline.rim.tables import TableCache
+from pipeline.runtime.computations import Changes, aside_rows, prepared_with
+from pipeline.runtime.user_failures import say_failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class SessionComputation:
 
     program: Program
     partition: int
+    tables: TableCache = field(default_factory=TableCache)
     table: SessionTable = field(init=False)
     accounted: session_store.Account | None = None
 
@@ -55,7 +57,7 @@ class SessionComputation:
 
     @property
     def key(self) -> str:
-        return keys.sessions(self.stream.name, self.partition, self.group)
+        return keys.live_sessions(self.stream.name, self.partition, self.group)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """Load the live sessions; the closer says again what is published of them."""
@@ -63,8 +65,11 @@ class SessionComputation:
         self.table = self._empty()
         self.table.load(session_store.live_sessions(client, self.stream.name, self.partition, self.group))
 
+    def recall(self, client: redis.Redis, computed: PreparedSessions) -> None:
+        """Old data joins live sessions, which are all here; what is final and forgotten takes nothing any more."""
+
     def compute(self, batch: Batch, before: TimeState) -> PreparedSessions:
-        prepared = prepare(self.program, batch, before)
+        prepared = prepared_with(self.tables, self.program, batch, before)
         return PreparedSessions(prepared, arrivals(self.program, batch, prepared))
 
     def size(self, computed: PreparedSessions) -> int:
@@ -75,11 +80,9 @@ class SessionComputation:
         prepared = computed.prepared
         changed = fold_sessions(self.program, batch, prepared, computed.new, self.table)
         fields, values = self.table.fields(changed.slots), self.table.packed(changed.slots)
+        say_failures(self.program)
         change = PaneChange(cells=dict(zip(fields, values, strict=True)), gone=set(changed.gone))
-        rows: dict[str, Sequence[RowFields]] = {}
-        if len(prepared.late):
-            rows[keys.late(self.stream.name, self.partition, self.group)] = late_rows(batch, prepared)
-        rows |= dead_letters(self.stream, self.partition, self.group, batch, prepared.dead)
+        rows = aside_rows(self.program, self.partition, batch, prepared)
         hashes = {self.key: change} if fields or changed.gone else {}
         return Changes({}, rows, prepared.ledger, prepared.time, hashes)
 
@@ -88,4 +91,4 @@ class SessionComputation:
 
     def fresh(self) -> SessionComputation:
         """The same work without any state: for trying what may kill."""
-        return SessionComputation(self.program, self.partition)
+        return SessionComputation(self.program, self.partition, self.tables)

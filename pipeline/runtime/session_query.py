@@ -171,7 +171,7 @@ class SessionReader:
             )
         found: list[SessionRow] = []
         for partition, checkpoint in enumerate(checkpoints):
-            key = keys.sessions(stream.name, partition, program.group)
+            key = keys.live_sessions(stream.name, partition, program.group)
             stored = [parse_session(*pair) for pair in session_store.scan(self.client, key, match)]
             firsts = np.array([session.first for session in stored], dtype=np.int64)
             hidden = doubtful(window, firsts, checkpoint.floor_ms).tolist()
@@ -227,7 +227,9 @@ class SessionReader:
                 "window_end": session.last + gap_ms,
                 "state": session.state,
                 "revision": session.revision,
+                "first": session.first,
                 "last": session.last,
+                "closes_at": session.last + gap_ms,
                 **group_values(program, session.group),
                 **row,
             }

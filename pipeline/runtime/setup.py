@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import msgspec
 import redis
+import structlog
 
 from pipeline.core.definitions import Aggregate, Config, Rollup, Stage, Stream, Transform, Tumbling
 from pipeline.core.programs import encode_definition, version_of
+from pipeline.core.tables import TableError
 from pipeline.errors import ConfigError
 from pipeline.rim import groups, keys, replies
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import load_checkpoints, published_windows
+from pipeline.runtime.table_reloads import announce_tables
+
+log = structlog.get_logger(__name__)
 
 
 def stage_groups(config: Config) -> dict[str, str]:
@@ -39,11 +44,12 @@ def set_up(client: redis.Redis, config: Config) -> None:
     """Create what is missing; safe to run by every process at its start.
 
     Raises:
-        ConfigError: the number of partitions of a stream with data was changed.
+        ConfigError: the number of partitions of a stream with data was changed, or a lookup table cannot be used.
     """
     scripts = Scripts(client)
     for stream in config.streams.values():
         _keep_partitions(client, config, stream)
+    _announce_tables(client, scripts, config)
     for name, group in stage_groups(config).items():
         stream = config.stream_of(config.stages[name])
         for partition in range(stream.partitions):
@@ -53,6 +59,7 @@ def set_up(client: redis.Redis, config: Config) -> None:
                     keys.raw(stream.name, partition),
                     keys.checkpoint(stream.name, partition, group),
                     keys.cut(stream.name, partition),
+                    keys.tables(stream.name, partition),
                 ],
                 args=[group],
             )
@@ -72,6 +79,16 @@ def _keep_partitions(client: redis.Redis, config: Config, stream: Stream) -> Non
                 f"set it back to {stored}, or give the stream another name."
             ]
         )
+
+
+def _announce_tables(client: redis.Redis, scripts: Scripts, config: Config) -> None:
+    """Tables come before groups: the first row a group reads finds the content it is joined with."""
+    try:
+        announce_tables(client, scripts, config)
+    except TableError as error:
+        raise ConfigError([f"{config.path or 'config.yaml'}: {error}"]) from error
+    except redis.exceptions.OutOfMemoryError as error:  # a full server must not keep workers from draining it
+        log.error("a changed table could not be stored; the one before stays", why=str(error))
 
 
 def _announce(client: redis.Redis, config: Config, metric: str) -> None:

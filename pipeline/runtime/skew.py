@@ -11,7 +11,7 @@ import redis
 
 from pipeline.core.batches import read_batch
 from pipeline.core.definitions import SECOND_MS, Config, Stream
-from pipeline.core.entries import parse_entry
+from pipeline.core.entries import Chunk, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.skew import Sample, Skew, Source, measure
 from pipeline.core.times import format_duration
@@ -64,6 +64,7 @@ def _judge(stream: Stream, skew: Skew) -> tuple[Judgement, Judgement, Judgement]
 def _sample(client: redis.Redis, stream: Stream, partition: int) -> Sample:
     entries, cut = _newest_entries(client, stream, partition)
     parsed = [parse_entry(entry.id, entry.fields) for entry in entries if entry.fields is not None]
+    parsed = [entry for entry in parsed if not (isinstance(entry, Chunk) and entry.backfill)]  # it tells of no clock
     reader = Reader(stream, () if stream.partition_by is None else (stream.partition_by,))
     return Sample(read_batch(parsed, reader, partition=partition, max_future_ms=stream.time.max_future_ms), cut)
 

@@ -119,6 +119,16 @@ class StageStatus:
         return {name: sum(p.ledger[name] for p in self.partitions) for name in LEDGER}
 
     @property
+    def backfilled(self) -> int:
+        """Events of old data that were accepted."""
+        return sum(partition.state.checkpoint.backfilled for partition in self.partitions)
+
+    @property
+    def replayed(self) -> int:
+        """Events that were read once more, out of what the stage had put aside."""
+        return sum(partition.state.checkpoint.replayed for partition in self.partitions)
+
+    @property
     def balances(self) -> bool:
         ledger = self.ledger
         return ledger["read"] == sum(ledger[name] for name in OUTCOMES)

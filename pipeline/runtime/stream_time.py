@@ -55,7 +55,7 @@ class StreamTime:
 
 def stream_time(status: StreamStatus, horizons: Sequence[Horizon], now_ms: int) -> StreamTime:
     """Say how far a stream is; `horizons` are those of the stages that read it."""
-    next_ms = next_tick_ms(now_ms, status.stream.time, [_clock(each) for each in status.partitions], horizons)
+    next_ms = next_tick_ms(now_ms, status.stream.time, [clock_of(each) for each in status.partitions], horizons)
     return StreamTime(
         status=status,
         now_ms=now_ms,
@@ -65,7 +65,7 @@ def stream_time(status: StreamStatus, horizons: Sequence[Horizon], now_ms: int) 
     )
 
 
-def _clock(partition: PartitionStatus) -> PartitionClock:
+def clock_of(partition: PartitionStatus) -> PartitionClock:
     """The partition's clock as the scheduler will see it: the door, or a checkpoint that is ahead of it."""
     door = partition.state.door
     return PartitionClock(
@@ -75,6 +75,7 @@ def _clock(partition: PartitionStatus) -> PartitionClock:
         max_ts_ms=partition.max_ts_ms,
         last_arrival_ms=partition.last_arrival_ms,
         last_tick_ms=door.last_tick_ms,
+        last_backfill_ms=door.last_backfill_ms,
     )
 
 

@@ -24,7 +24,7 @@ from pipeline.rim.connection import is_away, without_password, writer
 from pipeline.rim.embedded import EmbeddedServer
 from pipeline.rim.folder_lock import FolderLock
 from pipeline.runtime.children import Child
-from pipeline.runtime.config import load_config
+from pipeline.runtime.config import ENV_FOLDER, load_config
 from pipeline.runtime.process_tree import ProcessTree
 from pipeline.runtime.simulate import SIMULATIONS
 
@@ -59,6 +59,7 @@ class Up:
     redis_url: str | None
     demo: bool
     allow_volatile: bool
+    folder: Path | None = None  # where the paths of tables start; the children run a copy of the config file
 
     @property
     def api_url(self) -> str:
@@ -100,7 +101,7 @@ def run_up(
         )
     with lock:
         require_free(host, port)
-        up = replace(up, config_path=_kept(config_path, data_dir))
+        up = replace(up, config_path=_kept(config_path, config, data_dir), folder=config_path.parent.absolute())
         url = redis_url or config.redis_url
         if url != EMBEDDED:
             return _run_on(up, config, url, None, say)
@@ -108,11 +109,16 @@ def run_up(
             return _run_on(up, config, server.url, server, say)
 
 
-def _kept(config_path: Path, data_dir: Path) -> Path:
-    """Keep the text that was checked: a child that is started again must not read what was saved since."""
+def _kept(config_path: Path, config: Config, data_dir: Path) -> Path:
+    """Keep the text that was checked: a child that is started again must not read what was saved since.
+
+    Functions likewise; they are named relative to the config file. Tables are not kept: a changed one is read again.
+    """
     kept = data_dir / RUNNING_CONFIG
-    kept.parent.mkdir(exist_ok=True)
-    shutil.copyfile(config_path, kept)
+    for name in (config_path.name, *config.functions):
+        copy = kept if name == config_path.name else kept.parent / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config_path.parent / name, copy)
     return kept
 
 
@@ -149,7 +155,9 @@ def children_of(up: Up, redis_url: str | None) -> list[Child]:
     children.append(Child("scheduler", command("scheduler", *judging), "scheduler"))
     if up.demo:
         children.append(Child("demo", command("simulate", "--url", up.api_url), "demo"))
-    return children
+    if up.folder is None:
+        return children
+    return [replace(child, environment={ENV_FOLDER: str(up.folder)}) for child in children]
 
 
 def command(*args: str) -> tuple[str, ...]:

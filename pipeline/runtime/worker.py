@@ -19,10 +19,11 @@ import structlog
 
 from pipeline.core.definitions import Config, Session
 from pipeline.core.programs import Program, compile_programs
-from pipeline.errors import ForeignKeyError
+from pipeline.errors import ForeignKeyError, MissingTableError
 from pipeline.rim import connection, groups
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import load_checkpoints
+from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import reads_log
 from pipeline.runtime.closer import Closer, Pass, PieceCache
 from pipeline.runtime.leases import Leases, Partition
@@ -67,6 +68,7 @@ class Worker:
     scripts: Scripts = field(init=False)
     programs: Mapping[str, Program] = field(init=False)
     leases: Leases = field(init=False)
+    tables: TableCache = field(init=False)
     _work: dict[Partition, PartitionWork] = field(default_factory=dict)
     _hot: set[Partition] = field(default_factory=set)
     _next_close_s: float = 0.0
@@ -77,6 +79,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.scripts = Scripts(self.client)
+        self.tables = TableCache(self.client)
         self.programs = compile_programs(self.config)
         read = {self.config.stream_of(stage).name for stage in self.config.stages.values() if reads_log(stage)}
         partitions = [(name, p) for name in sorted(read) for p in range(self.config.streams[name].partitions)]
@@ -107,7 +110,7 @@ class Worker:
             return 0
         try:
             return work.poll(self.client)
-        except ForeignKeyError as error:
+        except (ForeignKeyError, MissingTableError) as error:
             work.rest(error)
         except redis.ResponseError as error:
             if not connection.is_foreign_type(error):
@@ -133,7 +136,13 @@ class Worker:
             self._hot.discard(partition)
         for partition in sorted(self.leases.held - self._work.keys()):
             self._work[partition] = partition_work(
-                self.config, self.programs, *partition, client=self.client, scripts=self.scripts, worker=self.name
+                self.config,
+                self.programs,
+                *partition,
+                client=self.client,
+                scripts=self.scripts,
+                worker=self.name,
+                tables=self.tables,
             )
             self._hot.add(partition)
 

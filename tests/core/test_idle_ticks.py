@@ -276,3 +276,49 @@ def test_an_event_ahead_of_its_arrival_does_not_take_time_past_the_clock() -> No
     for silence_ms in (10 * SECOND, MINUTE_MS, 4 * MINUTE_MS):
         (tick,) = idle_ticks(NOW + silence_ms, POLICY, [clock], [Horizon(TEN_SECONDS)])
         assert tick.time_ms == NOW + silence_ms
+
+
+def backfilled(world: World, partition: int, *, behind_ms: int) -> None:
+    """Old data came, as append.lua keeps it."""
+    clock, time_ms = world.clocks[partition], world.now_ms - behind_ms
+    world.clocks[partition] = replace(
+        clock,
+        last_id=f"{world.now_ms}-0",
+        max_ts_ms=max(time_ms, clock.max_ts_ms or time_ms),
+        last_backfill_ms=world.now_ms,
+    )
+
+
+def run(world: World, seconds: float) -> None:
+    for _ in range(int(seconds * 2)):
+        world.now_ms += SECOND // 2
+        world.look()
+
+
+def test_old_data_does_not_make_a_silent_partition_flow() -> None:
+    world = World()
+    for second in range(40):
+        world.event(0)
+        if second == 0:
+            world.event(1)
+        backfilled(world, 1, behind_ms=DAY_MS)
+        run(world, 1)
+
+    assert (world.clocks[1].max_seen_ms or 0) > NOW + 20 * SECOND, "partition 1 follows the one that flows"
+
+
+@pytest.mark.parametrize("behind_ms", [30 * SECOND, 3 * HOUR_MS])
+def test_the_windows_of_a_stream_that_has_only_been_backfilled_close(behind_ms: int) -> None:
+    world = World()
+    backfilled(world, 0, behind_ms=behind_ms)
+    end_ms = (NOW - behind_ms) // (10 * SECOND) * 10 * SECOND + 10 * SECOND
+
+    run(world, 8)
+    assert world.ticks == []
+    run(world, HOUR_MS // SECOND + 60 if behind_ms > HOUR_MS else 60)
+
+    watermarks = [(clock.max_seen_ms or 0) - POLICY.disorder_ms for clock in world.clocks]
+    assert all(mark >= end_ms for mark in watermarks)
+    settled = len(world.ticks)
+    run(world, 300)
+    assert len(world.ticks) == settled

@@ -1,4 +1,4 @@
-"""What a user registers comes back unchanged, is found by name with the hash of its source, and is refused in words."""
+"""An aggregate that a user registers comes back unchanged, is found by name, and is refused in words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline import aggregate, transform
+from pipeline import aggregate
 from pipeline.core import registry
 from pipeline.core.accumulators import Values
 from pipeline.core.aggregates import bind
@@ -19,7 +19,6 @@ from pipeline.errors import RegistrationError, UserCodeError
 
 @pytest.fixture(autouse=True)
 def empty_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "transforms", {})
     monkeypatch.setattr(registry, "aggregates", {})
 
 
@@ -52,50 +51,32 @@ class Scaled:
         return self.factor * partial[0]
 
 
-def enrich(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame
-
-
-def test_decorators_return_what_they_were_given() -> None:
+def test_the_decorator_returns_what_it_was_given() -> None:
     scaled = Scaled(2.0)
 
     assert aggregate("longest", returns="string")(Longest) is Longest
     assert aggregate("doubled")(scaled) is scaled
-    assert transform("enrich")(enrich) is enrich
-
-
-def test_a_registered_function_is_found_with_its_engine_and_the_hash_of_its_source() -> None:
-    transform("enrich", engine="pandas")(enrich)
-
-    found = registry.transforms["enrich"]
-
-    assert found.function is enrich
-    assert found.engine == "pandas"
-    assert len(found.source_hash) == 32
 
 
 def test_registering_the_same_source_again_is_nothing_new() -> None:
-    transform("enrich")(enrich)
-    transform("enrich")(enrich)
     aggregate("longest")(Longest)
     aggregate("longest")(Longest)
 
-    assert list(registry.transforms) == ["enrich"]
+    assert list(registry.aggregates) == ["longest"]
+    assert len(registry.aggregates["longest"].source_hash) == 32
+    assert registry.aggregates["longest"].file == __file__
 
 
 def test_a_name_with_another_source_is_refused() -> None:
-    transform("enrich")(enrich)
     aggregate("scaled")(Scaled(1.0))
 
-    def other(frame: pl.DataFrame) -> pl.DataFrame:
-        return frame.head(1)
-
-    with pytest.raises(RegistrationError, match="transform 'enrich' is registered already, from another source"):
-        transform("enrich")(other)
     with pytest.raises(RegistrationError, match="aggregate 'scaled' is registered already"):
         aggregate("scaled")(Scaled(2.0))
     with pytest.raises(RegistrationError, match="aggregate 'scaled' is registered already"):
         aggregate("scaled", returns="int")(Scaled(1.0))
+
+
+Sourceless = type("Sourceless", (Longest,), {"__module__": "nowhere"})
 
 
 class NoFinish:
@@ -114,9 +95,7 @@ class NoFinish:
         (lambda: aggregate("mine"), NoFinish, "aggregate 'mine' has no finish. It needs lift, merge, finish"),
         (lambda: aggregate("mine", returns="number"), Longest, "returns is one of int, float, .*not 'number'"),  # type: ignore[arg-type]
         (lambda: aggregate("mine"), Scaled(object()), "attributes of an object are part of its version"),  # type: ignore[arg-type]
-        (lambda: transform("mine"), 5, "transform 'mine' is 5, which is not a function"),
-        (lambda: transform("mine"), len, "its source cannot be read"),
-        (lambda: transform("mine", engine="spark"), enrich, "engine is 'polars' or 'pandas', not 'spark'"),  # type: ignore[arg-type]
+        (lambda: aggregate("mine"), Sourceless, "its source cannot be read"),
     ],
 )
 def test_what_cannot_be_registered_is_refused_in_words(register: Any, given: Any, message: str) -> None:
@@ -201,17 +180,57 @@ class Broken:
         ("raises", "mine.lift: KeyError: 1"),
         ("number keys", "mine.lift: a partial is plain data .*str keys"),
         ("no data", "mine.lift: a partial is plain data"),
-        ("merge", "mine.merge: ZeroDivisionError: no"),
-        ("finish", "mine.finish: returned 'three', and the aggregate was registered with returns='int'"),
     ],
 )
-def test_what_goes_wrong_in_a_user_s_code_is_one_error_that_names_it(way: str, message: str) -> None:
+def test_a_lift_that_goes_wrong_is_one_error_that_names_it(way: str, message: str) -> None:
     aggregate("mine", returns="int")(Broken(way))
 
     with pytest.raises(UserCodeError, match=message) as caught:
         finished(AggregateSpec("x", "mine", "f"), np.array([1, 2]), pl.Int64())
 
     assert caught.value.name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("way", "step", "message"),
+    [
+        ("merge", "merge", "mine.merge: ZeroDivisionError: no"),
+        ("finish", "finish", "mine.finish: returned 'three', and the aggregate was registered with returns='int'"),
+    ],
+)
+def test_a_merge_or_finish_that_goes_wrong_makes_the_value_null_and_is_said_once(
+    way: str, step: str, message: str
+) -> None:
+    aggregate("mine", returns="int")(Broken(way))
+    finisher = bind(AggregateSpec("x", "mine", "f"), {"f": pl.Int64()})
+    sketch = finisher.parts[-1]
+    assert isinstance(sketch, UserPartials)
+    state = {"n(f)": np.array([2]), sketch.name: np.empty(1, dtype=object)}
+    state[sketch.name][0] = sketch.restore(sketch.dump([1, 2]))
+
+    assert finisher.finish(state, np.array([0])) == [None]
+    assert finisher.failed(state, np.array([0]))
+    finisher.finish(state, np.array([0]))
+    (said,) = sketch.problems.take().items()
+    assert said[0] == step
+    assert said[1].startswith(message)
+    assert sketch.problems.take() == {}
+
+
+def test_a_failed_partial_stays_failed_whatever_it_is_merged_with_and_in_any_order() -> None:
+    aggregate("mine", returns="int")(Broken("merge"))
+    sketch = bind(AggregateSpec("x", "mine", "f"), {"f": pl.Int64()}).parts[-1]
+    assert isinstance(sketch, UserPartials)
+    failed, good = sketch.dump([1, 2]), sketch.dump([7])
+
+    merged = [
+        sketch.dump(sketch.merge(sketch.restore(into), sketch.restore(other)))
+        for into, other in ((failed, good), (good, failed), (failed, failed), (failed, sketch.dump([])))
+    ]
+
+    assert set(merged) == {failed}
+    assert sketch.dump(sketch.fold(sketch.restore(failed), [7])[0]) == failed
+    assert good != failed
 
 
 class Tuples:

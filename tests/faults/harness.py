@@ -30,6 +30,8 @@ from pipeline.rim.streams import IdempotencyKey, Step, append
 from pipeline.runtime.config import load_config
 from pipeline.runtime.leases import LEASE_MS
 from pipeline.runtime.setup import set_up, stage_groups
+from pipeline.runtime.verify import verify
+from pipeline.runtime.verify_report import MetricReport
 from tests.faults.logs import cut_log, written
 from tests.servers import RunningServer, wait_for
 
@@ -318,6 +320,10 @@ class Storm:
             assert time.monotonic() < deadline_s, f"after {SETTLED_S} s:\n" + "\n".join(waiting)
             time.sleep(SETTLE_POLL_S)
         self.fleet.drain()
+
+    def verified(self) -> list[MetricReport]:
+        """What `streamgauge verify` says of everything that is left."""
+        return list(verify(self.client, self.config))
 
     def _unsettled(self) -> Iterator[str]:
         for partition in range(self.partitions):

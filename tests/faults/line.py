@@ -57,8 +57,16 @@ def without(name: str, guard: str, instead: str = "") -> Mapping[str, Script]:
 class Interrupted(Scripts):
     """Scripts on which something else happens right before the n-th call of one of them: a pause, made exact."""
 
-    def __init__(self, client: redis.Redis, name: str, meanwhile: Callable[[], object], *, nth: int = 1) -> None:
-        super().__init__(client)
+    def __init__(
+        self,
+        client: redis.Redis,
+        name: str,
+        meanwhile: Callable[[], object],
+        *,
+        nth: int = 1,
+        scripts: Mapping[str, Script] | None = None,
+    ) -> None:
+        super().__init__(client, scripts)
         self._name, self._meanwhile, self._left = name, meanwhile, nth
 
     def run(self, name: str, **arguments: Any) -> Any:

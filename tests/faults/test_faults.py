@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.rim import keys, store
 from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.verify_report import MetricReport
 from tests.faults.harness import BASE_MS, DISORDER_MS, METRIC, RARE, STREAM, Storm
 from tests.faults.model import Cells, Model, read_log, rows_of
 from tests.servers import RunningServer
@@ -31,11 +32,15 @@ MANY = 10_000_000
 def test_killed_and_paused_workers_and_a_killed_server_change_no_number(
     storm_server: RunningServer, tmp_path: Path
 ) -> None:
+    under_way: list[MetricReport] = []
     with Storm(storm_server, tmp_path, partitions=4, rate=6_000) as storm:
         kills: Plan = [(at_s, storm.kill_worker) for at_s in (1.0, 3.0, 5.0, 7.0, 9.0)]
-        storm.run([*kills, (0.5, storm.pause_worker), (4.0, storm.kill_server), (10.0, do_nothing)])
+        looks: Plan = [(at_s, lambda: under_way.extend(storm.verified())) for at_s in (3.2, 7.2, 9.5)]
+        storm.run([*kills, *looks, (0.5, storm.pause_worker), (4.0, storm.kill_server), (10.0, do_nothing)])
         storm.settle()
 
+    assert [report.differences for report in under_way] == [[]] * 3, "verify is safe while the pipeline runs"
+    assert under_way[-1].windows > 0
     assert storm.producer.sent >= 50_000
     assert_nothing_lost_or_doubled(storm)
     assert_answers_are_what_the_log_says(storm)
@@ -113,6 +118,9 @@ def assert_answers_are_what_the_log_says(storm: Storm) -> None:
     assert model.cells, "the log is empty"
     assert differences(answered(storm), model.cells) == {}
     assert_downstream_is_what_was_published(storm, model)
+    for report in storm.verified():
+        assert (report.unchecked, report.differences, report.pending) == (None, [], 0)
+        assert report.windows == len({start for start, _ in model.cells})
     for partition in range(storm.partitions):
         ledger = store.load_checkpoint(storm.client, STREAM, partition, storm.group)
         counted = (ledger.read, ledger.accepted, ledger.filtered, ledger.late, ledger.dead)

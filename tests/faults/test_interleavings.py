@@ -199,7 +199,9 @@ def test_a_reset_is_refused_while_there_are_panes(server: RunningServer) -> None
 
     raw, cut, panes = keys.raw(STREAM, 0), keys.cut(STREAM, 0), keys.panes(STREAM, 0, line.group)
     due = keys.due(STREAM, 0, line.group)
-    done = Scripts(server.client).run("reset", keys=[raw, checkpoint, cut, panes, due], args=[line.group])
+    done = Scripts(server.client).run(
+        "reset", keys=[raw, checkpoint, cut, panes, keys.tables(STREAM, 0), due], args=[line.group]
+    )
 
     assert done == 0
     assert line.checkpoint().torn

@@ -71,6 +71,9 @@ class Deadly:
     def size(self, computed: Any) -> int:
         return self.inner.size(computed)
 
+    def recall(self, client: redis.Redis, computed: Any) -> None:
+        self.inner.recall(client, computed)
+
     def apply(self, batch: Batch, computed: Any) -> Changes:
         return self.inner.apply(batch, computed)
 
@@ -95,10 +98,10 @@ def live_on(line: Line, kills: Death = by_poison, decode: Callable[[Sequence[Ent
     pytest.fail(f"not done after {MAX_LIVES} lives")
 
 
-def add_chunk(line: Line, *values: int, ts: int = 1_000, g: str = "x") -> str:
+def add_chunk(line: Line, *values: int, ts: int = 1_000, g: str = "x", backfill: bool = False) -> str:
     """Append one chunk with a row for each value."""
     body = "\n".join(json.dumps({"ts": ts, "g": g, "k": k}) for k in values).encode()
-    step = Step([Chunk(body, len(values), ts, ts)], [], undeclared=0, judged_ms=0)
+    step = Step([Chunk(body, len(values), ts, ts)], [], undeclared=0, judged_ms=0, backfill=backfill)
     return append(Scripts(line.client), STREAM, 0, step).ids[0]
 
 
@@ -118,6 +121,19 @@ def test_a_row_that_kills_its_worker_becomes_a_dead_letter_and_its_neighbours_co
     assert line.cells() == {(0, "x"): (99, sum(range(100)) - 50)}
     assert 0 < deaths <= 2 + 7 + 3  # unsuspected, the halves of 100 rows, the row alone
     assert not server.client.exists(keys.suspect(STREAM, 0, line.group))
+
+
+def test_old_data_that_kills_is_added_to_the_closed_window_it_belongs_to(server: RunningServer) -> None:
+    line = Line(server.client)
+    line.add((1_000, "x", 1), (30_000, "x", 2))
+    line.finish()
+    poisoned = add_chunk(line, 4, POISON, 8, backfill=True)
+
+    live_on(line)
+
+    assert dead_letters(line) == [(poisoned, 1, 1, "killed_worker")]
+    assert line.cells() == {(0, "x"): (3, 13), (30_000, "x"): (1, 2)}
+    assert line.checkpoint().max_seen_ms == 30_000
 
 
 def test_two_rows_that_kill_are_both_found(server: RunningServer) -> None:

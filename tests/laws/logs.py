@@ -103,7 +103,12 @@ events = st.fixed_dictionaries(  # most values are there and most groups the sam
 
 
 @st.composite
-def logs(draw: st.DrawFn, max_entries: int = 14) -> list[Logged]:
+def logs(
+    draw: st.DrawFn,
+    max_entries: int = 14,
+    of: st.SearchStrategy[dict[str, Any]] = events,
+    controls: Sequence[Mapping[str, str]] = ({"_k": "control"},),
+) -> list[Logged]:
     """Entries of one partition: chunks, rows, bad rows, damaged chunks, ticks and control entries."""
     log: list[Logged] = []
     arrival_ms, position = FIRST_ARRIVAL_MS, 0
@@ -113,17 +118,17 @@ def logs(draw: st.DrawFn, max_entries: int = 14) -> list[Logged]:
         fields: Mapping[str, Any]
         match kind:
             case "chunk" | "damaged":
-                rows = draw(st.lists(events, min_size=1, max_size=6))
+                rows = draw(st.lists(of, min_size=1, max_size=6))
                 fields = chunk(rows, position, arrival_ms) | ({"crc": 1} if kind == "damaged" else {})
                 position += len(rows)
             case "row":
-                fields = flat(draw(events))
+                fields = flat(draw(of))
             case "bad_row":
                 fields = draw(st.sampled_from([{"ts": "1000", "v": "x"}, {"key": "no time"}, {"ts": "1", "k": "1.5"}]))
             case "tick":
                 fields = {"_k": "tick", "t": draw(times)}
             case _:
-                fields = {"_k": "control"}
+                fields = draw(st.sampled_from(controls))
         log.append(Logged(f"{arrival_ms}-{number}", as_bytes(fields)))
     return log
 

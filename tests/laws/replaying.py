@@ -6,7 +6,7 @@ What `Committed` holds is what the commit script would have written: the absolut
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pipeline.core.batches import Batch, read_batch
@@ -15,9 +15,13 @@ from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
-from pipeline.runtime.computations import AggregateComputation
+from pipeline.rim.tables import TableCache
+from pipeline.runtime.assignments import aggregate_computation
+from pipeline.runtime.computations import AggregateComputation, Changes
+from pipeline.runtime.session_computation import SessionComputation
 from tests.laws.logs import Logged
 
+Worker = AggregateComputation | SessionComputation
 Fate = Literal["go on", "crash before the commit", "crash after the commit"]
 
 
@@ -26,6 +30,7 @@ class Committed:
     """The state outside the worker."""
 
     panes: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    sessions: dict[bytes, bytes] = field(default_factory=dict)
     late: list[Any] = field(default_factory=list)
     dead: list[Any] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
@@ -38,34 +43,45 @@ class Committed:
 
 
 def replay(
-    program: Program, log: Sequence[Logged], batches: Sequence[tuple[int, Fate]] = (), partition: int = 0
+    program: Program,
+    log: Sequence[Logged],
+    batches: Sequence[tuple[int, Fate]] = (),
+    partition: int = 0,
+    tables: TableCache | None = None,
+    time: TimeState | None = None,
+    expired_ms: int | None = None,
 ) -> Committed:
-    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch."""
-    committed = Committed()
-    worker = AggregateComputation(program, partition)
+    """Run a log in batches of the sizes given, each with its fate; what is left afterwards is one last batch.
+
+    `tables` are what lookups join with, `time` the state the log begins with. Windows that end at
+    or before `expired_ms` are gone, as far as backfilled rows are concerned.
+    """
+    tables = tables or TableCache()
+    committed = Committed(time=time or TimeState())
+    worker = aggregate_computation(program, partition, tables)
     at = 0
     for size, fate in [*batches, (len(log), "go on")]:
         if fate == "crash before the commit":
-            batch = read(program, log[at : at + size], partition)
-            worker.apply(batch, worker.compute(batch, committed.time))
+            _apply(worker, committed, log[at : at + size], expired_ms)
         else:
-            commit(worker, committed, log[at : at + size])
+            commit(worker, committed, log[at : at + size], expired_ms)
             at += size
         if fate != "go on":
-            worker = reloaded(program, committed, partition)
+            worker = reloaded(program, committed, partition, tables)
     return committed.ordered()
 
 
-def commit(worker: AggregateComputation, committed: Committed, entries: Sequence[Logged]) -> set[int]:
+def commit(worker: Worker, committed: Committed, entries: Sequence[Logged], expired_ms: int | None = None) -> set[int]:
     """Compute some entries and commit what they change; return the panes that changed."""
     program, partition = worker.program, worker.partition
-    batch = read(program, entries, partition)
-    changes = worker.apply(batch, worker.compute(batch, committed.time))
+    changes = _apply(worker, committed, entries, expired_ms)
     for start, change in changes.panes.items():
         stored = committed.panes.setdefault(start, {})
         stored.update(change.cells)
         for name in change.gone:
             del stored[name]
+    for change in changes.hashes.values():
+        committed.sessions = {n: v for n, v in committed.sessions.items() if n not in change.gone} | change.cells
     committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
     committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
     assert changes.ledger.balances
@@ -75,15 +91,30 @@ def commit(worker: AggregateComputation, committed: Committed, entries: Sequence
     return set(changes.panes)
 
 
+def _apply(worker: Worker, committed: Committed, entries: Sequence[Logged], expired_ms: int | None) -> Changes:
+    batch = read(worker.program, entries, worker.partition).read_by(worker.program.group)
+    time = replace(committed.time, expired_ms=expired_ms)
+    if isinstance(worker, SessionComputation):
+        return worker.apply(batch, worker.compute(batch, time))
+    computed = worker.compute(batch, time)
+    if batch.has_backfill:  # as `recall` does from Redis
+        for start in {start for start, _ in computed.cells} & committed.panes.keys() - worker.table.panes.keys():
+            worker.table.load(start, committed.panes[start])
+    return worker.apply(batch, computed)
+
+
 def read(program: Program, log: Sequence[Logged], partition: int) -> Batch:
     entries = [parse_entry(entry.id.encode(), entry.fields) for entry in log]
     reader = Reader(program.stream, program.needs)
     return read_batch(entries, reader, partition=partition, max_future_ms=program.stream.time.max_future_ms)
 
 
-def reloaded(program: Program, committed: Committed, partition: int) -> AggregateComputation:
-    """A new worker that has loaded the open panes."""
-    worker = AggregateComputation(program, partition)
+def reloaded(program: Program, committed: Committed, partition: int, tables: TableCache) -> Worker:
+    """A new worker that has loaded the open panes, or the live sessions."""
+    worker = aggregate_computation(program, partition, tables)
+    if isinstance(worker, SessionComputation):
+        worker.table.load(committed.sessions)
+        return worker
     for start, cells in committed.panes.items():
         worker.table.load(start, cells)
     worker.forget(committed.time)

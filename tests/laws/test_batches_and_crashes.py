@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.programs import compile_programs
+from pipeline.core.definitions import Aggregate, Session
+from pipeline.core.programs import Program, compile_programs
 from tests.laws.logs import METRIC, TOTAL, Logged, config, law, logs
 from tests.laws.replaying import Fate, replay
 
 PROGRAMS = compile_programs(config())
+SESSIONS = "sessions"
+
+
+def _with_sessions() -> Program:
+    whole = config()
+    stage = whole.stages[METRIC]
+    assert isinstance(stage, Aggregate)
+    stage = replace(stage, window=Session(2_500, max_ms=20_000), allowed_lateness_ms=6_000)
+    return compile_programs(replace(whole, stages=dict(whole.stages) | {METRIC: stage}))[METRIC]
+
+
+PROGRAMS[SESSIONS] = _with_sessions()
 sizes = st.integers(1, 5)
 
 
 @law
 @given(log=logs(), cuts=st.lists(sizes, max_size=14))
-@pytest.mark.parametrize("metric", [METRIC, TOTAL])
+@pytest.mark.parametrize("metric", [METRIC, TOTAL, SESSIONS])
 def test_any_cut_into_batches_gives_the_same_bits(metric: str, log: list[Logged], cuts: list[int]) -> None:
     program = PROGRAMS[metric]
 
@@ -31,8 +45,11 @@ def test_any_cut_into_batches_gives_the_same_bits(metric: str, log: list[Logged]
 
 @law
 @given(log=logs(), batches=st.lists(st.tuples(sizes, st.sampled_from(get_args(Fate))), max_size=14))
-def test_a_worker_may_die_before_or_after_any_commit(log: list[Logged], batches: list[tuple[int, Fate]]) -> None:
-    program = PROGRAMS[METRIC]
+@pytest.mark.parametrize("metric", [METRIC, SESSIONS])
+def test_a_worker_may_die_before_or_after_any_commit(
+    metric: str, log: list[Logged], batches: list[tuple[int, Fate]]
+) -> None:
+    program = PROGRAMS[metric]
 
     assert replay(program, log, batches) == replay(program, log)
 

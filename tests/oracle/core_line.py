@@ -17,6 +17,7 @@ from pipeline.core.definitions import Session
 from pipeline.core.merging import Piece, merge_window, pieces_of
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
+from pipeline.core.session_form import parse_session
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.runtime.finishing import finished_rows
 from tests.laws.logs import Logged
@@ -43,10 +44,27 @@ def run(program: Program, logs: Sequence[Sequence[Logged]], batches: Batches = (
 
 def answer(program: Program, done: Sequence[Committed]) -> Answer:
     """What the partitions have committed, as windows of finished values."""
-    assert not isinstance(program.stage.window, Session), "sessions are no panes: rewire this to the core that has them"
     ledger = sum((each.ledger for each in done), Ledger())
     late = [{name: int(row[name]) for name in LATE} for each in done for row in each.late]
+    if isinstance(program.stage.window, Session):
+        return Answer(session_rows(program, program.stage.window, done), late, ledger)
     return Answer(merged_rows(program, [each.panes for each in done]), late, ledger)
+
+
+def session_rows(program: Program, window: Session, done: Sequence[Committed]) -> list[Row]:
+    """The sessions of all partitions; a group's are all in one."""
+    found = [parse_session(*stored) for each in done for stored in each.sessions.items()]
+    if not found:
+        return []
+    columns = program.layout.unpack([session.cell for session in found])
+    finished = finished_rows(program, columns, np.arange(len(found)), None)
+    rows = [
+        {"first": session.first, "last": session.last, "closes_at": session.last + window.gap_ms}
+        | dict(zip(program.stage.group_by, msgspec.json.decode(session.group), strict=True))
+        | values
+        for session, values in zip(found, finished, strict=True)
+    ]
+    return sorted(rows, key=lambda row: order_of(row, program.stage.group_by))
 
 
 LATE = ("time", "late_by_ms", "window_start", "window_end")

@@ -70,7 +70,8 @@ def sensor(path: Path) -> Events:
     """The rows `timestamp,value` of a sensor's file in file order, its local times read as UTC."""
     columns = "{timestamp: 'TIMESTAMP', value: 'DOUBLE'}"
     lines = f"SELECT *, row_number() OVER () - 1 AS line FROM read_csv('{path}', header=true, columns={columns})"
-    return _placed(f"SELECT *, epoch_ms(timestamp) AS event_ms, 0 AS part FROM ({lines})")
+    times = "* REPLACE (epoch_ms(timestamp) AS timestamp), epoch_ms(timestamp) AS event_ms"  # as JSON has them
+    return _placed(f"SELECT {times}, 0 AS part FROM ({lines})")
 
 
 def table(frame: pl.DataFrame) -> Events:

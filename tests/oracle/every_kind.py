@@ -41,7 +41,7 @@ FATE = Fate(kept=FILTER)
 
 FIELDS = (
     Field("ts", "timestamp", unit="ms"),
-    Field("key", "string", nullable=True),
+    Field("key", "string"),
     Field("on", "bool", nullable=True),
     Field("v", "float", nullable=True),
     Field("k", "int", nullable=True),

@@ -9,6 +9,7 @@ An event is made of nine bytes, one a choice, and a log of hypothesis' bytes in 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,8 +26,9 @@ _CHOICES = 9  # bytes an event
 ARRIVAL_MS = 2**45  # of entries that arrive long after their events
 _FIRST_ID = 1_700_000_000_000
 _BEHIND = (0, 0, 0, 0, 1, 2, 3, 5, 8, 13, 25)  # units that an event comes after its time
-_KEYS = (("a", 0), ("b", 1), ("ü", 1), (None, 0))  # with the partition of each: sessions stay in one
+_KEYS = ("a", "d", 'ü "q"', "e f")
 _POLARS = {"string": pl.String, "bool": pl.Boolean, "float": pl.Float64, "int": pl.Int64, "timestamp": pl.Int64}
+_SENT = tuple(each.name for each in FIELDS)
 _SCHEMA = {each.name: _POLARS[each.type] for each in FIELDS} | {
     "event_ms": pl.Int64,
     "arrival_ms": pl.Int64,
@@ -49,6 +51,19 @@ class RandomLog:
 
     def table(self) -> duck.Events:
         return duck.table(pl.DataFrame(self.rows, schema=_SCHEMA))
+
+    def sent(self) -> list[dict[str, Any]]:
+        """Its events, as a client sends them now: long after their times, and without ticks between them."""
+        return [{name: row[name] for name in _SENT if name in row} for row in self.rows if not row["is_tick"]]
+
+    def sent_table(self) -> duck.Events:
+        """The same as a table: what a fresh stream that was sent them holds."""
+        placed, numbers = [], [0] * PARTITIONS
+        for row in self.rows:
+            if not row["is_tick"]:
+                placed.append(row | {"arrival_ms": ARRIVAL_MS, "position": numbers[row["part"]]})
+                numbers[row["part"]] += 1
+        return duck.table(pl.DataFrame(placed, schema=_SCHEMA))
 
     def tick(self, part: int, time_ms: int) -> None:
         arrival_ms = self._append(part, {"_k": "tick", "t": time_ms})
@@ -84,13 +99,19 @@ def random_logs(draw: st.DrawFn, case: Case) -> RandomLog:
     return log_of(draw(st.binary(min_size=count * _CHOICES, max_size=count * _CHOICES)), case)
 
 
+def part_of(key: str) -> int:
+    """The partition of a key: sessions stay in one."""
+    return zlib.crc32(key.encode()) % PARTITIONS
+
+
 def log_of(choices: bytes, case: Case) -> RandomLog:
     log, now_ms = RandomLog(), case.base_ms
     waiting: list[list[dict[str, Any]]] = [[] for _ in range(PARTITIONS)]
     for at in range(0, len(choices), _CHOICES):
         entry, step, *values = choices[at : at + _CHOICES]
         now_ms += step % 3 * case.unit_ms
-        key, part = _KEYS[values[0] % len(_KEYS)]
+        key = _KEYS[values[0] % len(_KEYS)]
+        part = part_of(key)
         if entry % 4 == 0:
             _send(log, part, waiting[part], entry, now_ms, case.unit_ms)
         if entry % 16 == 1:

@@ -23,7 +23,7 @@ from pipeline.core.definitions import (
 )
 from tests.oracle import duck
 from tests.oracle.duck import Account, Fate
-from tests.oracle.expectations import Buckets, Distinct, Near, Top
+from tests.oracle.expectations import Buckets, Distinct, Expected, Near, Top
 
 SCHEMA = {
     "event_ms": pl.Int64,
@@ -298,3 +298,38 @@ def test_the_account_of_each_window_and_group_adds_up_to_the_events_in_it() -> N
         (20, 40, 2, 0, 1, 1),
         (30, 50, 1, 0, 0, 0),
     ]
+
+
+@pytest.mark.parametrize(
+    ("expected", "allowed", "refused"),
+    [
+        (Near(100.0, 0.01), [99.0, 101.0, 100], [98.9, 101.1, None, "100", True]),
+        (Near(0.0, 0.01), [0.0, 0], [1e-300]),
+        (Near(0.0, absolute=1e-9), [1e-10], [1e-8]),
+        (Distinct(0), [0], [1, None, 0.0]),
+        (Distinct(1), [1], [0, 2]),
+        (Distinct(10), [9, 10, 11], [8, 12]),
+        (Distinct(1_000), [967, 1_033], [966, 1_034]),
+        (
+            Top({"b": 2, "a": 2, "c": 1, "d": 3}, 3),
+            [[["d", 3], ["a", 2], ["b", 2]]],
+            [[["d", 3], ["b", 2], ["a", 2]], []],
+        ),
+        (Top({}, 3), [[]], [None, [["a", 0]]]),
+        (
+            Buckets((1.0, 1.005, -1.0, 0.0)),
+            [[[-1.01, -0.995, 1], [0.0, 0.0, 1], [0.995, 1.01, 2]]],
+            [
+                [[-1.01, -0.995, 1], [0.0, 0.0, 1], [0.995, 1.01, 1]],  # one is missing
+                [[-1.01, -0.995, 1], [0.0, 0.0, 1], [0.9, 1.01, 2]],  # wider than its error
+                [[-1.01, -0.995, 1], [0.0, 0.0, 2], [0.995, 1.01, 1]],  # one in the wrong place
+                [[0.0, 0.0, 1], [-1.01, -0.995, 1], [0.995, 1.01, 2]],  # not in order
+            ],
+        ),
+        (Buckets((1.0,)), [[[0.99, 1.0, 1]], [[1.0, 1.01, 1]]], [[[1.0001, 1.01, 1]]]),  # an edge is in either
+    ],
+    ids=str,
+)
+def test_what_a_bound_allows(expected: Expected, allowed: list[Any], refused: list[Any]) -> None:
+    assert all(expected.allows(found) for found in allowed)
+    assert not any(expected.allows(found) for found in refused)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS
@@ -20,7 +20,11 @@ from tests.oracle import core_line, duck
 from tests.oracle.every_kind import AGGREGATES, CASES, FATE, METRIC, Case, config_of
 from tests.oracle.random_logs import random_logs
 
-EXAMPLES = 200  # of each kind
+SHORT, LONG = 40, 200  # examples of each kind: in `make test`, and in `make faults`
+UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # shrinking takes minutes: ask for it when needed
+short_law = settings(law, max_examples=SHORT, phases=UNSHRUNK)
+long_law = settings(law, max_examples=LONG, phases=UNSHRUNK)
+EVERY_KIND = [pytest.param(kind, marks=needs(kind)) for kind in KINDS]
 
 
 @cache
@@ -28,10 +32,22 @@ def program_of(case: Case, of: str, is_late_allowed: bool) -> Program:
     return compile_programs(config_of(case, of, is_late_allowed=is_late_allowed))[METRIC]
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(kind)) for kind in KINDS])
-@settings(law, max_examples=EXAMPLES)
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@short_law
 @given(data=st.data())
 def test_the_core_gives_duckdbs_answer(kind: Kind, data: st.DataObject) -> None:
+    assert_the_core_gives_duckdbs_answer(kind, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", EVERY_KIND)
+@long_law
+@given(data=st.data())
+def test_the_core_gives_duckdbs_answer_two_hundred_times(kind: Kind, data: st.DataObject) -> None:
+    assert_the_core_gives_duckdbs_answer(kind, data)
+
+
+def assert_the_core_gives_duckdbs_answer(kind: Kind, data: st.DataObject) -> None:
     case = data.draw(st.sampled_from(CASES[kind]), label="case")
     log = data.draw(random_logs(case), label="log")
     cuts = data.draw(st.lists(st.integers(1, 5), max_size=5), label="entries a batch")

@@ -14,7 +14,15 @@ from pipeline.errors import BadRequestError, StreamgaugeError
 from pipeline.rim import keys
 from pipeline.rim.replies import Fields, parse_entries, parse_hash
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.streams import QUARANTINED_BYTES, IdempotencyKey, RowEntry, Step, append
+from pipeline.rim.streams import (
+    QUARANTINED_BYTES,
+    AlreadyReplayedError,
+    IdempotencyKey,
+    RowEntry,
+    StageReplay,
+    Step,
+    append,
+)
 from tests.servers import RunningServer
 
 CHUNK = Chunk(b'{"ts":1}\n{"ts":2}', 2, 1, 2)
@@ -210,3 +218,41 @@ def test_shares_keep_the_order_inside_a_partition() -> None:
         mine = [int(row) for row in rows.split(b"\n")]
         assert mine == [k for k in range(50) if partition_of(names[k], 3) == partition]
         assert n == len(mine)
+
+
+def test_old_data_is_stored_as_such_and_moves_no_time(any_server: RunningServer) -> None:
+    scripts = Scripts(any_server.client)
+    old = Step([CHUNK], [], 0, 1_000, backfill=True)
+
+    first = append(scripts, "s", 0, old)
+    assert "max_seen_ms" not in door(any_server)
+    live = append(scripts, "s", 0, step(Chunk(b'{"ts":1}', 1, 1, 1)))
+    append(scripts, "s", 0, Step([Chunk(b'{"ts":9}', 1, 9, 9)], [], 0, 1_000, backfill=True))
+
+    found = door(any_server)
+    assert (found["max_seen_ms"], found["max_ts_ms"], found["last_arrival_ms"]) == ("1", "9", str(live.arrival_ms))
+    assert int(found["last_backfill_ms"]) >= first.arrival_ms
+    assert ledger(any_server) == (4, 4, 0, 0)
+    assert [fields.get(b"mode") for _, fields in entries(any_server)] == [b"backfill", None, b"backfill"]
+
+
+def replayed(origins: tuple[str, ...], request: str, *, again: bool = False) -> Step:
+    return Step([CHUNK], [], 0, 1_000, backfill=True, replay=StageReplay("m@1", origins, request, again))
+
+
+def test_rows_put_aside_are_replayed_once_by_their_origins(any_server: RunningServer) -> None:
+    scripts = Scripts(any_server.client)
+    append(scripts, "s", 0, replayed(("5-0 1", "5-0 2"), "a"))
+
+    for step_again in (
+        replayed(("5-0 2",), "a"),
+        replayed(("5-0 3", "5-0 1"), "b"),
+        replayed(("5-0 1",), "a", again=True),
+    ):
+        with pytest.raises(AlreadyReplayedError):
+            append(scripts, "s", 0, step_again)
+    append(scripts, "s", 0, replayed(("5-0 1",), "b", again=True))
+
+    marks = parse_hash(any_server.client.hgetall(keys.replayed("s", 0, "m@1")))
+    assert marks == {b"5-0 1": b"b", b"5-0 2": b"a"}
+    assert [fields[b"only"] for _, fields in entries(any_server)] == [b"m@1", b"m@1"]

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from pipeline.core.definitions import HOUR_MS, Aggregate, AggregateSpec, Field, Stream, TimePolicy, Transform, Tumbling
+from dataclasses import replace
+
+from pipeline.core.definitions import (
+    HOUR_MS,
+    Aggregate,
+    AggregateSpec,
+    Field,
+    Hopping,
+    Rollup,
+    Stream,
+    TimePolicy,
+    Transform,
+    Tumbling,
+)
 from pipeline.rim import keys
 from pipeline.rim.expiry import (
     WINDOWS_A_STEP,
@@ -147,3 +160,51 @@ def test_rows_put_aside_go_after_the_retention_of_their_stream(server: RunningSe
     assert expire_all(HOUR_MS) == 0
     assert expire_all(HOUR_MS + 501) == len(aside) * 500
     assert [server.client.xlen(key) for key in aside] == [500] * len(aside)
+
+
+def test_a_pane_stays_for_a_window_that_is_not_published_yet(server: RunningServer) -> None:
+    """Time stood still for longer than the retention: [100, 120) has expired, and [110, 130) is still open."""
+    hopping = replace(STAGE, window=Hopping(20, 10))
+    client = server.client
+    client.hset(keys.result("means", VERSION, 100, 120), mapping={"revision": 0, "b0": "…"})
+    client.zadd(keys.windows("means", VERSION), {"100:120": 120})
+    client.zadd(keys.ages("means", VERSION), {"100:120": 1_000})
+    for partition in range(STREAM.partitions):
+        client.hset(keys.checkpoint("readings", partition, GROUP), "max_seen_ms", 125 + STREAM.time.disorder_ms)
+        for start in (100, 110):
+            client.hset(keys.pane("readings", partition, GROUP, start), mapping={"- []": "cell"})
+            client.hset(keys.panes("readings", partition, GROUP), str(start), "1-1")
+
+    done = expire_results(client, Scripts(client), Kept(STREAM, hopping, VERSION), STAGE.retention_ms, 2 * HOUR_MS)
+
+    assert done == Expired(results=1)
+    assert [client.exists(keys.pane("readings", p, GROUP, start)) for start in (100, 110) for p in range(2)] == [
+        0,
+        0,
+        1,
+        1,
+    ]
+
+
+def test_with_a_window_its_tiers_are_closed_for_old_data(server: RunningServer) -> None:
+    """A tier is merged from its windows: once one of them is gone, none of the others may be revised."""
+    rolled = replace(STAGE, rollups=(Rollup(100, HOUR_MS), Rollup(50, HOUR_MS)))
+    publish(server, 110, published_ms=1_000)
+    publish(server, 120, published_ms=9 * HOUR_MS)
+
+    done = expire_results(server.client, Scripts(server.client), Kept(STREAM, rolled, VERSION), HOUR_MS, 2 * HOUR_MS)
+
+    assert done == Expired(results=1)
+    checkpoints = [keys.checkpoint("readings", partition, GROUP) for partition in range(STREAM.partitions)]
+    assert [server.client.hget(checkpoint, "expired_ms") for checkpoint in checkpoints] == [b"200", b"200"]
+
+
+def test_a_window_stays_while_another_of_its_tier_is_due(server: RunningServer) -> None:
+    rolled = replace(STAGE, rollups=(Rollup(100, HOUR_MS),))
+    publish(server, 110, published_ms=1_000)
+    publish(server, 120, published_ms=9 * HOUR_MS, due_in=1)  # old data was added to it
+
+    done = expire_results(server.client, Scripts(server.client), Kept(STREAM, rolled, VERSION), HOUR_MS, 2 * HOUR_MS)
+
+    assert done == Expired()
+    assert existing(server, 110) == WHOLE

@@ -190,7 +190,7 @@ def test_a_correction_from_an_old_look_is_refused(server: RunningServer) -> None
     seen = door_after(server, 5_000)
     for started_from, stored in (("0-0", 0), (seen[b"last_id"].decode(), 1)):
         done = Scripts(server.client).run(
-            "correct", keys=[keys.door(STREAM.name, 0)], args=[started_from, "9-9", 4_000, 6_000, ""]
+            "correct", keys=[keys.door(STREAM.name, 0)], args=[started_from, "9-9", 4_000, 6_000, "", ""]
         )
         assert done == stored
     assert door(server, 0) == seen | {b"last_id": b"9-9", b"max_ts_ms": b"6000"}

@@ -17,6 +17,7 @@ STREAM = Stream("readings", (Field("ts", "timestamp"),), TimePolicy(field="ts"),
 RAW = keys.raw("readings", 0)
 CUTS = keys.cuts("readings", 0)
 CUT = keys.cut("readings", 0)
+TABLES = keys.tables("readings", 0)
 GROUPS = ("fast@v1", "slow@v1")
 MINUTE_MS = 60_000
 
@@ -134,7 +135,7 @@ def test_ids_are_compared_as_numbers_and_to_the_last_digit(server: RunningServer
     args: list[str | int] = [sample.cursor, 1, 1, sample.next_id, 100]
     checkpoint = keys.checkpoint("readings", 0, "slow@v1")
     scripts = Scripts(server.client)
-    assert scripts.run("trim", keys=[RAW, CUTS, CUT, checkpoint], args=args) == [-1, checkpoint.encode()]
+    assert scripts.run("trim", keys=[RAW, CUTS, CUT, TABLES, checkpoint], args=args) == [-1, checkpoint.encode()]
     assert run(server, 100, groups=("slow@v1",)) == Trimmed(2)
 
 
@@ -145,7 +146,7 @@ def test_steps_are_bounded_and_the_cut_stands_before_the_first(server: RunningSe
     steps: list[tuple[int, int]] = []
     while not (steps and steps[-1][1] == 1):
         args: list[str | int] = [sample.cursor, sample.max_seen_ms, "", sample.next_id, 700]
-        keys_ = [RAW, CUTS, CUT, keys.checkpoint("readings", 0, "slow@v1")]
+        keys_ = [RAW, CUTS, CUT, TABLES, keys.checkpoint("readings", 0, "slow@v1")]
         steps.append(Scripts(server.client).run("trim", keys=keys_, args=args))
         assert cut(server) == {b"cursor": sample.cursor.encode(), b"max_seen_ms": b"490"}
     assert len(steps) >= 7
@@ -160,7 +161,7 @@ def test_a_cut_never_moves_back(server: RunningServer) -> None:
     older = Sample(f"{20 * MINUTE_MS}-0", 200, 220)
     checkpoint = keys.checkpoint("readings", 0, "slow@v1")
     args: list[str | bytes | int] = [older.cursor, 200, 220, older.next_id, 100]
-    assert Scripts(server.client).run("trim", keys=[RAW, CUTS, CUT, checkpoint], args=args) == [0, 1]
+    assert Scripts(server.client).run("trim", keys=[RAW, CUTS, CUT, TABLES, checkpoint], args=args) == [0, 1]
     assert cut(server)[b"cursor"] == b"%d-0" % (50 * MINUTE_MS)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from api.main import app
 from api.sending import arriving_lines
 from pipeline.runtime.cli import run
+from pipeline.runtime.replay_files import EventTimes, FileRow
 from tests.fake_api import FakeApi, fake_api
 
 GOOD_CONFIG = """
@@ -139,6 +141,37 @@ def test_replay_into_a_stream_that_is_further_sends_nothing_and_ends_with_3(
     assert api.ticks == []
 
 
+def test_replay_as_backfill_goes_to_a_stream_that_has_come_further(
+    tmp_path: Path, api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.streams.clear()
+    api.stream("temps", {"ts": "timestamp", "value": "float"}, watermark=START_MS + 1)
+    file = tmp_path / "a.ndjson"
+    file.write_text(f'{{"ts":{START_MS},"value":1.0}}\n{{"ts":{START_MS + 7},"value":2.0}}')
+
+    assert streamgauge("replay", str(file), "--stream", "temps", "--url", api.url, "--backfill") == 0
+
+    assert (api.asked, api.ticks) == (["backfill=true"], [])
+    assert "windows after that stay open" in capsys.readouterr().err
+
+
+def test_replay_shifted_to_now_says_by_how_much(
+    tmp_path: Path, api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.ndjson"
+    file.write_text(f'{{"ts":{START_MS},"value":1.0}}\n{{"ts":{START_MS + 7},"value":2.0}}')
+
+    assert streamgauge("replay", str(file), "--stream", "temps", "--url", api.url, "--shift-to-now", "--json") == 0
+
+    said = capsys.readouterr()
+    first, second = (EventTimes("ts").of(FileRow(1, json.dumps(row).encode())) for row in api.rows["temps"])
+    assert first is not None
+    assert second == first + 7
+    assert json.loads(said.out)["shift_ms"] == second - (START_MS + 7)
+    assert 0 <= time.time_ns() // 1_000_000 - second < 60_000
+    assert "days later than in the file" in said.err
+
+
 def test_replay_of_nothing_but_refused_rows_fails(tmp_path: Path, api: FakeApi) -> None:
     file = tmp_path / "a.ndjson"
     file.write_text('{"value":"x"}\n')
@@ -148,8 +181,6 @@ def test_replay_of_nothing_but_refused_rows_fails(tmp_path: Path, api: FakeApi) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--backfill"], "--backfill is not built yet"),
-        (["--shift-to-now"], "--shift-to-now is not built yet"),
         (["--speed", "0"], "neither a number above 0 nor max"),
         (["--speed", "fast"], "neither a number above 0 nor max"),
     ],

@@ -353,7 +353,7 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
         "4:42",
         "7:24",
         "7:39",
-        "7:44",
+        "7:52",
         "8:24",
         "8:50",
         "8:70",

@@ -182,7 +182,6 @@ REFUSED_STAGES = [
     ),
 ]
 
-UNBUILT_STAGE_SETTINGS = ("lookup", "python", "explode")
 AGGREGATE_SETTINGS = {
     "select": "{a: n}",
     "emit": "on_close",
@@ -207,12 +206,8 @@ NULL_AND_WORDS = [
 ]
 NOT_BUILT = [
     *(
-        (AGGREGATE + f", ¦{name}: x}}", f"stages.hits.{name}: `{name}` is not built yet")
-        for name in UNBUILT_STAGE_SETTINGS
-    ),
-    *(
-        (STAGES + f"  x: {{from: clicks, ¦{name}: x}}", f"stages.x.{name}: `{name}` is not built yet")
-        for name in UNBUILT_STAGE_SETTINGS
+        (AGGREGATE + f", ¦{name}: x}}", f"stages.hits.{name}: belongs to a transform")
+        for name in ("lookup", "explode", "python")
     ),
     *(
         (STAGES + f"  x: {{from: clicks, ¦{name}: {value}}}", f"stages.x.{name}: belongs to an aggregate")
@@ -458,6 +453,11 @@ def session_config(stream: str, derive: str, groups: str) -> str:
             "group_by: [user], aggregates: {n: count}, ¦max_groups: 5",
             "max_groups: sessions have no cap on their groups.",
         ),
+        (
+            "group_by: [user], aggregates: {n: count}, ¦emit: on_update",
+            "emit: sessions are sent when they close, and again when they grow.",
+        ),
+        ("group_by: [user], aggregates: {¦sessions: count}", "aggregates.sessions: 'sessions' is the name of a column"),
         (
             "group_by: [user], aggregates: {n: count}, ¦rollups: {1h: 1d}",
             "rollups: are built from tumbling windows, and",

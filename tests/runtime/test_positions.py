@@ -14,13 +14,14 @@ def chunk(seq: int, n: int) -> Chunk:
     return Chunk(b"1-0", n, seq + n, 0, 5_000, b"ndjson", b"")
 
 
+GROUP = "m@1"
 ROW = Row(b"2-0", 6_000, {})
 TICK = Tick(b"3-0", 7_000, 7_000)
 
 
 def after(before: Checkpoint, *entries: Entry) -> Checkpoint:
     """The checkpoint after one commit, as the runner writes it."""
-    where = position_after(before, entries)
+    where = position_after(before, entries, GROUP)
     read = sum(e.n if isinstance(e, Chunk) else isinstance(e, Row) for e in entries)
     return replace(
         before,
@@ -94,3 +95,16 @@ def test_position_is_read_plus_offset_however_the_log_is_cut() -> None:
             state.missing,
         )
         assert state.missing <= lost, "a row past the door may hide a lost event, never the other way round"
+
+
+def test_what_was_replayed_for_another_group_is_stored_and_not_read_and_not_missing() -> None:
+    foreign = replace(chunk(3, 4), only="other@1", backfill=True)
+    where = position_after(Checkpoint(), [chunk(0, 3), foreign, chunk(7, 1)], GROUP)
+
+    assert (where.position, where.offset, where.missing) == (8, 4, 0)
+
+
+def test_old_data_is_no_sign_of_life() -> None:
+    old = replace(chunk(3, 4), arrival_ms=9_000, backfill=True)
+
+    assert position_after(Checkpoint(), [chunk(0, 3), old], GROUP).arrival_ms == 5_000

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.definitions import DAY_MS
+from pipeline.core.times import parse_time_ms
 from pipeline.errors import StreamgaugeError
 from pipeline.runtime.door import SendResult, StreamView
 from pipeline.runtime.replay import (
@@ -19,7 +21,7 @@ from pipeline.runtime.replay import (
     ReplayStoppedError,
     cut_batches,
 )
-from pipeline.runtime.replay_files import EventTimes, FileRow
+from pipeline.runtime.replay_files import EventTimes, FileRow, ShiftedTimes
 from pipeline.runtime.replay_survey import survey_rows
 
 START_MS = 1_431_857_103_000
@@ -38,17 +40,19 @@ class FakeDoor:
         self.keys: dict[str, bytes] = {}
         self.sizes: list[int] = []
         self.ended = 0
+        self.backfilled = 0
         self.kill_after: int | None = None
 
     def stream(self, name: str) -> StreamView:
         return self.view
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str) -> SendResult:
+    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, backfill: bool = False) -> SendResult:
         lines = body.splitlines()
         assert len(lines) == count
         if key not in self.keys:
             self.stored += [json.loads(line) for line in lines]
             self.sizes.append(count)
+            self.backfilled += count if backfill else 0
         assert self.keys.setdefault(key, body) == body, "the same key with another body"
         if self.kill_after is not None and len(self.sizes) >= self.kill_after:
             raise Killed
@@ -146,7 +150,8 @@ def test_a_file_that_begins_behind_the_watermark_is_not_sent(tmp_path: Path, fol
     file = ndjson(tmp_path, [START_MS, START_MS + 5])
     behind = FakeDoor(watermark=START_MS + 1)
     with pytest.raises(
-        ReplayStoppedError, match=r"begins at 2015-05-17T10:05:03\.000.*behind stream s.*another stream"
+        ReplayStoppedError,
+        match=r"begins at 2015-05-17T10:05:03\.000.*behind stream s.*--backfill.*--shift-to-now.*another stream",
     ):
         replay(behind, folder, ReplayOrder(file, "s", "u"))
     assert (behind.stored, behind.ended) == ([], 0)
@@ -224,3 +229,106 @@ def test_batches_are_cut_by_bytes_as_well() -> None:
 def test_a_row_that_is_an_array_does_not_make_its_batch_one() -> None:
     (batch,) = cut_batches([FileRow(1, b"[1]"), FileRow(2, b"[2]"), FileRow(3, b"{}")], 0, 9, lambda row: None, None)
     assert batch.body == b'"[1]"\n[2]\n{}\n'
+
+
+def test_a_backfill_goes_in_behind_the_watermark_and_closes_nothing(tmp_path: Path, folder: Path) -> None:
+    file = ndjson(tmp_path, [START_MS, START_MS - 3 * DAY_MS, START_MS + 5])
+    live = FakeDoor(watermark=START_MS + DAY_MS)
+    run = Replay(ReplayOrder(file, "s", "u", backfill=True), live, folder)
+
+    assert run.note(run.survey()) is None
+    run.send()
+
+    assert (len(live.stored), live.backfilled, live.ended) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(("watermark", "said"), [(START_MS, "have reached 2015"), (None, "have reached no time yet")])
+def test_a_backfill_that_reaches_ahead_of_the_stream_is_noted(
+    tmp_path: Path, folder: Path, watermark: int | None, said: str
+) -> None:
+    run = Replay(
+        ReplayOrder(ndjson(tmp_path, [START_MS + 5]), "s", "u", backfill=True), FakeDoor(watermark=watermark), folder
+    )
+
+    assert said in str(run.note(run.survey()))
+
+
+def test_a_shifted_file_ends_now_and_keeps_its_distances(tmp_path: Path, folder: Path) -> None:
+    door = FakeDoor()
+    file = ndjson(tmp_path, [START_MS, START_MS + 9_000, START_MS + 2_000])
+    now_ms = START_MS + 400 * DAY_MS
+    run = Replay(ReplayOrder(file, "s", "u", shift_to_now=True), door, folder, now_ms=lambda: now_ms)
+
+    run.survey()
+    run.send()
+
+    assert run.shift_ms == 400 * DAY_MS - 9_000
+    times = [parse_time_ms(str(row["ts"]), 0) for row in door.stored]
+    assert times == [now_ms - 9_000, now_ms, now_ms - 7_000]
+    assert [row["n"] for row in door.stored] == [0, 1, 2]
+
+
+def test_a_shifted_file_that_still_begins_behind_is_not_sent(tmp_path: Path, folder: Path) -> None:
+    door = FakeDoor(watermark=START_MS - 1_000)
+    file = ndjson(tmp_path, [START_MS - 5_000, START_MS - 3_000])
+    run = Replay(ReplayOrder(file, "s", "u", shift_to_now=True), door, folder, now_ms=lambda: START_MS)
+
+    with pytest.raises(ReplayStoppedError, match="behind stream s"):
+        run.survey()
+
+
+def test_a_resumed_shift_is_the_one_it_began_with(tmp_path: Path, folder: Path) -> None:
+    door, order = (
+        FakeDoor(),
+        ReplayOrder(ndjson(tmp_path, [START_MS + n for n in range(5)]), "s", "u", batch_rows=2, shift_to_now=True),
+    )
+    door.kill_after = 1
+    run = Replay(order, door, folder, now_ms=lambda: START_MS + DAY_MS)
+    run.survey()
+    with pytest.raises(Killed):
+        run.send()
+    door.kill_after = None
+
+    again = Replay(replace(order, resume=True), door, folder, now_ms=lambda: START_MS + 9 * DAY_MS)
+    again.survey()
+    again.send()
+
+    assert [row["n"] for row in door.stored] == list(range(5))
+    assert {parse_time_ms(str(row["ts"]), 0) - row["n"] for row in door.stored} == {START_MS + DAY_MS - 4}
+
+
+def test_a_resumed_backfill_stays_one(tmp_path: Path, folder: Path) -> None:
+    door = FakeDoor(watermark=START_MS + DAY_MS)
+    order = ReplayOrder(ndjson(tmp_path, [START_MS, START_MS]), "s", "u", batch_rows=1, backfill=True)
+    door.kill_after = 1
+    with pytest.raises(Killed):
+        replay(door, folder, order)
+    door.kill_after = None
+
+    replay(door, folder, replace(order, resume=True, backfill=False))
+
+    assert (door.backfilled, door.ended) == (2, 0)
+
+
+def test_a_shift_rewrites_the_time_alone(tmp_path: Path) -> None:
+    shifted = ShiftedTimes("ts", 1_000)
+    rows = [
+        (b'{"a": 1.50,"ts":"2024-01-01T00:00:00+01:00","b":{"x":[1, 2]}}', b'"2023-12-31T23:00:01.000+00:00"'),
+        (b'{"ts":1431857103,"a":18446744073709551616}', b'"2015-05-17T10:05:04.000+00:00"'),
+    ]
+    for body, time in rows:
+        found = shifted.of(FileRow(3, body)).body
+        assert b'"ts":' + time in found
+    assert b'"a":1.50' in shifted.of(FileRow(3, rows[0][0])).body
+    assert b'{"x":[1, 2]}' in shifted.of(FileRow(3, rows[0][0])).body
+    assert b"18446744073709551616" in shifted.of(FileRow(3, rows[1][0])).body
+    for body in (b'{"a":1}', b"not json", b'{"ts":null}', b'{"ts":"soon"}'):
+        assert shifted.of(FileRow(3, body)).body == body
+
+
+def test_rows_without_an_event_time_are_neither_old_nor_shifted(tmp_path: Path, folder: Path) -> None:
+    order = ReplayOrder(ndjson(tmp_path, [START_MS]), "s", "u")
+    with pytest.raises(ReplayStoppedError, match="leave --backfill out"):
+        Replay(replace(order, backfill=True), FakeDoor(time_field=None), folder)
+    with pytest.raises(ReplayStoppedError, match="leave --shift-to-now out"):
+        Replay(replace(order, shift_to_now=True), FakeDoor(time_field=None), folder)

@@ -93,7 +93,9 @@ def test_a_session_is_open_then_closed_then_final(server: RunningServer) -> None
     assert ada == {
         "window_start": 100,
         "window_end": 115,
+        "first": 100,
         "last": 105,
+        "closes_at": 115,
         "state": "final",
         "revision": 0,
         "user": "ada",
@@ -226,6 +228,15 @@ def test_an_answer_holds_the_sessions_that_overlap_its_range(server: RunningServ
     assert [row["window_start"] for row in line.rows(METRIC, order="-n")] == [100, 130, 200]
 
 
+def test_a_late_session_that_ends_earlier_does_not_hide_the_others_of_its_bucket(server: RunningServer) -> None:
+    line = Line(config(lateness_ms=1_000), server)
+    send(line, click(100), click(300, "bob"))
+
+    send(line, click(50, "eve"))
+
+    assert [row["user"] for row in line.rows(METRIC, state="closed", start_ms=105)] == ["ada"]
+
+
 def test_totals_are_of_final_sessions_by_their_first_event(server: RunningServer) -> None:
     line = Line(config(), server)
     send(line, click(100, v=1.0), click(999, v=2.0), click(1_005, v=4.0), click(1_500, v=8.0))
@@ -264,10 +275,10 @@ def test_what_goes_downstream_is_as_asked_for(server: RunningServer, output: Out
         []
         if output == "none"
         else [
-            '{"window_start":100,"window_end":110,"state":"closed","revision":0,"last":100,"user":"ada","n":1,'
+            '{"window_start":100,"window_end":110,"state":"closed","revision":0,"first":100,"last":100,"closes_at":110,"user":"ada","n":1,'
             '"total":1.0,"end":1.0}',
-            '{"window_start":100,"window_end":110,"state":"retracted","revision":1,"last":100,"user":"ada"}',
-            '{"window_start":100,"window_end":115,"state":"closed","revision":0,"last":105,"user":"ada","n":2,'
+            '{"window_start":100,"window_end":110,"state":"retracted","revision":1,"first":100,"last":100,"closes_at":110,"user":"ada"}',
+            '{"window_start":100,"window_end":115,"state":"closed","revision":0,"first":100,"last":105,"closes_at":115,"user":"ada","n":2,'
             '"total":2.0,"end":1.0}',
         ]
     )
@@ -287,6 +298,67 @@ def test_sessions_expire_by_when_they_were_published(server: RunningServer) -> N
     assert spans(line.rows(METRIC)) == [("bob", 150, 150, 1, "open")]  # open ones never expire
     assert server.client.hgetall(keys.latest(METRIC)) == {}
     assert session_store.buckets(server.client, METRIC, program.version) == []
+
+
+def test_a_session_that_may_still_change_does_not_expire(server: RunningServer) -> None:
+    line = Line(config(lateness_ms=100), server)
+    housekeeping = Housekeeping(line.config, server.client, allow_volatile=True)
+    send(line, click(100), click(219, "bob"))  # final at 100 + 2 gaps + 100
+
+    housekeeping.expire_once(store.redis_time_ms(server.client) + DAY_MS + 60_000)
+    assert spans(line.closed(METRIC)) == [("ada", 100, 100, 1, "closed")]
+    line.settle()  # a worker that has just loaded offers again what is closed and not final
+    assert sent(line) == []  # the rows of a day ago have gone, and none was sent again
+
+    send(line, click(220, "bob"))
+    housekeeping.expire_once(store.redis_time_ms(server.client) + DAY_MS + 60_000)
+    assert line.closed(METRIC) == []
+
+
+def test_live_sessions_of_a_retired_version_go_when_it_has_rested(server: RunningServer) -> None:
+    old = Line(config(), server)
+    send(old, click(100))
+    new = Line(config(Session(20)), server)
+    housekeeping = Housekeeping(new.config, server.client, allow_volatile=True)
+
+    housekeeping.expire_once(store.redis_time_ms(server.client))
+    assert len(live(old)) == 1
+    housekeeping.expire_once(store.redis_time_ms(server.client) + DAY_MS + 60_000)
+    assert len(live(old)) == 0
+
+    new.settle()
+    housekeeping.expire_once(store.redis_time_ms(server.client) + DAY_MS + 60_000)
+    assert len(live(new)) == 1  # the running version's never go
+
+
+def test_sessions_that_may_have_lost_their_beginning_are_not_shown(server: RunningServer) -> None:
+    # Given a version whose log begins after events up to 50 were trimmed
+    line = Line(config(), server)
+    group = line.programs[METRIC].group
+    server.client.hset(keys.checkpoint(STREAM, 0, group), mapping={"max_seen_ms": 50, "max_ts_ms": 50, "floor_ms": 50})
+
+    # When events come on either side of what they may have joined
+    send(line, click(50), click(60, "bob"), click(61, "eve"), click(69, "bob"))
+    assert [row["user"] for row in line.rows(METRIC)] == ["eve"]
+    line.end(STREAM, 69)
+    line.settle()
+
+    # Then what may be part of a longer session is followed, never shown, and forgotten when it is final
+    assert [(row["time"], row["reason"]) for row in line.late(METRIC)] == [("50", "before_log")]
+    assert spans(line.rows(METRIC)) == [("eve", 61, 61, 1, "final")]
+    assert [row["user"] for row in line.downstream(METRIC)] == ["eve"]
+    assert not live(line)
+    assert line.get(METRIC)["meta"]["complete_from"] == 61
+
+
+def test_max_cuts_the_doubt_about_a_beginning(server: RunningServer) -> None:
+    line = Line(config(Session(10, 55)), server)
+    group = line.programs[METRIC].group
+    server.client.hset(keys.checkpoint(STREAM, 0, group), mapping={"max_seen_ms": 50, "max_ts_ms": 50, "floor_ms": 50})
+
+    send(line, click(54), click(55))
+
+    assert spans(line.rows(METRIC)) == [("ada", 55, 55, 1, "open")]
 
 
 def test_one_group_is_found_among_more_than_an_answer_looks_at(
@@ -309,3 +381,17 @@ def test_state_retracted_is_for_sessions(server: RunningServer) -> None:
     answer = line.http.get("/v1/metrics/n?state=retracted")
 
     assert (answer.status_code, "only they are retracted" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["metrics", "stages", f"stages/{METRIC}", "streams", f"streams/{STREAM}/watermark", f"metrics/{METRIC}?format=csv"],
+)
+def test_every_account_knows_sessions(server: RunningServer, path: str) -> None:
+    line = Line(config(), server)
+    send(line, click(100), click(150, "bob"))
+
+    answer = line.http.get(f"/v1/{path}")
+
+    assert answer.status_code == 200, answer.text
+    assert METRIC in answer.text or STREAM in answer.text or "ada,1" in answer.text

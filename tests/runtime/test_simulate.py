@@ -37,7 +37,7 @@ class Door:
             raise UnavailableError("no answer")
         return StreamView(name)
 
-    def post_rows(self, stream: str, body: bytes, count: int, key: str) -> SendResult:
+    def post_rows(self, stream: str, body: bytes, count: int, key: str, *, backfill: bool = False) -> SendResult:
         if self.away:
             self.away -= 1
             raise UnavailableError("no answer")

@@ -12,15 +12,19 @@ import msgspec
 
 from pipeline.core.definitions import (
     Aggregate,
-    AggregateFunction,
     AggregateSpec,
     Config,
+    EmitPolicy,
     Field,
     FieldType,
+    Hopping,
     Stream,
     TimePolicy,
-    Tumbling,
+    Window,
 )
+from pipeline.rim import store
+from pipeline.rim.scripts import Scripts
+from pipeline.runtime.closer import Closer
 from tests.line import Line, Row
 from tests.servers import RunningServer
 
@@ -47,12 +51,28 @@ def ms(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One aggregate stage: `value` is what the case calls its answer."""
+    """One aggregate stage: `value` is what the case calls its answer; `others` are aggregates beside it."""
 
-    window: Tumbling
-    function: AggregateFunction = "count"
+    window: Window
+    function: str = "count"
     group_by: tuple[str, ...] = ()
     name: str = "answer"
+    allowed_lateness_ms: int = 0
+    emit: EmitPolicy = "on_close"
+    others: tuple[AggregateSpec, ...] = ()
+
+    def stage(self) -> Aggregate:
+        value = AggregateSpec("value", self.function, None if self.function == "count" else "value")
+        aggregates = (value, AggregateSpec("newest", "max", "ts"), *self.others)
+        return Aggregate(
+            self.name,
+            STREAM,
+            self.window,
+            self.group_by,
+            aggregates,
+            allowed_lateness_ms=self.allowed_lateness_ms,
+            emit=self.emit,
+        )
 
 
 @dataclass(slots=True)
@@ -70,26 +90,16 @@ class Bench:
         fields = (
             Field("ts", "timestamp", unit="ms"),
             Field("key", "string", nullable=True),
+            Field("labels", "string", nullable=True),
             Field("value", self.value, nullable=True),
         )
         time = TimePolicy("ts", disorder_ms=self.disorder_ms)
-        stages = {
-            q.name: Aggregate(
-                q.name,
-                STREAM,
-                q.window,
-                q.group_by,
-                (
-                    AggregateSpec("value", q.function, None if q.function == "count" else "value"),
-                    AggregateSpec("newest", "max", "ts"),
-                ),
-            )
-            for q in self.questions
-        }
-        self.line = Line(Config({STREAM: Stream(STREAM, fields, time, partitions=1)}, stages), self.server)
+        # a session's key has to be in one partition, so sessions want the stream partitioned by it
+        stream = Stream(STREAM, fields, time, partition_by="key", partitions=1)
+        self.line = Line(Config({STREAM: stream}, {q.name: q.stage() for q in self.questions}), self.server)
 
-    def event(self, ts: int | str, value: Any = None, key: str | None = None) -> None:
-        self.line.post(STREAM, {"ts": ts, "value": value, "key": key})
+    def event(self, ts: int | str, value: Any = None, key: str | None = None, labels: str | None = None) -> None:
+        self.line.post(STREAM, {"ts": ts, "value": value, "key": key, "labels": labels})
 
     def events(self, events: Sequence[Case]) -> None:
         for event in events:
@@ -123,9 +133,21 @@ class Bench:
         new, self._seen = rows[self._seen :], len(rows)
         return new
 
+    def newly_updated(self) -> list[Row]:
+        """What came out downstream since then, open windows too, as a worker sends them for `emit: on_update`."""
+        self.line.settle()
+        Closer(self.line.programs["answer"], self.line.client, Scripts(self.line.client)).update_once()
+        return self.newly_published()
+
     def late(self) -> list[Row]:
         self.line.settle()
         return self.line.late("answer")
+
+    def partial(self) -> int:
+        """How many events were late for some of their windows only."""
+        self.line.settle()
+        group = self.line.programs["answer"].group
+        return store.load_checkpoint(self.line.client, STREAM, 0, group).partial
 
 
 def answers(rows: Sequence[Row], *columns: str) -> list[tuple[Any, ...]]:
@@ -137,6 +159,14 @@ def expected(cases: Sequence[Case], *columns: str) -> list[tuple[Any, ...]]:
     """The same of a vector's expectations, whose times may be text."""
     found = ((as_ms(c["start"]), as_ms(c["end"]), c["value"], *(c[name] for name in columns)) for c in cases)
     return sorted(found)
+
+
+def hopping(case: Case) -> Hopping:
+    """A case's window; some systems write its lengths in seconds."""
+    window = case.get("window", case)
+    if "size_s" in window:
+        return Hopping(window["size_s"] * 1_000, window["slide_s"] * 1_000)
+    return Hopping(window["size"], window["slide"])
 
 
 def as_ms(time: int | str) -> int:

@@ -5,14 +5,16 @@
 --
 -- KEYS[1] raw stream      KEYS[2] door hash     KEYS[3] hash of idempotency records
 -- KEYS[4] zset of idempotency keys by arrival   KEYS[5] quarantine stream
+-- KEYS[6] hash of the rows of a stage that were replayed, only where this step replays some: origin -> request
 -- ARGV[1] idempotency key, '' = none            ARGV[2] fingerprint of the request
 -- ARGV[3] clock the rows were judged by, ms     ARGV[4] rows of the request in this step that are good
 -- ARGV[5] of them, rows with undeclared fields  ARGV[6] e: entries     ARGV[7] q: refused rows
--- then e x ('chunk', n, lo, hi, crc, body) or e x ('row', time, m, m x field/value pairs); no event time: '' in lo, hi, time
--- then q x (reason, code, field, index, body)
+-- then e x ('chunk', n, lo, hi, crc, mode, only, body) or e x ('row', time, m, m x field/value pairs); no event time: '' in
+-- lo, hi, time; mode 'backfill' or '', only the consumer group it is for or ''
+-- then q x (reason, code, field, index, body); then, with KEYS[6], request, again ('1' or ''), m, m x origin
 -- Record: 'FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID'; kept 24 h or 100,000 a partition, removed in small steps.
--- Returns {'new', arrival_ms, id...}, {'known', record}, {'conflict'} or {'type', key}; 'known' and 'new' count in the
--- door: received = stored + duplicate + rejected after every call.
+-- Returns {'new', arrival_ms, id...}, {'known', record}, {'conflict'}, {'replayed'} (some origin was replayed before) or
+-- {'type', key}; 'known' and 'new' count in the door: received = stored + duplicate + rejected after every call.
 
 local KEEP_RECORDS, KEEP_MS, REMOVE_A_CALL = 100000, 24 * 3600 * 1000, 16
 local MAX_PAIRS = 3000 -- unpack fails above some 8,000 values (FACTS 3)
@@ -42,7 +44,9 @@ for i = 1, n_entries do
   local kind = take()
   if kind == 'chunk' then
     local n, lo, hi, crc = count(take()), time(take()), time(take()), whole(count(take()))
-    entries[i] = {kind = kind, n = n, lo = lo, hi = hi, crc = crc, body = take() or ''}
+    local mode, only = take(), take()
+    if mode ~= '' and mode ~= 'backfill' then error('append.lua: not a mode: ' .. tostring(mode)) end
+    entries[i] = {kind = kind, n = n, lo = lo, hi = hi, crc = crc, mode = mode, only = only, body = take() or ''}
     entries[i].bytes = #entries[i].body
     n_events = n_events + n
   elseif kind == 'row' then
@@ -57,17 +61,24 @@ for i = 1, n_entries do
   end
 end
 local refused_from = at
-at = at + 5 * n_refused
+local refused_to = at + 5 * n_refused
+at = refused_to
+local request, again, origins = '', false, {}
+if KEYS[6] then
+  request, again = take(), take() == '1'
+  for i = 1, count(take()) do origins[i] = take() or '' end
+end
 if at ~= #ARGV then error('append.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
 if n_events ~= n_good then error('append.lua: ' .. n_events .. ' events, ' .. n_good .. ' announced') end
 
 -- check
-local wanted = {'stream', 'hash', 'hash', 'zset', 'stream'}
-for i = 1, 5 do
+local wanted = {'stream', 'hash', 'hash', 'zset', 'stream', 'hash'}
+for i = 1, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' and kind ~= wanted[i] then return {'type', KEYS[i]} end
 end
-local NAMES = {'received', 'stored', 'duplicate', 'rejected', 'undeclared', 'bytes', 'max_seen_ms', 'max_ts_ms', 'last_arrival_ms'}
+local NAMES = {'received', 'stored', 'duplicate', 'rejected', 'undeclared', 'bytes', 'max_seen_ms', 'max_ts_ms', 'last_arrival_ms',
+  'last_backfill_ms'}
 local door = {}
 for i, text in ipairs(redis.call('HMGET', KEYS[2], unpack(NAMES))) do
   if text and not string.match(text, '^%-?%d+$') then error('append.lua: ' .. KEYS[2] .. ' ' .. NAMES[i] .. ' is ' .. text) end
@@ -80,6 +91,10 @@ if record then
   redis.call('HSET', KEYS[2], 'received', counted('received', n_good + n_refused), 'duplicate', counted('duplicate', n_good),
     'rejected', counted('rejected', n_refused))
   return {'known', record}
+end
+for _, origin in ipairs(origins) do
+  local mark = redis.call('HGET', KEYS[6], origin)
+  if mark and (not again or mark == request) then return {'replayed'} end
 end
 local last_id = redis.call('HGET', KEYS[2], 'last_id') or '0-0'
 -- Rows by XADD do not pass here. The door stays behind them until the scheduler has read them, or their times were lost.
@@ -96,8 +111,15 @@ end
 for i, entry in ipairs(entries) do
   local id, arrived
   if entry.kind == 'chunk' then
-    id = redis.call('XADD', KEYS[1], '*', '_k', 'chunk', 'v', '1', 'n', whole(entry.n), 'seq', whole(stored), 'crc', entry.crc,
-      'at', arrival, 'lo', whole(entry.lo or now), 'hi', whole(entry.hi or now), 'coding', 'ndjson', 'body', entry.body)
+    local fields = {'_k', 'chunk', 'v', '1', 'n', whole(entry.n), 'seq', whole(stored), 'crc', entry.crc,
+      'at', arrival, 'lo', whole(entry.lo or now), 'hi', whole(entry.hi or now), 'coding', 'ndjson', 'body', entry.body}
+    for _, name in ipairs({'mode', 'only'}) do
+      if entry[name] ~= '' then
+        fields[#fields + 1] = name
+        fields[#fields + 1] = entry[name]
+      end
+    end
+    id = redis.call('XADD', KEYS[1], '*', unpack(fields))
     arrived = now
   else
     id = redis.call('XADD', KEYS[1], '*', unpack(ARGV, entry.from, entry.to))
@@ -106,10 +128,14 @@ for i, entry in ipairs(entries) do
   ids[i] = id
   stored, bytes = stored + entry.n, bytes + entry.bytes
   later('max_ts_ms', entry.hi or arrived)
-  later('max_seen_ms', math.min(entry.hi or arrived, arrived))
-  later('last_arrival_ms', arrived)
+  if entry.mode == 'backfill' then -- it moves no time and is no sign of life
+    later('last_backfill_ms', arrived)
+  else
+    later('max_seen_ms', math.min(entry.hi or arrived, arrived))
+    later('last_arrival_ms', arrived)
+  end
 end
-for from = refused_from, at - 1, 5 do
+for from = refused_from, refused_to - 1, 5 do
   redis.call('XADD', KEYS[5], '*', 'reason', ARGV[from + 1], 'code', ARGV[from + 2], 'field', ARGV[from + 3],
     'index', ARGV[from + 4], 'body', ARGV[from + 5])
 end
@@ -117,10 +143,12 @@ redis.call('HSET', KEYS[2], 'received', counted('received', n_good + n_refused),
   counted('duplicate', 0), 'rejected', counted('rejected', n_refused), 'undeclared', counted('undeclared', n_undeclared),
   'bytes', whole(bytes))
 if n_entries > 0 then
-  redis.call('HSET', KEYS[2], 'max_seen_ms', whole(door.max_seen_ms), 'max_ts_ms', whole(door.max_ts_ms), 'last_arrival_ms',
-    whole(door.last_arrival_ms))
+  for _, name in ipairs({'max_seen_ms', 'max_ts_ms', 'last_arrival_ms', 'last_backfill_ms'}) do
+    if door[name] then redis.call('HSET', KEYS[2], name, whole(door[name])) end
+  end
   if current then redis.call('HSET', KEYS[2], 'last_id', ids[n_entries]) end
 end
+for _, origin in ipairs(origins) do redis.call('HSET', KEYS[6], origin, request) end
 if key ~= '' then
   redis.call('HSET', KEYS[3], key, fingerprint .. ' ' .. judged .. ' ' .. arrival .. ' ' .. table.concat(ids, ','))
   redis.call('ZADD', KEYS[4], arrival, key)

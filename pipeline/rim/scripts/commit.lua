@@ -8,14 +8,16 @@
 -- ARGV[1] consumer group        ARGV[2] consumer            ARGV[3] cursor this worker started from ('' = none)
 -- ARGV[4] commit number it started from                     ARGV[5] max_seen_ms it started from ('' = none)
 -- ARGV[6] entries pending for this consumer                 ARGV[7] id of the first of them
--- ARGV[8] a: entries to acknowledge  ARGV[9] c: checkpoint values  ARGV[10] S: streams  ARGV[11] r: rows to append  ARGV[12] P: panes  ARGV[13] H: hashes
+-- ARGV[8] expired_ms that backfilled rows were judged by ('none', or '' where there are no such rows)
+-- ARGV[9] a: entries to acknowledge  ARGV[10] c: checkpoint values  ARGV[11] S: streams  ARGV[12] r: rows to append
+-- ARGV[13] P: panes  ARGV[14] H: hashes
 -- then a ids; c field/value pairs; r x (stream 1..S, n, n x field/value pairs);
 -- P x (start, mark, from_end, n, d, n x field/value pairs to set, d fields to delete);
 -- H x (n, d, n x field/value pairs to set, d fields to delete)
 -- A due pane is 'MARK FROM_END': the windows that end at FROM_END or later are to be published ('-' = all of its windows).
--- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending' or 'type <key>'.
+-- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending', 'expired' or 'type <key>'.
 
-local at = 13
+local at = 14
 local function take()
   at = at + 1
   return ARGV[at]
@@ -27,8 +29,8 @@ local function count(text)
 end
 
 -- parse
-local n_ack, n_values, n_streams, n_rows = count(ARGV[8]), count(ARGV[9]), count(ARGV[10]), count(ARGV[11])
-local n_panes, n_hashes = count(ARGV[12]), count(ARGV[13])
+local n_ack, n_values, n_streams, n_rows = count(ARGV[9]), count(ARGV[10]), count(ARGV[11]), count(ARGV[12])
+local n_panes, n_hashes = count(ARGV[13]), count(ARGV[14])
 if #KEYS ~= 5 + n_streams + n_panes + n_hashes then error('commit.lua: keys do not match their counts') end
 local ids = {}
 for i = 1, n_ack do
@@ -67,11 +69,12 @@ for i = 1, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' and kind ~= wanted then return 'type ' .. KEYS[i] end
 end
-local checkpoint = redis.call('HMGET', KEYS[2], 'torn', 'cursor', 'commit', 'max_seen_ms')
+local checkpoint = redis.call('HMGET', KEYS[2], 'torn', 'cursor', 'commit', 'max_seen_ms', 'expired_ms')
 if checkpoint[1] then return 'torn' end
 if (checkpoint[2] or '') ~= ARGV[3] or (checkpoint[3] or '0') ~= ARGV[4] or (checkpoint[4] or '') ~= ARGV[5] then
   return 'checkpoint'
 end
+if ARGV[8] ~= '' and (checkpoint[5] or 'none') ~= ARGV[8] then return 'expired' end
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
 local mine = 0
 for _, consumer in ipairs(pending[4] or {}) do

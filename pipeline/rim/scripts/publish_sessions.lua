@@ -73,7 +73,9 @@ if at ~= #ARGV then error('publish_sessions.lua: ' .. #ARGV .. ' arguments, ' ..
 local wanted = {'hash', 'hash', 'zset', 'zset', 'stream', 'hash', 'hash'}
 for i = 1, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
-  if kind ~= 'none' and kind ~= (wanted[i] or 'hash') then error('publish_sessions.lua: ' .. KEYS[i] .. ' is a ' .. kind) end
+  if kind ~= 'none' and kind ~= (wanted[i] or 'hash') then
+    return redis.error_reply('WRONGTYPE publish_sessions.lua: ' .. KEYS[i] .. ' is a ' .. kind)
+  end
 end
 local stored_load, stored_commit = order(redis.call('HGET', KEYS[1], ARGV[2]) or '0-0')
 if stored_load > mark_load or (stored_load == mark_load and stored_commit > mark_commit) then return -1 end
@@ -101,7 +103,7 @@ local now_ms = string.format('%.0f', tonumber(clock[1]) * 1000 + math.floor(tonu
 local lines = {}
 local function members(row, state, revision, more)
   local parts = {'"window_start":' .. row.first, '"window_end":' .. row.closes_at, '"state":"' .. state .. '"',
-    '"revision":' .. revision, '"last":' .. row.last}
+    '"revision":' .. revision, '"first":' .. row.first, '"last":' .. row.last, '"closes_at":' .. row.closes_at}
   for _, pairs in ipairs(more) do
     if pairs[2] and pairs[2] ~= '' then parts[#parts + 1] = pairs[2] end
   end
@@ -117,7 +119,7 @@ local function put(row, state, revision, cell, more)
     lines[#lines + 1] = members(row, state, revision, more)
   elseif ARGV[5] == 'rows' then
     local sent = {'window_start', row.first, 'window_end', row.closes_at, 'state', state, 'revision', revision,
-      'version', ARGV[1], 'last', row.last}
+      'version', ARGV[1], 'first', row.first, 'last', row.last, 'closes_at', row.closes_at}
     for _, pairs in ipairs(more) do
       for _, part in ipairs(pairs) do sent[#sent + 1] = part end
     end

@@ -1,0 +1,146 @@
+"""The batch twin: a program run over the log of its partitions without Redis, with every pane kept in memory.
+
+It prepares and folds with the worker's own functions, and merges in the closer's order, so for one log its windows have
+the worker's bits. Partitions may be taken one after the other: what is in a window does not depend on it (DESIGN 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pipeline.core.batches import Batch, split_id
+from pipeline.core.cells import ALWAYS, CellTable, from_end_order, split_field
+from pipeline.core.definitions import Session
+from pipeline.core.merging import Merged, Piece, merged, taken, windows_by_end
+from pipeline.core.process import Ledger, Prepared, TimeState, fold, prepare
+from pipeline.core.programs import Program
+from pipeline.core.watermarks import watermark_ms
+from pipeline.core.windows import FOREVER_MS, Span
+
+Compute = Callable[[Batch, TimeState], Prepared]
+
+
+def has_twin(program: Program) -> bool:
+    """Whether a program is recomputed here; sessions are merged from events, not from panes."""
+    return not isinstance(program.window, Session)
+
+
+@dataclass(slots=True)
+class PartitionTwin:
+    """One partition's log through a program: its panes, its time and its books after the batches taken so far.
+
+    `first_arrivals_ms`: for each pane, an arrival at or before which none of its events came.
+    """
+
+    program: Program
+    partition: int
+    time: TimeState = field(default_factory=TimeState)
+    compute: Compute | None = None  # None: `prepare` of the program
+    ledger: Ledger = field(default_factory=Ledger)
+    table: CellTable = field(init=False)
+    first_arrivals_ms: dict[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.table = CellTable(self.program.layout)
+
+    def take(self, batch: Batch) -> Prepared:
+        """Compute and fold the next batch of the log; return what became of its events."""
+        compute = self.compute or (lambda taken, before: prepare(self.program, taken, before))
+        prepared = compute(batch, self.time)
+        known = set(self.table.panes)
+        folded = fold(self.program, batch, prepared, self.table)
+        self.table.forget_changes()
+        self.ledger += replace(prepared.ledger, others=folded.others)
+        self.time = prepared.time
+        for start_ms in self.table.panes.keys() - known:
+            self.first_arrivals_ms[start_ms] = split_id(batch.entries[0].id)[0] if batch.entries else FOREVER_MS
+        return prepared
+
+    @property
+    def watermark_ms(self) -> int | None:
+        return watermark_ms(self.time.max_seen_ms, self.program.stream.time.disorder_ms)
+
+    def packed(self, start_ms: int) -> dict[bytes, bytes]:
+        """The whole packed cells of a pane, by field."""
+        cells = self.table.panes.get(start_ms, {})
+        slots = self.table.slots((start_ms, name) for name in cells)
+        return dict(zip(cells, self.table.packed(slots), strict=True))
+
+    def pieces(self, start_ms: int) -> list[Piece]:
+        """A pane as the pieces that windows are merged from."""
+        by_end: dict[bytes, tuple[list[bytes], list[int]]] = {}
+        for name, slot in self.table.panes.get(start_ms, {}).items():
+            from_end, group = split_field(name)
+            groups, slots = by_end.setdefault(from_end, ([], []))
+            groups.append(group)
+            slots.append(slot)
+        return [
+            Piece(start_ms, from_end_order(from_end), self.partition, groups, taken(self.table.columns, slots))
+            for from_end, (groups, slots) in by_end.items()
+        ]
+
+    def spans(self, to_ms: int = FOREVER_MS) -> Iterator[Span]:
+        """The windows that end at or before `to_ms` and hold an event of this partition."""
+        for start_ms, cells in self.table.panes.items():
+            ends = {name.partition(b" ")[0] for name in cells}
+            first_ms = from_end_order(min(ends, key=from_end_order, default=ALWAYS))
+            yield from self.program.panes.windows_of(start_ms, first_ms, to_ms)
+
+
+@dataclass(slots=True)
+class Twin:
+    """A program over all partitions of its stream."""
+
+    program: Program
+    partitions: Mapping[int, PartitionTwin]
+
+    @classmethod
+    def of(cls, program: Program, times: Mapping[int, TimeState] | None = None, compute: Compute | None = None) -> Twin:
+        """A twin at the start of the log, or where `times` says the log that is left begins.
+
+        `compute`: `prepare` with the contents of the lookup tables, where the program joins some.
+        """
+        assert has_twin(program), f"{program.name} has sessions"
+        began = times or {}
+        return cls(
+            program,
+            {n: PartitionTwin(program, n, began.get(n, TimeState()), compute) for n in _partitions(program)},
+        )
+
+    @property
+    def watermark_ms(self) -> int | None:
+        """The least over the partitions; None while one has seen nothing."""
+        marks = [partition.watermark_ms for partition in self.partitions.values()]
+        known = [mark for mark in marks if mark is not None]
+        return min(known) if len(known) == len(marks) else None
+
+    @property
+    def ledger(self) -> Ledger:
+        return sum((partition.ledger for partition in self.partitions.values()), Ledger())
+
+    def spans(self, to_ms: int = FOREVER_MS) -> list[Span]:
+        """The windows that end at or before `to_ms` and hold an event, in the order they close."""
+        return windows_by_end(span for partition in self.partitions.values() for span in partition.spans(to_ms))
+
+    def window(self, span: Span) -> Merged:
+        """One window, merged over its panes and partitions."""
+        return merged(self.program.layout, span, self._pieces(self.program.panes.panes_of(span)))
+
+    def windows(self, spans: Iterable[Span]) -> Iterator[Merged]:
+        return (self.window(span) for span in spans)
+
+    def _pieces(self, starts_ms: Iterable[int]) -> Iterator[Piece]:
+        for start_ms in starts_ms:
+            for partition in self.partitions.values():
+                yield from partition.pieces(start_ms)
+
+
+def _partitions(program: Program) -> range:
+    return range(program.stream.partitions)
+
+
+def whole(window: Merged) -> dict[bytes, Any]:
+    """The packed cells of a merged window by group."""
+    return dict(zip(window.groups, window.cells, strict=True))

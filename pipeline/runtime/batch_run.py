@@ -1,0 +1,239 @@
+"""A config over a DataFrame or a file, without Redis: the numbers the pipeline would give, computed by the same core.
+
+Invariant: given the columns of `client.raw`, every final window, late row and ledger is the pipeline's, bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.core.definitions import Config, Stream
+from pipeline.core.events import ChunkError, Reader
+from pipeline.core.frame_log import FrameBatch, FrameLog
+from pipeline.core.process import Ledger, Prepared
+from pipeline.core.programs import Program, compile_programs
+from pipeline.core.spelling import did_you_mean
+from pipeline.core.tables import encode
+from pipeline.core.twin import Twin, has_twin
+from pipeline.core.windows import FOREVER_MS
+from pipeline.errors import FrameError
+from pipeline.rim.tables import TableCache
+from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
+from pipeline.runtime.closer import state_at
+from pipeline.runtime.computations import AggregateComputation
+from pipeline.runtime.config import load_config
+from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.replay_files import FileRow, file_format, read_rows
+from pipeline.runtime.table_files import read_table
+from pipeline.runtime.table_reloads import tables_in
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+READ_ROWS = 10_000  # rows of a file decoded together
+LATE_DTYPES = {
+    "row": "Int64",
+    "time": TIME_DTYPE,
+    "late_by_ms": "Int64",
+    "window_start": TIME_DTYPE,
+    "window_end": TIME_DTYPE,
+    "reason": "str",
+}
+DEAD_DTYPES = {"row": "Int64", "events": "Int64", "code": "str", "error": "str"}
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Recomputed:
+    """One metric: its twin, and the rows that counted nowhere."""
+
+    twin: Twin
+    late: list[Row] = field(default_factory=list)
+    dead: list[Row] = field(default_factory=list)
+
+    def take(self, partition: int, taken: FrameBatch) -> None:
+        taken = taken.read_by(self.twin.program.group)
+        prepared = self.twin.partitions[partition].take(taken.batch)
+        self.late += _late_rows(taken, prepared)
+        self.dead += _dead_rows(taken, prepared)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a config makes of a DataFrame: every metric as the API gives it, and what counted nowhere.
+
+    `row` columns are rows of the DataFrame, counted from 0.
+    """
+
+    _metrics: Mapping[str, _Recomputed]
+    _is_final: bool
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return tuple(self._metrics)
+
+    def metric(self, name: str) -> pd.DataFrame:
+        """One row per window and group, with the columns of `client.metric`; `revision` is missing: nothing was."""
+        twin = self._of(name).twin
+        program = twin.program
+        watermark_ms = FOREVER_MS if self._is_final else twin.watermark_ms
+        types = dict(program.group_types) | dict(program.value_types)
+        return answer_frame(list(_rows(twin, watermark_ms)), types)
+
+    def late(self, name: str) -> pd.DataFrame:
+        """The events that counted in no window: row, time, late_by_ms, the last window they missed, reason."""
+        return typed_frame(self._of(name).late, LATE_DTYPES)
+
+    def dead(self, name: str) -> pd.DataFrame:
+        """What could not be computed: row, events (how many it stands for), code, error."""
+        return typed_frame(self._of(name).dead, DEAD_DTYPES)
+
+    def ledger(self, name: str) -> Ledger:
+        """read = accepted + filtered + late + dead, over all partitions."""
+        return self._of(name).twin.ledger
+
+    def _of(self, name: str) -> _Recomputed:
+        if name not in self._metrics:
+            raise FrameError(f"there is no metric '{name}' here.{did_you_mean(name, self._metrics)}")
+        return self._metrics[name]
+
+
+def batch(
+    config: Config | str | os.PathLike[str], df: Any, *, stages: Sequence[str] | None = None, stream: str | None = None
+) -> BatchResult:
+    """Compute the metrics of one stream over a DataFrame (pandas or polars), or a Parquet, CSV or NDJSON file.
+
+    `stages`: the metrics wanted, by default all of the stream. `stream`: which, where the config has several.
+    With the columns of `client.raw` lateness is exact; without them the rows count in their order, in one partition,
+    and all windows are final at the end. Lookups join with their files as they are now.
+
+    Raises:
+        FrameError: a column, a row or a name does not fit; the message says which.
+        ConfigError: the config file cannot be used.
+    """
+    known = config if isinstance(config, Config) else load_config(Path(config), os.environ)
+    programs = _programs(known, stages, stream)
+    source = next(iter(programs.values())).stream
+    tables = TableCache()
+    joined = {table: tables.put(encode(read_table(known, table))) for table in tables_in(known)}
+    log = FrameLog.of(source, _read_file(source, Path(df)) if isinstance(df, str | os.PathLike) else df)
+    numbers = log.partition_numbers()
+    done = {}
+    for name, program in programs.items():
+        begins = {number: replace(log.begin(number), tables=joined) for number in numbers}
+        found = _Recomputed(Twin.of(program, begins, AggregateComputation(program, 0, tables).compute))
+        reader = Reader(source, program.needs)
+        for number in numbers:
+            for taken in log.batches(number, reader):
+                found.take(number, taken)
+        done[name] = found
+    return BatchResult(done, not log.is_placed)
+
+
+def _programs(config: Config, stages: Sequence[str] | None, stream: str | None) -> dict[str, Program]:
+    """The programs to run: of one stream, and none that has no twin unless it was asked for by name."""
+    programs = compile_programs(config)
+    for name in stages or ():
+        if name not in programs:
+            raise FrameError(f"there is no metric '{name}' in the config.{did_you_mean(name, programs)}")
+        if not has_twin(programs[name]):
+            raise FrameError(f"{name} has session windows, which are not recomputed from a DataFrame yet")
+    if stream is not None and stream not in config.streams:
+        raise FrameError(f"there is no stream '{stream}' in the config.{did_you_mean(stream, config.streams)}")
+    wanted = {
+        name: program
+        for name, program in programs.items()
+        if has_twin(program) and (stages is None or name in stages) and stream in (None, program.stream.name)
+    }
+    streams = sorted({program.stream.name for program in wanted.values()})
+    if len(streams) > 1:
+        raise FrameError(
+            f"the config has metrics of several streams ({', '.join(streams)}); say whose events these are: stream="
+        )
+    if not wanted:
+        raise FrameError("no metric is left to compute: stages= and stream= leave none")
+    return wanted
+
+
+def _rows(twin: Twin, watermark_ms: int | None) -> Iterator[Row]:
+    """The rows of every window by window, then group, as the API orders them."""
+    program = twin.program
+    for window in sorted(twin.windows(twin.spans()), key=lambda window: window.span):
+        ends_ms = [window.span[1]] * len(window.groups)
+        values = finished_rows(program, window.columns, window.slots, ends_ms)
+        rows = [
+            {"window_start": window.span[0], "window_end": window.span[1]}
+            | {"state": state_at(program, window.span[1], watermark_ms)}
+            | group_values(program, group)
+            | row
+            for group, row in zip(window.groups, values, strict=True)
+        ]
+        yield from sorted(rows, key=lambda row: [_sortable(row[name]) for name in program.stage.group_by])
+
+
+def _sortable(value: Any) -> tuple[bool, Any]:
+    return (value is None, "" if value is None else value)
+
+
+def _late_rows(taken: FrameBatch, prepared: Prepared) -> list[Row]:
+    late = prepared.late
+    columns = {
+        "row": taken.numbers[late.rows],
+        "time": late.times_ms,
+        "late_by_ms": late.watermarks_ms - late.times_ms,
+        "window_start": late.starts_ms,
+        "window_end": late.ends_ms,
+        "reason": np.where(late.before_log, "before_log", np.where(late.expired, "expired", "late")),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*(c.tolist() for c in columns.values()), strict=True)]
+
+
+def _dead_rows(taken: FrameBatch, prepared: Prepared) -> list[Row]:
+    refused = [
+        {"row": number, "events": dead.n, "code": dead.code, "error": dead.message}
+        for number, dead in zip(taken.dead_numbers, taken.batch.dead, strict=True)
+    ]
+    failed = [
+        {"row": int(taken.numbers[dead.row]), "events": 1, "code": dead.code, "error": dead.message}
+        for dead in prepared.dead
+    ]
+    return sorted([*refused, *failed], key=lambda row: row["row"])
+
+
+def _read_file(stream: Stream, path: Path) -> pl.DataFrame:
+    """A file's rows, decoded as the door decodes them; a Parquet file as its columns are.
+
+    Raises:
+        FrameError: a row does not fit the schema; the message names its line.
+        StreamgaugeError: the file is of no known format, or damaged.
+    """
+    if file_format(path) == "parquet":
+        return pl.read_parquet(path)
+    reader = Reader(stream, [f.name for f in stream.fields])
+    rows = read_rows(path, {f.name: f.type for f in stream.fields})
+    frames = [reader.frame([])]
+    while part := list(islice(rows, READ_ROWS)):
+        frames.append(reader.frame(_decoded(path, reader, part)))
+    return pl.concat(frames)
+
+
+def _decoded(path: Path, reader: Reader, rows: Sequence[FileRow]) -> list[Any]:
+    try:
+        return reader.chunk(b"\n".join(row.body for row in rows), len(rows))
+    except ChunkError:
+        pass  # which row it is, is found below
+    structs = []
+    for row in rows:
+        try:
+            structs += reader.chunk(row.body, 1)
+        except ChunkError as error:
+            raise FrameError(f"{path}: line {row.line}: {error}") from None
+    return structs
