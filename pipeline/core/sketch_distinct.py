@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.core.accumulators import Slots, Values, part_name
 from pipeline.core.hashing import canonical_bits, hash_values
-from pipeline.core.sketches import as_slots, count_items, decode, items_weight, rising, runs
+from pipeline.core.sketches import OneByOne, as_slots, count_items, decode, items_weight, rising, runs
 
 INDEX_BITS = 14  # 16,384 registers: a standard error of 1.04 / sqrt(16,384) = 0.81 %
 REGISTERS = 1 << INDEX_BITS
@@ -40,7 +40,7 @@ Registers = Pairs | Ranks  # the array when there are many; both hold the same
 
 
 @dataclass(frozen=True, slots=True)
-class Distinct:
+class Distinct(OneByOne):
     """The greatest rank (leading zeros + 1 of a value's hash) seen in each of 16,384 registers."""
 
     field: str
@@ -205,7 +205,7 @@ Exact = set[Any] | None  # of int or of str; None above the cap
 
 
 @dataclass(frozen=True, slots=True)
-class DistinctExact:
+class DistinctExact(OneByOne):
     """The set of values; above `cap` it is None, and stays so whatever is merged: nothing more is kept or answered."""
 
     field: str
