@@ -152,16 +152,16 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         )
         return json_response(raw_account(asked.partition, page))
 
-    @blueprint.get("/v1/tables/<named>")
-    def read_table(named: str) -> Response:
+    @blueprint.get("/v1/tables/<hash>")
+    def read_table(hash: str) -> Response:
         no_parameters(request.args)
         try:
-            if CONTENT_HASH.fullmatch(named) is None:
-                raise MissingTableError(named)
-            return Response(tables.stored(client, named), content_type="application/vnd.apache.parquet")
+            if CONTENT_HASH.fullmatch(hash) is None:
+                raise MissingTableError(hash)
+            return Response(tables.stored(client, hash), content_type="application/vnd.apache.parquet")
         except MissingTableError:
             raise BadRequestError(
-                f"there is no content '{named:.80}' of a lookup table; it goes when no log names it any more",
+                f"there is no content '{hash:.80}' of a lookup table; it goes when no log names it any more",
                 code="unknown_table",
                 status=404,
             ) from None
