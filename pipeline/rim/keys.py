@@ -17,7 +17,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:replayed     hash    id of a quarantined row → the request that replayed it; with the row
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
-                               table:TABLE
+                               table:TABLE, and how many fields panes, due and live_sessions have: panes due sessions
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
@@ -108,7 +108,11 @@ def due(stream: str, partition: int, group: str) -> str:
 
 
 def pane(stream: str, partition: int, group: str, start_ms: int) -> str:
-    return _of_partition(stream, partition, f"pane:{group}:{start_ms}")
+    return f"{pane_prefix(stream, partition, group)}{start_ms}"
+
+
+def pane_prefix(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"pane:{group}:")
 
 
 def live_sessions(stream: str, partition: int, group: str) -> str:

@@ -6,7 +6,7 @@ state and returns what the commit has to write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import redis
 
 from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
-from pipeline.core.definitions import Stream
+from pipeline.core.definitions import PaneWindow, Session, Stream
 from pipeline.core.entries import Row
 from pipeline.core.process import Ledger, Prepared, TimeState, fold, ledger_of, prepare
 from pipeline.core.programs import Program
@@ -49,6 +49,10 @@ class Computation(Protocol):
     def group(self) -> str: ...
     @property
     def needs(self) -> frozenset[str]: ...
+    @property
+    def open_panes(self) -> Collection[int]: ...
+    @property
+    def window(self) -> PaneWindow | None: ...
     def load(self, client: redis.Redis, time: TimeState) -> None: ...
     def recall(self, client: redis.Redis, computed: Any) -> None: ...
     def compute(self, batch: Batch, before: TimeState) -> Any: ...
@@ -82,13 +86,23 @@ class AggregateComputation:
     def stream(self) -> Stream:
         return self.program.stream
 
+    @property
+    def window(self) -> PaneWindow | None:
+        return None if isinstance(self.program.window, Session) else self.program.window
+
+    @property
+    def open_panes(self) -> Collection[int]:
+        """The panes in memory: in Redis there is a mark and a hash of each."""
+        return self.table.panes.keys()
+
     def load(self, client: redis.Redis, time: TimeState) -> None:
-        """Load the panes that can still change."""
+        """Load the panes that can still change; one whose hash is gone is here without cells, for a look to find."""
         self.table = CellTable(self.program.layout)
         marks = store.pane_marks(client, self.stream.name, self.partition, self.group)
         starts = sorted(marks.keys() - set(self._final(marks, time)))
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
+            self.table.panes.setdefault(start, {})
 
     def recall(self, client: redis.Redis, computed: Prepared) -> None:
         """Load those panes of a backfill again that were forgotten because no live event counts in them any more."""
@@ -212,6 +226,14 @@ class PublishComputation:
     columns: tuple[str, ...]
     needs: frozenset[str]
     tables: TableCache = field(default_factory=TableCache)
+
+    @property
+    def window(self) -> None:
+        return None
+
+    @property
+    def open_panes(self) -> Collection[int]:
+        return ()
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """A transform keeps no state."""
