@@ -22,10 +22,11 @@ from pipeline.rim import groups, keys, store
 from pipeline.rim.commit import MAX_CELLS, Checkpoint, Commit, Fence, commit
 from pipeline.rim.replies import Entry as RawEntry
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.soundness import Found, set_up_group, what_is_lost
+from pipeline.rim.soundness import what_is_lost
 from pipeline.runtime.computations import Changes, Computation
 from pipeline.runtime.poison import Decode, Journal, Trial, set_apart, suspects_of
 from pipeline.runtime.positions import position_after
+from pipeline.runtime.setup import look_after_group
 
 TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
 MAX_ENTRIES = 256  # entries a read takes at most: after many rows of one event may come as many chunks of a megabyte
@@ -83,7 +84,7 @@ class Runner:
                 was deleted; rebuild it.
         """
         consumer = f"{self.worker}-{secrets.token_hex(4)}"
-        self._look_after_group()
+        look_after_group(self.scripts, self.stream.name, self.partition, self.group)
         load_ms = store.redis_time_ms(self.client)
         claimed = groups.claim_all(self.client, self.stream.name, self.partition, self.group, consumer)
         checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, self.group)
@@ -111,20 +112,6 @@ class Runner:
         """What something else deleted of the state; it is marked torn then."""
         panes = self.computation.open_panes
         return what_is_lost(self.scripts, self.stream.name, self.partition, self.group, panes)
-
-    def _look_after_group(self) -> None:
-        """A group that was lost goes on where the checkpoint says; a lost checkpoint is marked."""
-        found = set_up_group(self.scripts, self.stream.name, self.partition, self.group)
-        if found is Found.REGROUPED:
-            key = keys.raw(self.stream.name, self.partition)
-            log.error(
-                "a consumer group was gone, and is made again at the checkpoint; nothing is lost",
-                group=self.group,
-                key=key,
-                next="find out what ran XGROUP DESTROY or DEL on it",
-            )
-        elif found is Found.NEW:
-            log.warning("a stage was not set up here, and begins with the log", where=self.where)
 
     def rest(self, error: Exception) -> None:
         """Forget the state and leave it alone for a while; the other stages go on."""

@@ -20,7 +20,7 @@ from pipeline.errors import ConfigError
 from pipeline.rim import groups, keys, replies
 from pipeline.rim.connection import is_away
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.soundness import set_up_group
+from pipeline.rim.soundness import Found, set_up_group
 from pipeline.rim.store import load_checkpoints, published_windows
 from pipeline.runtime.table_reloads import announce_tables
 
@@ -59,10 +59,31 @@ def set_up(client: redis.Redis, config: Config) -> None:
         stream = config.stream_of(config.stages[name])
         for partition in range(stream.partitions):
             with _alone(name, keys.raw(stream.name, partition), keys.checkpoint(stream.name, partition, group)):
-                set_up_group(scripts, stream.name, partition, group)
+                look_after_group(scripts, stream.name, partition, group)
     for aggregate in config.aggregates():
         with _alone(aggregate.name, keys.versions(aggregate.name)):
             _announce(client, config, aggregate.name)
+
+
+def look_after_group(scripts: Scripts, stream: str, partition: int, group: str) -> Found:
+    """Set up a stage on one partition, and say what it had lost; what has to be counted again is marked torn."""
+    found = set_up_group(scripts, stream, partition, group)
+    about = {"stage": group.partition("@")[0], "group": group, "stream": stream, "partition": partition}
+    if found is Found.REGROUPED:
+        log.error(
+            "a consumer group was gone; it is made again at the checkpoint: nothing is lost, nothing counted twice",
+            **about,
+            key=keys.raw(stream, partition),
+            next="find out who ran XGROUP DESTROY, or deleted the stream",
+        )
+    elif found is Found.LOST:
+        log.error(
+            "a checkpoint was gone; the partition is counted again from its log",
+            **about,
+            key=keys.checkpoint(stream, partition, group),
+            next="find out who deleted it",
+        )
+    return found
 
 
 @contextmanager

@@ -6,12 +6,12 @@ Each line is compared with one of the same log (the same entry ids) to which not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from pipeline.core.definitions import (
     Aggregate,
@@ -28,7 +28,8 @@ from pipeline.core.definitions import (
 from pipeline.core.partitioning import partition_of
 from pipeline.rim import keys, store
 from pipeline.runtime.ledger import check_ledger
-from pipeline.runtime.setup import set_up
+from pipeline.runtime.scheduler import Housekeeping
+from pipeline.runtime.setup import set_up, stage_groups
 from pipeline.runtime.verify import verify
 from pipeline.runtime.worker import Worker
 from tests.line import Line
@@ -55,6 +56,7 @@ CONFIG = Config(
     },
 )
 METRICS = ("tumbling", "hopping", "session")
+GROUPS = stage_groups(CONFIG)
 KEYS: dict[str, Callable[[int, str], str]] = {
     "checkpoint": lambda p, g: keys.checkpoint(STREAM, p, g),
     "pane marks": lambda p, g: keys.panes(STREAM, p, g),
@@ -104,7 +106,7 @@ def poll(line: Line, worker: Worker) -> None:
 
 def delete(line: Line, stage: str, partition: int, what: str) -> bool:
     """Delete one of a stage's keys; False when there was none."""
-    group = line.programs[stage].group
+    group = GROUPS[stage]
     if what == "group":
         return bool(line.client.xgroup_destroy(keys.raw(STREAM, partition), group))
     if what == "a pane":
@@ -114,16 +116,19 @@ def delete(line: Line, stage: str, partition: int, what: str) -> bool:
 
 
 def answers(line: Line) -> dict[str, list[Row]]:
-    """The values of every window and session; how often they were revised may differ."""
-    return {name: [{k: v for k, v in row.items() if k != "revision"} for row in line.closed(name)] for name in METRICS}
+    """The values of every window and session (how often they were revised may differ), and all published rows."""
+    found = {name: [{k: v for k, v in row.items() if k != "revision"} for row in line.closed(name)] for name in METRICS}
+    for partition in range(2):
+        found[f"kept {partition}"] = line.stream(keys.published_transform(STREAM, partition, "kept"))
+    return found
 
 
 def books(line: Line) -> list[tuple[int, ...]]:
     """What every stage has counted in each partition."""
-    found = []
-    for name in METRICS:
+    found: list[tuple[int, ...]] = []
+    for name in GROUPS:
         for partition in range(2):
-            at = store.load_checkpoint(line.client, STREAM, partition, line.programs[name].group)
+            at = store.load_checkpoint(line.client, STREAM, partition, GROUPS[name])
             found.append((at.read, at.accepted, at.filtered, at.late, at.dead, at.position))
     return found
 
@@ -131,8 +136,8 @@ def books(line: Line) -> list[tuple[int, ...]]:
 def aside(line: Line) -> list[list[int]]:
     """How many late rows and dead letters there are of every stage, by partition."""
     return [
-        [line.client.xlen(of(STREAM, p, line.programs[name].group)) for of in (keys.late, keys.dead) for p in range(2)]
-        for name in METRICS
+        [line.client.xlen(of(STREAM, p, GROUPS[name])) for of in (keys.late, keys.dead) for p in range(2)]
+        for name in GROUPS
     ]
 
 
@@ -173,10 +178,11 @@ def deleted(line: Line, stage: str, damage: Sequence[str]) -> set[str]:
     return found
 
 
-DAMAGES = [(one,) for one in LOST] + list(combinations(LOST, 2))
+DAMAGES = [(one,) for one in LOST] + [("group", other) for other in LOST[1:]]
+DAMAGES += [("checkpoint", "pane marks"), ("checkpoint", "due panes"), ("pane marks", "due panes")]
 
 
-@pytest.mark.parametrize("stage", METRICS)
+@pytest.mark.parametrize("stage", sorted(GROUPS))
 @pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
 def test_any_one_or_two_lost_keys_of_a_stage_are_made_good_from_the_log(
     server: RunningServer,
@@ -202,9 +208,9 @@ def test_any_one_or_two_lost_keys_of_a_stage_are_made_good_from_the_log(
         is_right(line, expected, damage, lost)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    stage=st.sampled_from(METRICS),
+    stage=st.sampled_from(sorted(GROUPS)),
     damage=st.lists(st.sampled_from(LOST), min_size=1, max_size=2, unique=True),
     cuts=st.lists(st.integers(0, 60), min_size=1, max_size=4),
     at=st.integers(0, 60),
@@ -241,3 +247,161 @@ def test_keys_may_be_lost_at_any_moment(
     finish(line, worker)
 
     is_right(line, expected, (stage, damage, places, at), lost)
+
+
+# --- one stage's keys are no matter of the others
+
+
+def said(logged: Sequence[Any], event: str) -> list[Any]:
+    return [entry for entry in logged if event in entry["event"]]
+
+
+def test_a_lost_group_is_made_again_at_the_checkpoint_and_it_is_said(server: RunningServer, expected: Found) -> None:
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 35)
+    poll(line, worker)
+    before = store.load_checkpoint(line.client, STREAM, 1, GROUPS["tumbling"])
+
+    line.client.xgroup_destroy(keys.raw(STREAM, 1), GROUPS["tumbling"])
+    with capture_logs() as logged:
+        set_up(line.client, CONFIG)
+        poll(line, worker)
+
+    [warning] = said(logged, "made again at the checkpoint")
+    assert (warning["group"], warning["key"]) == (GROUPS["tumbling"], "{h.1}:raw")
+    assert not said(logged, "rebuilding")
+    after = store.load_checkpoint(line.client, STREAM, 1, GROUPS["tumbling"])
+    assert (after.read, after.commit) == (before.read, before.commit)
+    write(line, 35, 60)
+    poll(line, worker)
+    finish(line, worker)
+    is_right(line, expected, "group", set())
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "pane marks", "due panes", "dead letters"])
+def test_a_key_that_holds_something_else_stops_its_stage_and_no_other(
+    server: RunningServer, expected: Found, what: str
+) -> None:
+    # Given a stage of which a key is somebody's string, at a start and while it runs
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 25)
+    poll(line, worker)
+    worker.drain()
+    foreign = KEYS[what](1, GROUPS["tumbling"])
+    line.client.set(foreign, "mine")
+
+    # When everything starts again, and goes on
+    with capture_logs() as logged:
+        set_up(line.client, CONFIG)
+        worker = line.worker("the next")
+        write(line, 25, 60)
+        for _ in range(5):
+            worker.poll_once()
+            worker._check_places()
+
+    # Then the log names the stage and the partition, and the other stages have counted all of it
+    resting = said(logged, "stage rests")
+    assert {(entry["stage"], entry["partition"]) for entry in resting} == {("tumbling", 1)}
+    for name, group in GROUPS.items():
+        for partition in range(2):
+            if (name, partition) != ("tumbling", 1):
+                assert store.load_checkpoint(line.client, STREAM, partition, group).read == 60
+
+    # And when the key is gone, the stage is right again by itself
+    line.client.delete(foreign)
+    for work in worker._work.values():
+        for runner in work.runners:
+            runner.resting_until_s = 0.0
+    poll(line, worker)
+    finish(line, worker)
+    is_right(line, expected, what, {what})
+
+
+def test_windows_that_have_expired_do_not_come_back_in_part(server: RunningServer) -> None:
+    """The other partitions' panes of them are gone: what one partition knows of an expired window is not its answer."""
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 60)
+    poll(line, worker)
+    finish(line, worker)
+    later_ms = store.redis_time_ms(line.client) + CONFIG.aggregates()[0].retention_ms + 1
+    assert Housekeeping(CONFIG, line.client).expire_once(later_ms).results > 0
+    assert line.closed("tumbling") == line.closed("hopping") == []
+
+    for name in ("tumbling", "hopping"):
+        line.client.delete(keys.checkpoint(STREAM, 1, GROUPS[name]))
+    poll(line, worker)
+
+    assert line.closed("tumbling") == line.closed("hopping") == []
+    for report in verify(line.client, CONFIG):
+        assert not report.differences, report
+
+
+def rebuilds(logged: Sequence[Any]) -> set[tuple[str, int]]:
+    return {(entry["stage"], entry["partition"]) for entry in said(logged, "rebuilding")}
+
+
+@pytest.mark.parametrize(
+    ("stage", "what"),
+    [("tumbling", "pane marks"), ("hopping", "due panes"), ("hopping", "a pane"), ("session", "live sessions")],
+)
+def test_a_commit_does_not_fill_a_deleted_key_again_with_a_part_of_it(
+    server: RunningServer, expected: Found, stage: str, what: str
+) -> None:
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 35)
+    poll(line, worker)
+
+    assert delete(line, stage, 1, what)
+    write(line, 35, 60)
+    with capture_logs() as logged:
+        line.settle(worker)  # no beat comes in between that would look
+
+    assert rebuilds(logged) == {(stage, 1)}
+    finish(line, worker)
+    is_right(line, expected, what, set())
+
+
+@pytest.mark.parametrize(
+    ("stage", "what"), [("tumbling", "due panes"), ("hopping", "pane marks"), ("session", "live sessions")]
+)
+def test_a_key_that_is_deleted_when_nothing_more_comes_is_missed_by_the_next_look(
+    server: RunningServer, expected: Found, stage: str, what: str
+) -> None:
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 35)
+    poll(line, worker)
+    assert delete(line, stage, 1, what)
+
+    with capture_logs() as logged:
+        poll(line, worker)
+
+    assert rebuilds(logged) == {(stage, 1)}
+    write(line, 35, 60)
+    poll(line, worker)
+    finish(line, worker)
+    is_right(line, expected, what, set())
+
+
+def test_a_window_is_not_published_without_a_pane_that_was_counted(server: RunningServer, expected: Found) -> None:
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 60)
+    poll(line, worker)
+    group = GROUPS["tumbling"]
+    start = max(store.due_panes(line.client, STREAM, 2, group)[1])  # of the window that is still open
+
+    line.client.delete(keys.pane(STREAM, 1, group, start))
+    for partition in range(2):
+        tick = {"_k": "tick", "t": BASE_MS + 300_000}
+        line.entry(STREAM, tick, partition=partition, entry_id=f"{BASE_MS + 400_000}-1")
+    line.settle(worker)
+
+    assert start not in {row["window_start"] for row in line.closed("tumbling")}
+    assert store.load_checkpoint(line.client, STREAM, 1, group).torn
+    poll(line, worker)
+    is_right(line, expected, "a pane", set())

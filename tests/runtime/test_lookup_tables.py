@@ -297,9 +297,10 @@ def test_a_partition_whose_content_is_gone_rests_and_goes_on_when_it_is_back(
 
     with capture_logs() as logged:
         worker.poll_once()
-    [said] = [entry for entry in logged if entry["event"] == "stage rests"]
-    assert said["seconds"] == REST_S
-    assert keys.table_content(content) in said["why"]
+    said = [entry for entry in logged if entry["event"] == "stage rests"]
+    assert {entry["stage"] for entry in said} == {"m", "placed"}
+    assert {entry["seconds"] for entry in said} == {REST_S}
+    assert all(keys.table_content(content) in entry["why"] for entry in said)
     assert not any(line.committed())
 
     set_up(server.client, line.config)
