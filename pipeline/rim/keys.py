@@ -164,7 +164,11 @@ def versions(metric: str) -> str:
 
 
 def result(metric: str, version: str, start_ms: int, end_ms: int) -> str:
-    return _of_metric(metric, f"result:{version}:{start_ms}:{end_ms}")
+    return f"{result_prefix(metric, version)}{start_ms}:{end_ms}"
+
+
+def result_prefix(metric: str, version: str) -> str:
+    return _of_metric(metric, f"result:{version}:")
 
 
 def windows(metric: str, version: str) -> str:
@@ -192,7 +196,11 @@ def tier_due(metric: str, version: str, size_ms: int) -> str:
 
 
 def session_rows(metric: str, version: str, bucket_ms: int) -> str:
-    return _of_metric(metric, f"session_rows:{version}:{bucket_ms}")
+    return f"{session_rows_prefix(metric, version)}{bucket_ms}"
+
+
+def session_rows_prefix(metric: str, version: str) -> str:
+    return _of_metric(metric, f"session_rows:{version}:")
 
 
 def session_accounts(metric: str, version: str) -> str:

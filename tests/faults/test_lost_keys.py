@@ -405,3 +405,37 @@ def test_a_window_is_not_published_without_a_pane_that_was_counted(server: Runni
     assert store.load_checkpoint(line.client, STREAM, 1, group).torn
     poll(line, worker)
     is_right(line, expected, "a pane", set())
+
+
+# --- the lists of a metric's results
+
+LISTS: dict[str, Callable[[str, str], str]] = {"by end": keys.windows, "by age": keys.ages}
+
+
+@pytest.mark.parametrize("stage", METRICS)
+@pytest.mark.parametrize("lost", [("by end",), ("by age",), ("by end", "by age")], ids=" and ".join)
+def test_a_deleted_list_of_results_is_made_again(
+    server: RunningServer, expected: Found, stage: str, lost: tuple[str, ...]
+) -> None:
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 35)
+    poll(line, worker)
+    version = GROUPS[stage].partition("@")[2]
+    lists = [of(stage, version) for of in LISTS.values()]
+    before = [line.client.zrange(key, 0, -1, withscores=True) for key in lists]
+    for what in lost:
+        assert line.client.delete(LISTS[what](stage, version))
+
+    housekeeping = Housekeeping(CONFIG, line.client)
+    with capture_logs() as logged:
+        housekeeping.ledger_once()
+
+    [restored] = said(logged, "missing in a list")
+    assert (restored["stage"], restored["results"]) == (stage, len(before[0]))
+    assert [line.client.zrange(key, 0, -1, withscores=True) for key in lists] == before
+    assert housekeeping.restore_lists_once() == 0
+    write(line, 35, 60)
+    poll(line, worker)
+    finish(line, worker)
+    is_right(line, expected, lost, set())
