@@ -82,7 +82,7 @@ def test_a_worker_that_is_started_again_goes_on_with_the_content_that_was_announ
         spoil(table)
         with Product(tmp_path / "up", "--no-demo", config=config) as refused:
             assert refused.end() == BAD_CONFIG
-            assert "config.yaml:6:" in refused.said
+            assert "config.yaml:7:" in refused.said
 
 
 def restart(product: Product, victim: str) -> None:
