@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import MultiDict
 
-from pipeline.core.definitions import Stream
+from pipeline.core.cells import OTHER
+from pipeline.core.definitions import Session, Stream
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import parse_duration_ms, parse_time_ms
@@ -322,7 +323,10 @@ def _where(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
                 f"{did_you_mean(field, types)}",
                 code="unknown_field",
             )
-        wanted[field] = [_group_value(name, types[field], text) for text in values]
+        has_others = not isinstance(program.window, Session)
+        wanted[field] = [
+            OTHER if text == OTHER and has_others else _group_value(name, types[field], text) for text in values
+        ]
     return wanted
 
 

@@ -1,7 +1,7 @@
 """Rows as a pandas DataFrame whose dtypes follow from the config's types: one spelling for the client and the twin.
 
-Invariant: an empty answer has the columns and dtypes of a full one. A column is of objects instead only where a value of
-it fits no dtype: an int of more than 64 bits, or `__other__` among groups that are no texts.
+Invariant: an empty answer has the columns and dtypes of a full one. A column is of objects instead only where a value
+of it fits no dtype: an int of more than 64 bits, or `__other__` among groups that are no texts.
 """
 
 from __future__ import annotations

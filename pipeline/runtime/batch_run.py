@@ -28,7 +28,7 @@ from pipeline.errors import FrameError
 from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
 from pipeline.runtime.closer import state_at
 from pipeline.runtime.config import load_config
-from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.finishing import finished_rows, group_order, group_values
 from pipeline.runtime.frame_tables import Joined
 from pipeline.runtime.replay_files import FileRow, file_format, read_rows
 
@@ -176,11 +176,7 @@ def _rows(twin: Twin, watermark_ms: int | None) -> Iterator[Row]:
             | row
             for group, row in zip(window.groups, values, strict=True)
         ]
-        yield from sorted(rows, key=lambda row: [_sortable(row[name]) for name in program.stage.group_by])
-
-
-def _sortable(value: Any) -> tuple[bool, Any]:
-    return (value is None, "" if value is None else value)
+        yield from sorted(rows, key=lambda row: group_order(program, row))
 
 
 def _late_rows(taken: FrameBatch, prepared: Prepared) -> list[Row]:

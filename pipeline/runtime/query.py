@@ -15,7 +15,7 @@ import numpy as np
 import redis
 
 from pipeline.core.accumulators import Slots
-from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.cells import OTHER, OTHERS, CellTable
 from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
@@ -25,7 +25,7 @@ from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
 from pipeline.runtime.closer import state_at, waiting_windows
-from pipeline.runtime.finishing import OTHER, finished_rows, group_values
+from pipeline.runtime.finishing import finished_rows, group_order, group_values
 from pipeline.runtime.metric_completeness import Completeness, account
 from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
@@ -466,14 +466,7 @@ def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callab
 
 def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
     """Rows by window then group; or by a value first, nulls last either way."""
-    by_window = sorted(
-        rows,
-        key=lambda row: (
-            row["window_start"],
-            row["window_end"],
-            *_sortable(row[name] for name in program.stage.group_by),
-        ),
-    )
+    by_window = sorted(rows, key=lambda row: (row["window_start"], row["window_end"], *group_order(program, row)))
     name = order.removeprefix("-")
     descending = order.startswith("-")
     if name == "window":
@@ -483,8 +476,3 @@ def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
     known = [row for row in by_window if row[name] is not None]
     unknown = [row for row in by_window if row[name] is None]
     return [*sorted(known, key=lambda row: row[name], reverse=descending), *unknown]
-
-
-def _sortable(values: Iterator[Any]) -> Iterator[tuple[bool, Any]]:
-    """Nulls after everything; a column has one type, so the rest compares."""
-    return ((value is None, "" if value is None else value) for value in values)

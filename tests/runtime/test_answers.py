@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 import pipeline
+from tests.line import Row
 from tests.servers import RunningServer
-from tests.zoo import FIRST, SECOND, SECOND_BODY, T0, Zoo, filled_zoo, zoo_config
+from tests.zoo import SECOND, T0, Zoo, filled_zoo, zoo_config
 
 
 @pytest.fixture
@@ -42,3 +43,45 @@ def test_a_list_is_one_cell_of_json_in_csv(zoo: Zoo) -> None:
             assert json.loads(row[header.index(name)]) == said[name]
     assert told[0]["top"] == [["a", 1], ["b, c", 1]]
     assert told[0]["h"][0][2] == 1, "a histogram with a bucket"
+
+
+def counts(rows: list[Row], *groups: str) -> list[tuple[object, ...]]:
+    """(seconds after T0, group, count) of each row."""
+    return [((row["window_start"] - T0) // SECOND, *(row[name] for name in groups), row["c"]) for row in rows]
+
+
+def test_groups_above_the_cap_are_called_so_whatever_their_type(zoo: Zoo, tmp_path: Path) -> None:
+    told = [(0, 1, 1), (0, "__other__", 3), (10, 7, 1)]
+
+    assert counts(zoo.answer("ov")["data"], "dev") == told
+    assert counts(zoo.answer("ov", **{"where.dev": "__other__"})["data"], "dev") == [(0, "__other__", 3)]
+    assert counts(zoo.answer("ov", **{"where.dev": 1})["data"], "dev") == [(0, 1, 1)]
+    assert zoo.text("ov", start=T0).splitlines()[2] == f"{T0},{T0 + 10 * SECOND},final,0,__other__,3"
+    downstream = [(row["window_start"], row["dev"], row["c"]) for row in zoo.line.downstream("ov")]
+    assert sorted(downstream) == [(str(T0), "1", "1"), (str(T0), "__other__", "3"), (str(T0 + 10 * SECOND), "7", "1")]
+    again = pipeline.batch(zoo_config(tmp_path), zoo.client.raw("s"), stages=["ov"])
+    for frame in (zoo.client.metric("ov", start=T0), again.metric("ov")):
+        assert frame["dev"].tolist() == [1, "__other__", 7]
+    assert zoo.client.metric("ov", start=T0 + 10 * SECOND)["dev"].dtype == "Int64"
+
+
+def test_no_two_rows_of_a_window_have_one_key(zoo: Zoo) -> None:
+    told = zoo.answer("many")["data"]
+
+    assert counts(told, "k", "dev", "up", "seen") == [
+        (0, "__other__", "__other__", "__other__", "__other__", 3),
+        (0, "a", 1, True, T0, 1),
+        (10, None, 7, None, None, 1),
+    ]
+    for name in ("k", "dev", "up", "seen"):
+        assert counts(zoo.answer("many", **{f"where.{name}": "__other__"})["data"], "c") == [(0, 3, 3)]
+    frame = zoo.client.metric("many", start=T0)
+    assert frame["seen"].tolist() == ["__other__", pd.Timestamp(T0, unit="ms", tz="UTC"), None]
+
+
+def test_an_event_counted_above_the_cap_says_so(zoo: Zoo) -> None:
+    entry = zoo.line.entry_ids("ov")[0]
+    told = zoo.client.get(f"/v1/streams/s/events/{entry}/explain", {"row": "3"})
+
+    [stage] = [each for each in told["stages"] if each["stage"] == "ov"]
+    assert stage["counted"][0]["group"] == {"dev": "__other__"}
