@@ -148,7 +148,7 @@ class Client:
         Times are what the API takes (`-1h`, RFC 3339, epoch numbers) or datetimes; `step` is a duration such as `1m`.
         `df.attrs["watermark"]` and `df.attrs["complete_to"]` say how complete it is. `order` is `window` or a value's
         name, with a `-` before it for descending. Without `start` it is the newest 1,000 windows; without `limit`,
-        every row, in as many requests as that takes. Ints are `Int64`, and Python ints where a sum needs more than 64 bits.
+        every row, in as many requests as that takes. Ints are `Int64`, Python ints where one has more than 64 bits.
         """
         from api.frames import metric_frame
 

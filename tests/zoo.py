@@ -52,7 +52,8 @@ class Zoo:
 
     def answer(self, path: str, **parameters: Any) -> dict[str, Any]:
         """`GET /v1/metrics/{path}`: `{"data": rows, "meta": …}`."""
-        return self.client.get(f"/v1/metrics/{path}", {"start": str(T0)} | {n: str(v) for n, v in parameters.items()})
+        given = {name: str(value) for name, value in parameters.items()}
+        return self.client.get(f"/v1/metrics/{path}", given if "/" in path else {"start": str(T0)} | given)
 
     def text(self, path: str, **parameters: Any) -> str:
         """The same as CSV."""

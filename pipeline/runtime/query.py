@@ -20,7 +20,7 @@ from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.windows import Span
+from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
@@ -36,6 +36,7 @@ from pipeline.runtime.steps import (
     natural_step_ms,
     pane_width_ms,
     rolling_width,
+    settles_at_ms,
     steps_over_panes,
     tier_for,
     tier_span,
@@ -83,12 +84,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """What is read once for an answer: how it is cut, how complete it is, what is due, what is published."""
+    """What is read once for an answer: how it is cut, how complete it is, what is due, what is published.
+
+    `of_panes`: its rows are merged from panes that make no window together, and hold whatever was accepted in them.
+    """
 
     program: Program
     step_ms: int | None
     completeness: Completeness
     published: set[Span]
+    of_panes: bool = False
+
+    def settles_at_ms(self, span: Span) -> int:
+        """The watermark at which a row has all its events, but for late ones that are allowed."""
+        return settles_at_ms(self.program, span) if self.of_panes else span[1]
 
     def bucket(self, unit: Span) -> Span:
         """The row that a window or pane belongs to: itself, or the step it lies in."""
@@ -170,8 +179,8 @@ class Metrics:
             return tier_ms is not None and span not in coarse and tier_span(program, span, tier_ms) in coarse
 
         published = coarse | {span for span in fine if not is_covered(span)}
-        known = _Range(program, step_ms, completeness, published)
-        units = self._panes(program) if steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
+        known = _Range(program, step_ms, completeness, published, steps_over_panes(program, step_ms))
+        units = self._panes(program) if known.of_panes else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
         rows, capped, failed = self._first_rows(known, sorted(units), query)
@@ -259,7 +268,7 @@ class Metrics:
         program = known.program
         buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
         merging = _Merging(known, CellTable(program.layout), buckets)
-        over_panes = steps_over_panes(program, known.step_ms)
+        over_panes = known.of_panes
         results = [] if over_panes else [unit for unit in units if unit in known.published]
         merging.results(store.load_results(self._client, program.name, program.version, results), matches)
         rest = units if over_panes else [unit for unit in units if unit not in known.published]
@@ -316,7 +325,7 @@ class Metrics:
         end_ms = aligned(program, at_ms, width_ms) + width_ms
         start_ms = end_ms - window_ms
         completeness = self.completeness(program)
-        known = _Range(program, None, completeness, set())
+        known = _Range(program, None, completeness, set(), of_panes=True)
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
         pieces = self._pieces(program, range(start_ms, end_ms, width_ms), group_filter(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
@@ -349,12 +358,13 @@ class _Merging:
 
     def panes(self, unit: Span, pieces: Iterable[Piece]) -> None:
         """Merge the panes of a window (or a pane alone) into its row."""
-        bucket = self.known.bucket(unit)
-        number = self.buckets[bucket]
-        merge_window(self.table, number, bucket[1], pieces)
-        complete_ms = self.known.completeness.complete_to_ms
-        is_open = complete_ms is None or bucket[1] > complete_ms
-        self._see(number, "open" if is_open else self._state_of(bucket[1]), 0)
+        known = self.known
+        bucket = known.bucket(unit)
+        number, settles_ms = self.buckets[bucket], known.settles_at_ms(bucket)
+        merge_window(self.table, number, FOREVER_MS if known.of_panes else bucket[1], pieces)
+        complete_ms = known.completeness.complete_to_ms
+        is_open = complete_ms is None or settles_ms > complete_ms
+        self._see(number, "open" if is_open else self._state_of(settles_ms), 0)
 
     def _state_of(self, end_ms: int) -> State:
         return state_at(self.known.program, end_ms, self.known.completeness.watermark_ms)

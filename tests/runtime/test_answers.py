@@ -5,13 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import pipeline
-from tests.line import Row
+from pipeline.core.definitions import (
+    Aggregate,
+    AggregateSpec,
+    Config,
+    Cumulating,
+    Field,
+    Hopping,
+    Stream,
+    TimePolicy,
+    Tumbling,
+)
+from pipeline.rim import store
+from tests.line import Line, Row
 from tests.servers import RunningServer
 from tests.zoo import SECOND, T0, Zoo, filled_zoo, zoo_config
 
@@ -85,3 +98,52 @@ def test_an_event_counted_above_the_cap_says_so(zoo: Zoo) -> None:
 
     [stage] = [each for each in told["stages"] if each["stage"] == "ov"]
     assert stage["counted"][0]["group"] == {"dev": "__other__"}
+
+
+def test_steps_hold_an_event_that_is_late_for_one_of_its_windows_only(zoo: Zoo) -> None:
+    assert counts(zoo.answer("ho", step="10s")["data"]) == [(0, 5), (10, 1)]
+    assert counts(zoo.answer("ho", step="20s")["data"]) == [(0, 6)]
+    assert [row["c"] for row in zoo.answer("ho/rolling", window="10s", at=T0 + 5 * SECOND)["data"]] == [5]
+
+
+WINDOWS = {
+    "hopping": Hopping(30 * SECOND, 10 * SECOND, offset_ms=3 * SECOND),
+    "uneven": Hopping(25 * SECOND, 10 * SECOND),
+    "cumulating": Cumulating(60 * SECOND, 10 * SECOND),
+    "tumbling": Tumbling(10 * SECOND),
+}
+
+
+@pytest.mark.parametrize("lateness_ms", [0, 15 * SECOND])
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_the_sums_over_steps_are_what_was_accepted_and_a_step_that_is_final_stays(
+    server: RunningServer, kind: str, lateness_ms: int
+) -> None:
+    window = WINDOWS[kind]
+    count = (AggregateSpec("c", "count"),)
+    stage = Aggregate("m", "s", window, ("k",), count, allowed_lateness_ms=lateness_ms)
+    fields = (Field("ts", "timestamp", unit="ms"), Field("k", "int"))
+    line = Line(Config({"s": Stream("s", fields, TimePolicy("ts", disorder_ms=0), partitions=2)}, {"m": stage}), server)
+    chance, final = random.Random(f"{kind} {lateness_ms}"), dict[tuple[int, ...], int]()
+
+    for number in range(30):
+        times = [
+            number * 5 * SECOND - chance.choice((0, 0, 7, 20, 45)) * SECOND + chance.randrange(SECOND) for _ in "1234"
+        ]
+        rows = [{"ts": T0 + ms, "k": ms % 3} for ms in times]
+        line.chunk("s", rows, partition=number % 2, times_ms=[T0])
+        line.settle()
+
+        accepted = sum(
+            store.load_checkpoint(line.client, "s", partition, line.programs["m"].group).accepted
+            for partition in (0, 1)
+        )
+        for step_ms in (10 * SECOND, 60 * SECOND):
+            told = line.rows("m", step_ms=step_ms)
+            assert sum(row["c"] for row in told) == accepted
+            now = {(step_ms, row["window_start"], row["k"]): row["c"] for row in told if row["state"] == "final"}
+            assert now.items() >= {key: n for key, n in final.items() if key[0] == step_ms}.items()
+            final |= now
+    assert len(final) > 20
+    late = sum(len(line.late("m", partition)) for partition in (0, 1))
+    assert late > 0
