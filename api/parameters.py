@@ -145,7 +145,8 @@ def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRe
     if window_ms is None:
         raise BadRequestError("'window' is missing: how long the trailing window is, such as 5m", code="no_window")
     at_ms = _time(args, "at", now_ms)
-    return RollingRequest(window_ms, now_ms if at_ms is None else at_ms, _where(args, program), _format(args))
+    # without `at`, up to and with the pane that now is in, also where that begins just now
+    return RollingRequest(window_ms, now_ms + 1 if at_ms is None else at_ms, _where(args, program), _format(args))
 
 
 def latest_format(args: Arguments) -> Format:

@@ -26,7 +26,7 @@ from pipeline.rim import keys, store
 from pipeline.rim.store import Due
 from pipeline.runtime.closer import state_at, waiting_windows
 from pipeline.runtime.finishing import finished_rows, group_order, group_values
-from pipeline.runtime.metric_completeness import Completeness, account
+from pipeline.runtime.metric_completeness import Completeness, account, as_kept
 from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
     aligned,
@@ -190,7 +190,7 @@ class Metrics:
             start_ms=start_ms,
             end_ms=end_ms,
             step_ms=step_ms if step_ms is not None else natural_step_ms(program),
-            completeness=completeness,
+            completeness=as_kept(self._client, program, completeness, tier_ms),
             truncated=len(rows) > query.limit,
             tier_ms=tier_ms,
             capped=capped,
@@ -202,7 +202,8 @@ class Metrics:
         rows = _ordered(program, found.rows, query.order)
         truncated = len(rows) > query.limit
         start_ms, end_ms = found.start_ms, found.end_ms
-        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, found.completeness, truncated)
+        completeness = as_kept(self._client, program, found.completeness)
+        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, completeness, truncated)
 
     def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
@@ -299,13 +300,14 @@ class Metrics:
         if isinstance(program.window, Session):
             found = SessionReader(self._client, program).latest(MAX_ROWS + 1)
             rows = _ordered(program, found.rows, "window")
-            return Answer(program, rows[:MAX_ROWS], None, None, None, found.completeness, len(rows) > MAX_ROWS)
+            completeness = as_kept(self._client, program, found.completeness)
+            return Answer(program, rows[:MAX_ROWS], None, None, None, completeness, len(rows) > MAX_ROWS)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
         known = _Range(program, None, completeness, set(windows))
         start_ms, end_ms = windows[0] if windows else (None, None)
         merging = self._merged(known, windows, lambda group: True)
-        return _whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
+        return self._whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
 
     def rolling(
         self,
@@ -315,21 +317,37 @@ class Metrics:
         where: Mapping[str, Sequence[Any]],
         checked_against: Program | None = None,
     ) -> Answer:
-        """The values over the window that ends with the pane `at_ms` is in; empty when nothing came for that long.
+        """The values over the window that ends at `at_ms`, or with the pane it is within; empty when nothing came.
 
         Raises:
             BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
         """
         program = checked_against or self.program(metric)
         width_ms = rolling_width(program, window_ms)
-        end_ms = aligned(program, at_ms, width_ms) + width_ms
+        end_ms = aligned_up(program, at_ms, width_ms)
         start_ms = end_ms - window_ms
         completeness = self.completeness(program)
         known = _Range(program, None, completeness, set(), of_panes=True)
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
         pieces = self._pieces(program, range(start_ms, end_ms, width_ms), group_filter(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
-        return _whole_answer(merging, start_ms, end_ms, window_ms)
+        return self._whole_answer(merging, start_ms, end_ms, window_ms)
+
+    def _whole_answer(self, merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
+        """All rows that were merged, as an answer."""
+        program = merging.known.program
+        rows = _ordered(program, merging.rows(), "window")
+        return Answer(
+            program=program,
+            rows=rows[:MAX_ROWS],
+            start_ms=start_ms,
+            end_ms=end_ms,
+            step_ms=step_ms,
+            completeness=as_kept(self._client, program, merging.known.completeness),
+            truncated=len(rows) > MAX_ROWS,
+            capped=merging.capped(),
+            failed=merging.failed(),
+        )
 
 
 @dataclass(slots=True)
@@ -419,23 +437,6 @@ class _Merging:
         if is_step and (complete_ms is None or span[1] > complete_ms):
             return "open", revision
         return next((state for state in ("open", "closed") if state in states), "final"), revision
-
-
-def _whole_answer(merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
-    """All rows that were merged, as an answer."""
-    program = merging.known.program
-    rows = _ordered(program, merging.rows(), "window")
-    return Answer(
-        program=program,
-        rows=rows[:MAX_ROWS],
-        start_ms=start_ms,
-        end_ms=end_ms,
-        step_ms=step_ms,
-        completeness=merging.known.completeness,
-        truncated=len(rows) > MAX_ROWS,
-        capped=merging.capped(),
-        failed=merging.failed(),
-    )
 
 
 def _is_wanted(state: State, wanted: StateFilter) -> bool:

@@ -106,7 +106,7 @@ def test_steps_hold_an_event_that_is_late_for_one_of_its_windows_only(zoo: Zoo) 
     assert [row["c"] for row in zoo.answer("ho/rolling", window="10s", at=T0 + 5 * SECOND)["data"]] == [5]
 
 
-WINDOWS = {
+WINDOWS: dict[str, Hopping | Cumulating | Tumbling] = {
     "hopping": Hopping(30 * SECOND, 10 * SECOND, offset_ms=3 * SECOND),
     "uneven": Hopping(25 * SECOND, 10 * SECOND),
     "cumulating": Cumulating(60 * SECOND, 10 * SECOND),
@@ -124,7 +124,7 @@ def test_the_sums_over_steps_are_what_was_accepted_and_a_step_that_is_final_stay
     stage = Aggregate("m", "s", window, ("k",), count, allowed_lateness_ms=lateness_ms)
     fields = (Field("ts", "timestamp", unit="ms"), Field("k", "int"))
     line = Line(Config({"s": Stream("s", fields, TimePolicy("ts", disorder_ms=0), partitions=2)}, {"m": stage}), server)
-    chance, final = random.Random(f"{kind} {lateness_ms}"), dict[tuple[int, ...], int]()
+    chance, final = random.Random(f"{kind} {lateness_ms}"), dict[tuple[int, int, int], int]()
 
     for number in range(30):
         times = [
@@ -147,3 +147,14 @@ def test_the_sums_over_steps_are_what_was_accepted_and_a_step_that_is_final_stay
     assert len(final) > 20
     late = sum(len(line.late("m", partition)) for partition in (0, 1))
     assert late > 0
+
+
+@pytest.mark.parametrize("metric", ["tu", "ho"])
+def test_a_trailing_window_ends_where_it_is_asked_to(zoo: Zoo, metric: str) -> None:
+    def rolling(at: int) -> list[tuple[int, int]]:
+        rows = zoo.answer(f"{metric}/rolling", window="20s", at=at)["data"]
+        return [((row["window_start"] - T0) // SECOND, (row["window_end"] - T0) // SECOND) for row in rows]
+
+    assert rolling(T0 + 10 * SECOND) == [(-10, 10)]
+    assert rolling(T0 + 10 * SECOND + 1) == rolling(T0 + 20 * SECOND) == [(0, 20)]
+    assert zoo.answer(f"{metric}/rolling", window="10s", at=T0 + 10 * SECOND)["meta"]["end"] == T0 + 10 * SECOND

@@ -182,7 +182,7 @@ def test_a_trailing_window_falls_to_empty(server: RunningServer) -> None:
     line.settle()
 
     def rolling(window: str, at: int) -> dict[str, int]:
-        answer = line.http.get("/v1/metrics/views/rolling", query_string={"window": window, "at": at})
+        answer = line.http.get("/v1/metrics/views/rolling", query_string={"window": window, "at": at + 1})
         assert answer.status_code == 200, answer.text
         return {row["page"]: row["n"] for row in answer.get_json()["data"]}
 
