@@ -14,9 +14,9 @@ from pipeline.runtime.user_failures import say_failures
 
 
 def finished_rows(
-    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int] | None
+    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows (None: sessions)."""
+    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
     values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
     names = [finisher.spec.name for finisher in program.finishers]
     rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]

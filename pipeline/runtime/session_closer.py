@@ -19,7 +19,7 @@ import redis
 
 from pipeline.core.accumulators import Slots
 from pipeline.core.programs import Program
-from pipeline.core.session_process import doubtful, session_window
+from pipeline.core.session_process import doubtful, session_ends, session_window
 from pipeline.core.session_walk import Span
 from pipeline.core.sessions import SessionTable
 from pipeline.rim import publish, session_store, store
@@ -125,7 +125,7 @@ class SessionCloser:
             if session.state == "closed" and (known is None or known.last <= session.last):
                 newest[session.group] = session
         found = list(newest.values())
-        rows = finished_cells(program, [s.cell for s in found])
+        rows = finished_cells(program, found)
         pairs = [(s.group, latest_json(program, (s.first, s.last), row)) for s, row in zip(found, rows, strict=True)]
         publish.replace_latest(self.client, program.name, pairs)
 
@@ -133,7 +133,7 @@ class SessionCloser:
 def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list[ClosedSession]:
     """Sessions as they are published, finished."""
     spans = list(zip(table.firsts[slots].tolist(), table.lasts[slots].tolist(), strict=True))
-    rows = finished_rows(program, table.columns, slots, None)
+    rows = finished_rows(program, table.columns, slots, session_ends(program, table.lasts[slots].tolist()))
     cells = table.layout.pack(table.columns, slots)
     nothing: Outgoing = {}
     is_sent = program.stage.output != "none"
@@ -151,11 +151,13 @@ def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list
     ]
 
 
-def finished_cells(program: Program, cells: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The finished values of packed cells, in their order."""
-    if not cells:
+def finished_cells(program: Program, sessions: Sequence[PublishedSession]) -> list[dict[str, Any]]:
+    """The finished values of published sessions, in their order."""
+    if not sessions:
         return []
-    return finished_rows(program, program.layout.unpack(cells), np.arange(len(cells)), None)
+    columns = program.layout.unpack([session.cell for session in sessions])
+    ends_ms = session_ends(program, [session.last for session in sessions])
+    return finished_rows(program, columns, np.arange(len(sessions)), ends_ms)
 
 
 def latest_json(program: Program, span: Span, row: Mapping[str, Any]) -> bytes:

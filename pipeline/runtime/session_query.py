@@ -23,7 +23,7 @@ from pipeline.core.completeness import least_sure, moved_by
 from pipeline.core.definitions import Session
 from pipeline.core.programs import Program
 from pipeline.core.session_form import parse_session
-from pipeline.core.session_process import doubtful, session_window
+from pipeline.core.session_process import doubtful, session_ends, session_window
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, session_store, store
 from pipeline.rim.commit import Checkpoint
@@ -220,7 +220,8 @@ class SessionReader:
         if not sessions:
             return []
         columns = program.layout.unpack([session.cell for session in sessions])
-        values = finished_rows(program, columns, np.arange(len(sessions)), None)
+        ends_ms = session_ends(program, (session.last for session in sessions))
+        values = finished_rows(program, columns, np.arange(len(sessions)), ends_ms)
         return [
             {
                 "window_start": session.first,
@@ -248,17 +249,20 @@ class SessionReader:
         start_ms, end_ms = wanted
         table = CellTable(program.layout)
         counts: dict[tuple[int, bytes], int] = {}
+        lasts: dict[tuple[int, bytes], int] = {}
         taken = [
             session
             for session in sorted(sessions, key=lambda session: (session.first, session.group))
             if (start_ms is None or session.first >= start_ms) and (end_ms is None or session.first < end_ms)
         ]
         places = [(session.first - session.first % step_ms, session.group) for session in taken]
-        for place in places:
+        for place, session in zip(places, taken, strict=True):
             counts[place] = counts.get(place, 0) + 1
+            lasts[place] = session.last  # of one group the one that begins last ends last
         if taken:
             table.merge(places, program.layout.unpack([session.cell for session in taken]))
-        values = finished_rows(program, table.columns, table.slots(counts), None) if counts else []
+        ends_ms = session_ends(program, lasts.values())
+        values = finished_rows(program, table.columns, table.slots(counts), ends_ms) if counts else []
         return [
             {
                 "window_start": step,

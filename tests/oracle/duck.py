@@ -121,8 +121,7 @@ def windows(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEP
 
     A session has first, last and closes_at instead of window_start and window_end.
     """
-    ends = not isinstance(stage.window, Session)
-    values = {spec.name: asked(spec, window_ends=ends) for spec in stage.aggregates}
+    values = {spec.name: asked(spec) for spec in stage.aggregates}
     groups = tuple(f'"{name}"' for name in stage.group_by)
     keys = ", ".join(["window_start", "window_end", *groups])
     helpers = [f"{text} AS {name}" for value in values.values() for name, text in value.helpers.items()]

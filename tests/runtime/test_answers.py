@@ -23,7 +23,7 @@ from pipeline.core.definitions import (
     TimePolicy,
     Tumbling,
 )
-from pipeline.rim import store
+from pipeline.rim import keys, store
 from tests.line import Line, Row
 from tests.servers import RunningServer
 from tests.zoo import SECOND, T0, Zoo, filled_zoo, zoo_config
@@ -158,3 +158,17 @@ def test_a_trailing_window_ends_where_it_is_asked_to(zoo: Zoo, metric: str) -> N
     assert rolling(T0 + 10 * SECOND) == [(-10, 10)]
     assert rolling(T0 + 10 * SECOND + 1) == rolling(T0 + 20 * SECOND) == [(0, 20)]
     assert zoo.answer(f"{metric}/rolling", window="10s", at=T0 + 10 * SECOND)["meta"]["end"] == T0 + 10 * SECOND
+
+
+def test_the_last_value_of_a_session_holds_until_its_window_end(zoo: Zoo) -> None:
+    [row] = zoo.answer("se")["data"]
+
+    assert row["window_end"] == T0 + 21 * SECOND
+    assert row["tw"] == pytest.approx(10 * 20 / 21)
+    [sent] = zoo.line.downstream("se")
+    assert float(sent["tw"]) == row["tw"]
+    [newest] = zoo.line.client.hvals(keys.latest("se"))
+    assert json.loads(newest)["tw"] == row["tw"]
+    assert zoo.answer("se/latest")["data"][0]["tw"] == row["tw"]
+    [total] = zoo.answer("se", step="1h")["data"]
+    assert total["tw"] == row["tw"]
