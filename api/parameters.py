@@ -371,6 +371,11 @@ def _fixed_time(text: str) -> int:
 def _order(args: Arguments, program: Program) -> str:
     order = args.get("order", "window")
     known = ["window", *(name for name, kind in program.value_types.items() if kind != "list")]
+    if program.value_types.get(order.removeprefix("-")) == "list":
+        raise BadRequestError(
+            f"order: '{_shown(order)}' is a list in {program.name}, and lists have no order.{did_you_mean('', known)}",
+            code="unknown_order",
+        )
     if order.removeprefix("-") not in known:
         raise BadRequestError(
             f"order: '{_shown(order)}' is neither window nor a value of {program.name}."

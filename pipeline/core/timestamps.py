@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.definitions import TimeUnit
+from pipeline.core.times import why_no_time
 
 Int64 = npt.NDArray[np.int64]
 TimeValue = int | float | str
@@ -154,7 +155,7 @@ def _text_to_ms(text: str, local: tzinfo) -> int:
             moment = moment.replace(tzinfo=local)
         time_ms = (moment - _EPOCH) // _MS
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{_short(text)} is not a time: {error}. {_FORMS}") from None
+        raise ValueError(f"{_short(text)} is not a time: {why_no_time(error)}. {_FORMS}") from None
     if not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:  # an offset can move it out of the year 1 or 9999
         raise ValueError(f"{_short(text)} is outside the years 1 to 9999")
     return time_ms

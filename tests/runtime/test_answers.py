@@ -172,3 +172,12 @@ def test_the_last_value_of_a_session_holds_until_its_window_end(zoo: Zoo) -> Non
     assert zoo.answer("se/latest")["data"][0]["tw"] == row["tw"]
     [total] = zoo.answer("se", step="1h")["data"]
     assert total["tw"] == row["tw"]
+
+
+def test_an_order_by_a_list_is_refused_for_what_it_is(zoo: Zoo) -> None:
+    answer = zoo.line.http.get("/v1/metrics/tu?order=-h")
+
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "unknown_order")
+    assert (
+        "'-h' is a list in tu, and lists have no order. There are: window, c, tw, sn, z." in answer.get_json()["detail"]
+    )

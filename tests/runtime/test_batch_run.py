@@ -14,7 +14,17 @@ import polars as pl
 import pytest
 
 import pipeline
-from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Lookup, Session, Stage, Transform, Tumbling
+from pipeline.core.definitions import (
+    Aggregate,
+    AggregateSpec,
+    Config,
+    Field,
+    Lookup,
+    Session,
+    Stage,
+    Transform,
+    Tumbling,
+)
 from pipeline.errors import FrameError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
@@ -246,6 +256,7 @@ def test_times_may_be_written_in_any_way(times: Any) -> None:
         ({"ts": [1, 2], "n": [1, "x"]}, "column 'n', row 1: 'x' (str) is not of type int"),
         ({"ts": [1, 2], "n": [1.0, 2.5]}, "column 'n', row 1: 2.5 (float) is not of type int"),
         ({"ts": [1, 2], "bot": [0, 1]}, "column 'bot', row 0: 0 (int) is not of type bool"),
+        ({"ts": [1, 2], "ms": [1.0, float("inf")]}, "column 'ms', row 1: inf is out of range"),
         ({"ts": [1, 2], "page": [1, 2]}, "column 'page', row 0: 1 (int) is not of type string"),
         ({"ts": [1, 2], "tags": [["a"], "b"]}, "column 'tags', row 1: 'b' (str) is not of type list[string]"),
         ({"ts": [1, 2], "tags": [["a"], [3]]}, "column 'tags', row 1: 3 (int) is not of type list[string]"),
@@ -283,6 +294,23 @@ def test_columns_of_the_log_that_cannot_be_are_refused(changed: dict[str, Any], 
         pipeline.batch(CONFIG, pl.DataFrame(placed | changed | {"ts": [1_000_000_000_000, 1_000_000_000_001]}))
 
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_is_refused_as_the_door_refuses_it(bad: float) -> None:
+    listed = replace(STREAM, fields=(*STREAM.fields, Field("loads", "list", item="float", nullable=True)))
+    stage = Aggregate("sums", "all", Tumbling(10_000), (), (AggregateSpec("n", "sum", "loads"),))
+    stages: dict[str, Stage] = {"all": Transform("all", "visits", explode="loads"), "sums": stage}
+    config = Config({"visits": listed}, stages)
+    given = {"ts": [BASE_MS, BASE_MS], "ms": [1.0, bad]}
+    frames = (pd.DataFrame(given), pl.DataFrame(given), pl.DataFrame(given, schema_overrides={"ms": pl.Float32}))
+
+    for frame in frames:
+        with pytest.raises(FrameError, match=r"column 'ms', row 1: -?inf is out of range"):
+            pipeline.batch(CONFIG, frame, stages=["by_page"])
+    lists = pl.DataFrame({"ts": [BASE_MS, BASE_MS], "loads": [[1.0, None], [bad]]})
+    with pytest.raises(FrameError, match="column 'loads', row"):
+        pipeline.batch(config, lists, stages=["sums"])
 
 
 def test_names_that_are_not_there_are_refused_with_the_nearest(tmp_path: Path) -> None:

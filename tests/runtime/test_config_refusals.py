@@ -254,6 +254,12 @@ REFUSED_WINDOWS = [
         "{calendar: day, tz: ¦+02:00}",
         ".tz: unknown time zone '+02:00'. Write an IANA name such as Europe/Paris, or UTC.",
     ),
+    (
+        "{calendar: day, tz: ¦CEST}",
+        ".tz: unknown time zone 'CEST'. Abbreviations do not say when summer time is; write an IANA name such as "
+        "Europe/Berlin, or UTC.",
+    ),
+    ("{calendar: day, tz: ¦UTC+2}", ".tz: unknown time zone 'UTC+2'. Write an IANA name such as Europe/Paris, or UTC."),
     ("{calendar: day, tz: ¦localtime}", ".tz: unknown time zone 'localtime'."),
     ("{calendar: day, ¦tz: }", ".tz: must be the name of a time zone such as Europe/Paris, not nothing."),
     ("{calendar: day, tz: UTC, ¦offset: 6h}", ".offset: calendar windows begin at local midnight"),
