@@ -24,14 +24,16 @@ from bench.window_loads import (
     SensorLoad,
     VisitLoad,
     crowd_load,
+    key_load,
     page_load,
     same,
     same_readings,
+    same_users,
     same_visitors,
     sensor_load,
     visit_load,
 )
-from bench.yahoo_load import TABLE, WINDOW_MS, YahooLoad, yahoo_load
+from bench.yahoo_load import TABLE, WINDOW_MS, YahooLoad, ads_table, yahoo_load
 from pipeline.rim import keys
 
 METRIC = "measured"
@@ -165,6 +167,7 @@ CROWD = Case(
     VISITS,
     ("window: {tumbling: 1m}", COUNT, "max_groups: 2000000", "output: none"),
 )
+KEYS = Case("groups", None, "keys", VISITS, (*WHOLE, "output: none"))
 # The kinds of windows and what each is compared with: bench/windows.py.
 KINDS = (
     Case("tumbling, 1,000 groups", None, "sensors", SENSORS, ("window: {tumbling: 10s}", COUNT)),
@@ -204,7 +207,7 @@ class Task:
 class Loads:
     """The loads, made once and only when a case asks for them.
 
-    `events_per_ms` is of event time: fewer make a load longer, and what takes part in a window less.
+    `events_per_ms` is of the Yahoo load's event time: fewer make a load longer, with more windows in it.
     """
 
     n_events: int
@@ -220,13 +223,13 @@ class Loads:
     def task(self, case: Case) -> Task:
         load, bodies = self._load(case.load)
         n_events = len(load.times_ms)
-        per_ms = self.n_users / MINUTE_MS if case.load == "crowd" else self.events_per_ms
+        per_ms = {"crowd": self.n_users / MINUTE_MS, "yahoo": self.events_per_ms}.get(case.load, EVENTS_PER_MS)
         expected, close, size_ms = _expected(case, load)
-        late, tables = (load.n_late_views, {TABLE: load.table()}) if isinstance(load, YahooLoad) else (0, {})
+        late, tables = (load.n_late_views, {TABLE: ads_table(load.names)}) if isinstance(load, YahooLoad) else (0, {})
         if isinstance(load, VisitLoad):
             last_ms = int(load.times_ms[-1])
             end_ms = last_ms + size_ms if "session" in case.stage[0] else _whole(last_ms, size_ms)
-            read = latest_rows
+            read: Callable[[Product], Mapping[Any, Answer]] = latest_rows
         else:
             first_ms, end_ms = min(start for start, _ in expected), max(start for start, _ in expected) + size_ms
             read = rows_from(first_ms, case.source.group)
@@ -252,11 +255,13 @@ class Loads:
         return self._made[name]
 
     def _make(self, name: str) -> Load:
-        start_ms = started_ago(self.n_events / self.events_per_ms)
+        start_ms = started_ago(self.n_events / (self.events_per_ms if name == "yahoo" else EVENTS_PER_MS))
         if name == "yahoo":
             return yahoo_load(self.n_events, start_ms, events_per_ms=self.events_per_ms, late=self.late, skew=self.skew)
         if name == "visits":
             return visit_load(self.n_users, whole_hour_ago())
+        if name == "keys":
+            return key_load(self.n_events, self.n_users, whole_hour_ago())
         if name == "crowd":
             return crowd_load(self.n_users, self.minutes, started_ago(self.minutes * MINUTE_MS))
         if name == "pages":
@@ -278,7 +283,7 @@ def _expected(case: Case, load: Load) -> tuple[Mapping[Any, Answer], Close, int]
         return load.hops(HOP_MS, HOP_EVERY_MS), same_readings, HOP_MS
     if case.baseline is None:
         return load.counts(MINUTE_MS), same, MINUTE_MS
-    return load.visitors(MINUTE_MS, TOP), same_visitors, MINUTE_MS
+    return load.visitors(MINUTE_MS, TOP), same_users if case is DISTINCT else same_visitors, MINUTE_MS
 
 
 def arrow_bodies(load: Load, batch: int) -> list[bytes]:

@@ -36,6 +36,7 @@ class Run:
     cpu_us: dict[str, float]  # by process
     stage_us: dict[str, float]  # by thread: the stages of the line
     raw_bytes: float  # of an event in Redis
+    peak_mb: dict[str, float]  # by process: the most that was ever resident
 
     @property
     def events_per_s(self) -> float:
@@ -47,12 +48,12 @@ class Run:
 
 
 @contextmanager
-def started(case: Case, task: Task, workers: int = 1) -> Iterator[Product]:
-    """A product of the case's own."""
+def started(case: Case, tables: Mapping[str, str], workers: int = 1) -> Iterator[Product]:
+    """A product of the case's own, with files beside its config."""
     with tempfile.TemporaryDirectory(prefix="streamgauge-bench-config-") as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(case.config)
-        for name, text in task.tables.items():
+        for name, text in tables.items():
             config.with_name(name).write_text(text)
         with product(config, workers) as running:
             yield running
@@ -63,8 +64,8 @@ def post_of(case: Case, task: Task, connections: int) -> Post:
 
 
 def run_once(case: Case, task: Task, workers: int, connections: int, *, from_log: bool = False) -> Run:
-    """Measure one case; `from_log`: the worker stands still until everything is in the log, and the clock starts then."""
-    with started(case, task, workers) as running:
+    """Measure one case; `from_log`: the worker stands still until everything is in the log, then the clock starts."""
+    with started(case, task.tables, workers) as running:
         if from_log:
             with running.stopped("worker"):
                 sent = Sender(running.port, post_of(case, task, connections)).join()
@@ -81,6 +82,7 @@ def run_once(case: Case, task: Task, workers: int, connections: int, *, from_log
             _wait_until_downstream(running, len(task.expected))
         seconds = time.monotonic() - began_s
         cpu_s, thread_s = running.cpu_s(), running.thread_cpu_s()
+        peak_mb = {role: round(memory.peak_mb, 1) for role, memory in running.memory().items()}
         correct = recount(running, case, task)
         raw_bytes = retained_bytes(running, case) / task.n_events
     sent_s = max(sent.answered_s) - sent.began_s
@@ -98,6 +100,7 @@ def run_once(case: Case, task: Task, workers: int, connections: int, *, from_log
         cpu_us=cpu_us,
         stage_us=_each(threads_before, thread_s, task.n_events),
         raw_bytes=raw_bytes,
+        peak_mb=peak_mb,
     )
 
 

@@ -23,7 +23,14 @@ HEAD_END = b"\r\n\r\n"
 
 
 class SendingError(Exception):
-    """A request was not taken: what the server said, and of how many bodies it was which."""
+    """A request was not taken: what the server said, to which body; `status` is that of the answer, if any."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[SendingError], tuple[str, int | None]]:
+        return SendingError, (str(self), self.status)  # it comes from another process
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,8 @@ class _Line:
         if not found or len(body) < _content_length(head):
             return False
         if not head.startswith((b"HTTP/1.1 202", b"HTTP/1.1 201", b"HTTP/1.1 204")):
-            raise SendingError(f"body {self.number} was answered with {bytes(head[9:12])!r}: {bytes(body[:300])!r}")
+            status = int(head[9:12])
+            raise SendingError(f"body {self.number} was answered with {status}: {bytes(body[:300])!r}", status)
         return True
 
 
@@ -186,17 +194,19 @@ class Sender:
         try:
             found: Any = self._answers.recv()
         except EOFError:
-            found = "the sender died"
+            found = SendingError("the sender died")
         self._process.join()
-        if isinstance(found, str):
-            raise SendingError(found)
+        if isinstance(found, SendingError):
+            raise found
         return Sent(*found)
 
 
 def _send_and_tell(port: int, post: Post, answers: Connection) -> None:
     try:
         sent = send(port, post)
-    except (SendingError, OSError) as error:
-        answers.send(str(error))
+    except SendingError as error:
+        answers.send(error)
+    except OSError as error:
+        answers.send(SendingError(f"the connection broke: {error}"))
     else:
         answers.send((sent.began_s, sent.answered_s, sent.cpu_s))

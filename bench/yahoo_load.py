@@ -11,7 +11,7 @@ allow; a late one is so far behind that its window ended long before, by whateve
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,11 +71,6 @@ class YahooLoad:
         }
         return pl.DataFrame(columns)
 
-    def table(self) -> str:
-        """The CSV that joins an ad with its campaign: ad k belongs to campaign k // 10."""
-        rows = (f"{ad},{self.names['campaign'][k // ADS_A_CAMPAIGN]}" for k, ad in enumerate(self.names["ad"]))
-        return "\n".join(["ad_id,campaign_id", *rows, ""])
-
     def counts(self) -> dict[tuple[int, str], dict[str, int]]:
         """Views of each campaign in each window, by numpy over all events at once; late ones left out."""
         counted = (self.event_types == VIEW) & ~self.is_late
@@ -118,13 +113,6 @@ def yahoo_load(
     # Popular ads are spread over campaigns: ad k of the law is another one of the table.
     popularity = np.cumsum(1 / np.arange(1, n_ads + 1) ** skew)
     ranks = np.searchsorted(popularity, chance.random(n_events) * popularity[-1], side="right")
-    names = {
-        "user": _uuids(chance, USERS),
-        "page": _uuids(chance, PAGES),
-        "ad": _uuids(chance, n_ads),
-        "campaign": _uuids(chance, CAMPAIGNS),
-        "address": [".".join(map(str, chance.integers(1, 255, 4).tolist())) for _ in range(ADDRESSES)],
-    }
     return YahooLoad(
         times_ms=times_ms,
         is_late=is_late,
@@ -134,8 +122,26 @@ def yahoo_load(
         ad_types=chance.integers(0, len(AD_TYPES), n_events),
         event_types=chance.integers(0, len(EVENT_TYPES), n_events),
         addresses=chance.integers(0, ADDRESSES, n_events),
-        names=names,
+        names=yahoo_names(seed),
     )
+
+
+def yahoo_names(seed: int = 1) -> dict[str, list[str]]:
+    """The names of a seed, whatever the number of events."""
+    chance = np.random.default_rng([seed, 1])
+    return {
+        "user": _uuids(chance, USERS),
+        "page": _uuids(chance, PAGES),
+        "ad": _uuids(chance, CAMPAIGNS * ADS_A_CAMPAIGN),
+        "campaign": _uuids(chance, CAMPAIGNS),
+        "address": [".".join(map(str, chance.integers(1, 255, 4).tolist())) for _ in range(ADDRESSES)],
+    }
+
+
+def ads_table(names: Mapping[str, Sequence[str]]) -> str:
+    """The CSV that joins an ad with its campaign: ad k belongs to campaign k // 10."""
+    rows = (f"{ad},{names['campaign'][k // ADS_A_CAMPAIGN]}" for k, ad in enumerate(names["ad"]))
+    return "\n".join(["ad_id,campaign_id", *rows, ""])
 
 
 def _uuids(chance: np.random.Generator, n: int) -> list[str]:
