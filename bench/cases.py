@@ -263,7 +263,7 @@ class Loads:
         if name == "keys":
             return key_load(self.n_events, self.n_users, whole_hour_ago())
         if name == "crowd":
-            return crowd_load(self.n_users, self.minutes, started_ago(self.minutes * MINUTE_MS))
+            return crowd_load(self.n_users, self.minutes, whole_hour_ago())  # its windows may be held open for long
         if name == "pages":
             return page_load(self.n_events, start_ms, self.n_users)
         return sensor_load(self.n_events, start_ms)
