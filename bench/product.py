@@ -159,7 +159,7 @@ def _role(process: psutil.Process) -> str:
 @contextmanager
 def product(config: Path, workers: int) -> Iterator[Product]:
     """Start the whole product on an empty folder, and end it."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="streamgauge-bench-") as folder:
         command = ["up", "--config", str(config), "--data-dir", folder, "--port", str(port)]
         log = Path(folder) / "up.log"
@@ -178,7 +178,7 @@ def product(config: Path, workers: int) -> Iterator[Product]:
                 process.wait(timeout=60)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
