@@ -2,7 +2,7 @@
 
     python -m bench.peers [PEER …] [--work yahoo sensors] [--events 2000000] [--python PATH …] [--json FILE]
 
-A peer runs in the first of the given interpreters that has its package; one that nobody has is named with how to get it.
+A peer runs in the first of the given interpreters that has its package; what none has is named with how to get it.
 Ours runs first. Nothing here is late, since peers without a watermark would count it, but events are out of order.
 """
 

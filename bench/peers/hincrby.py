@@ -1,7 +1,7 @@
 """One entry an event and one HINCRBY a view: what most people write first on Redis Streams.
 
-XADD of each event by its sender is not counted. Two consumers read entries as they come, join and count, and acknowledge
-them; the server is the product's own, with the same durability. It has no event time, so no window ever closes.
+XADD of each event by its sender is not counted. Two consumers read entries as they come, join, count and acknowledge;
+the server is the product's own, with the same durability. It has no event time, so no window ever closes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """InfluxDB 1.x over HTTP: points as line protocol, written by the same senders as ours, then queried.
 
 It joins nothing and filters nothing on the way in, so its sender filters and joins before the clock: a third of the
-events is written. The nanoseconds of a time are the number of the event, or points of one moment would overwrite one another.
+events is written. The nanoseconds of a time are the number of the event: points of one moment overwrite one another.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def yahoo(job: Job) -> list[Row]:
     events = pl.read_ndjson(job.events).with_row_index("number").filter(pl.col("event_type") == "view")
     views = events.join(pl.read_csv(job.ads), on="ad_id", maintain_order="left")
     bodies = _bodies(views, pl.format("views,campaign={} n=1i {}", "campaign_id", _nanoseconds("event_time")))
-    query = f"SELECT count(n) FROM views WHERE {_span(views['event_time'])} GROUP BY time({WINDOW_MS}ms), campaign fill(none)"
+    windows = f"time({WINDOW_MS}ms), campaign fill(none)"
+    query = f"SELECT count(n) FROM views WHERE {_span(views['event_time'])} GROUP BY {windows}"
     with _server() as port, job.clock():
         _write(port, bodies)
         series = _query(port, query)

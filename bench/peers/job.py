@@ -44,8 +44,11 @@ class Job:
 
     def campaigns(self) -> dict[str, str]:
         """The table: ad → campaign."""
-        rows = (line.split(",") for line in self.ads.read_text().splitlines()[1:])
-        return {ad: campaign for ad, campaign in rows}
+        found: dict[str, str] = {}
+        for line in self.ads.read_text().splitlines()[1:]:
+            ad, campaign = line.split(",")
+            found[ad] = campaign
+        return found
 
 
 def tree_cpu_s(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""A plain Python loop over msgspec structs: no watermark, no broker, no durability; what one core does when asked nicely."""
+"""A plain Python loop over msgspec structs, from a file: no watermark, no broker, no durability."""
 
 from __future__ import annotations
 
@@ -43,8 +43,7 @@ def sensors(job: Job) -> list[Row]:
             for line in lines:
                 reading = decode(line)
                 panes[reading.ts // HOP_EVERY_MS * HOP_EVERY_MS, reading.sensor].append(reading.value)
-        rows = list(hops_of(panes))
-    return rows
+        return list(hops_of(panes))
 
 
 if __name__ == "__main__":
