@@ -26,13 +26,13 @@ SENSORS = """
 
 def yahoo(job: Job) -> list[Row]:
     with job.clock():
-        rows = duckdb.sql(YAHOO.format(window=WINDOW_MS, events=job.events, ads=job.ads)).fetchall()
+        rows = duckdb.execute(YAHOO.format(window=WINDOW_MS, events=job.events, ads=job.ads)).fetchall()
     return [(start, campaign, {"views": n}) for start, campaign, n in rows]
 
 
 def sensors(job: Job) -> list[Row]:
     with job.clock():
-        rows = duckdb.sql(SENSORS.format(every=HOP_EVERY_MS, size=HOP_MS, events=job.events)).fetchall()
+        rows = duckdb.execute(SENSORS.format(every=HOP_EVERY_MS, size=HOP_MS, events=job.events)).fetchall()
     return [
         (start, sensor, {"n": n, "mean": mean, "low": low, "high": high, "p95": p95})
         for start, sensor, n, mean, low, high, p95 in rows

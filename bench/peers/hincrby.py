@@ -50,8 +50,7 @@ def yahoo(job: Job) -> list[Row]:
                 consumer.join()
         if any(consumer.exitcode for consumer in consumers):
             raise SystemExit("a consumer failed")
-        counted = reader(server.url).hgetall(COUNTS)
-        assert isinstance(counted, dict)
+        counted: dict[bytes, bytes] = reader(server.url).execute_command("HGETALL", COUNTS)
     rows = []
     for key, n in counted.items():
         start, campaign = key.decode().split(" ")

@@ -6,6 +6,7 @@ The first run, of a session of its own in the same virtual machine, warms up its
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from pyspark.sql import SparkSession
@@ -74,7 +75,8 @@ def _answers(job: Job, query: Callable[[Any], Any]) -> list[Any]:
 
 
 def _start(row: Any) -> int:
-    return round(row["window"]["start"].timestamp() * 1000)
+    start: datetime = row["window"]["start"]
+    return round(start.timestamp() * 1000)
 
 
 if __name__ == "__main__":
