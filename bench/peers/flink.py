@@ -66,7 +66,7 @@ SENSORS = """
 
 
 def yahoo(job: Job) -> list[Row]:
-    tables = _tables(job, "campaign_id STRING, views BIGINT")
+    tables = _tables(job, "campaign_id STRING, n BIGINT")
     fields = "ad_id STRING, event_type STRING, event_time BIGINT"
     for statement in (
         EVENTS.format(fields=fields, time="event_time", path=job.events),
