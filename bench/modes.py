@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CROWD, DISTINCT, HOPPING, METRIC, SESSIONS, YAHOO, Case, Coding, Loads
-from bench.end_to_end import Run, post_of, recount, run_once, started
+from bench.cases import CROWD, DISTINCT, HOPPING, SESSIONS, YAHOO, Case, Coding, Loads
+from bench.end_to_end import Run, run_once
 from bench.figures import Figure
 from bench.footprint import OPEN_WINDOWS, idle_cost, memory_with_open_windows
 from bench.latency import measure_latencies
-from bench.sending import Sender, SendingError
+from bench.sending import SendingError
 from pipeline.errors import ConfigError
 from pipeline.runtime.config import load_config
 
@@ -119,15 +119,8 @@ def _requests(scale: Scale) -> Iterator[Figure]:
     loads = Loads(scale.n_posts, scale.n_users, batch=1)
     task = replace(loads.task(YAHOO), lead=POST_CONNECTIONS)
     while True:
-        with started(YAHOO, task.tables, scale.workers) as running:
-            sent = Sender(running.port, post_of(YAHOO, task, POST_CONNECTIONS)).join()
-            running.end_time(YAHOO.source.stream)
-            running.wait_until_complete(METRIC, task.end_ms)
-            correct = recount(running, YAHOO, task)
-        seconds = max(sent.answered_s) - sent.began_s
-        sender_us = round(sent.cpu_s / task.n_events * 1e6, 1)
-        details = {"seconds": seconds, "connections": POST_CONNECTIONS, "sender_cpu_us": sender_us}
-        yield Figure("requests", task.n_events / seconds, correct, len(task.expected), details)
+        run = run_once(YAHOO, task, scale.workers, POST_CONNECTIONS)
+        yield _figure("requests", run.n_events / run.sent_s, run)
 
 
 def _latency(scale: Scale) -> Iterator[Figure]:

@@ -7,10 +7,11 @@ still for a second, and what the others send meanwhile must stay within the stre
 from __future__ import annotations
 
 import multiprocessing
+import re
 import selectors
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,6 +21,8 @@ ANSWER_TIMEOUT_S = 60.0
 READ_BYTES = 65_536
 NDJSON = "application/x-ndjson"
 HEAD_END = b"\r\n\r\n"
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+TAKEN = (b"HTTP/1.1 202", b"HTTP/1.1 201", b"HTTP/1.1 204")
 
 
 class SendingError(Exception):
@@ -44,11 +47,15 @@ class Post:
     lead: int | None = None  # bodies; None: any
     due_s: Sequence[float] = ()  # of each body, after the start; none: at once
 
-    def head_of(self, body: bytes) -> bytes:
-        return (
-            f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {self.content_type}\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        ).encode()
+    def requests(self) -> list[tuple[memoryview, ...]]:
+        """What goes over the wire, a request each: a small one in one piece, a large one with its body uncopied."""
+        start = f"POST {self.path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {self.content_type}\r\nContent-Length: "
+        found: list[tuple[memoryview, ...]] = []
+        for body in self.bodies:
+            head = f"{start}{len(body)}\r\n\r\n".encode()
+            is_small = len(body) < READ_BYTES
+            found.append((memoryview(head + body),) if is_small else (memoryview(head), memoryview(body)))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +81,9 @@ class _Line:
     rest: list[memoryview] = field(default_factory=list)  # still to be written
     answer: bytearray = field(default_factory=bytearray)
 
-    def begin(self, number: int, head: bytes, body: bytes) -> None:
+    def begin(self, number: int, request: Iterable[memoryview]) -> None:
         self.number = number
-        # A small body goes in one segment with its head; a large one is not copied.
-        self.rest = [memoryview(head + body)] if len(body) < READ_BYTES else [memoryview(head), memoryview(body)]
+        self.rest = list(request)
         self.answer.clear()
 
     def write(self) -> None:
@@ -100,20 +106,15 @@ class _Line:
         if not part:
             raise SendingError(f"the server closed the connection before it answered body {self.number}")
         self.answer += part
-        head, found, body = self.answer.partition(HEAD_END)
-        if not found or len(body) < _content_length(head):
+        head_end = self.answer.find(HEAD_END)
+        length = CONTENT_LENGTH.search(self.answer, 0, head_end)
+        body_at = head_end + len(HEAD_END)
+        if head_end < 0 or len(self.answer) < body_at + (int(length[1]) if length else 0):
             return False
-        if not head.startswith((b"HTTP/1.1 202", b"HTTP/1.1 201", b"HTTP/1.1 204")):
-            status = int(head[9:12])
-            raise SendingError(f"body {self.number} was answered with {status}: {bytes(body[:300])!r}", status)
+        if not self.answer.startswith(TAKEN):
+            status, said = int(self.answer[9:12]), bytes(self.answer[body_at : body_at + 300])
+            raise SendingError(f"body {self.number} was answered with {status}: {said!r}", status)
         return True
-
-
-def _content_length(head: bytearray) -> int:
-    for line in bytes(head).lower().split(b"\r\n"):
-        if line.startswith(b"content-length:"):
-            return int(line[15:])
-    return 0
 
 
 def send(port: int, post: Post) -> Sent:
@@ -122,13 +123,14 @@ def send(port: int, post: Post) -> Sent:
     Raises:
         SendingError: a body was refused, or nothing was answered for ANSWER_TIMEOUT_S.
     """
+    requests = post.requests()
     with selectors.DefaultSelector() as selector:
         lines = [_Line(_connected(port)) for _ in range(post.connections)]
         try:
             for line in lines:
                 selector.register(line.connection, selectors.EVENT_READ, line)
             cpu_s, began_s = time.process_time(), time.monotonic()
-            answered_s = _send(selector, lines, post, began_s)
+            answered_s = _send(selector, lines, requests, post, began_s)
             return Sent(began_s, answered_s, time.process_time() - cpu_s)
         finally:
             for line in lines:
@@ -142,18 +144,24 @@ def _connected(port: int) -> socket.socket:
     return connection
 
 
-def _send(selector: selectors.BaseSelector, lines: Sequence[_Line], post: Post, began_s: float) -> list[float]:
-    answered_s = [0.0] * len(post.bodies)
+def _send(
+    selector: selectors.BaseSelector,
+    lines: Sequence[_Line],
+    requests: Sequence[Iterable[memoryview]],
+    post: Post,
+    began_s: float,
+) -> list[float]:
+    answered_s = [0.0] * len(requests)
     idle = list(lines)
     after, oldest = 0, 0  # next to send, first without an answer
-    while oldest < len(post.bodies):
+    while oldest < len(requests):
         wait_s = ANSWER_TIMEOUT_S
-        while idle and after < len(post.bodies) and (post.lead is None or after - oldest <= post.lead):
+        while idle and after < len(requests) and (post.lead is None or after - oldest <= post.lead):
             if post.due_s and (pause_s := post.due_s[after] - (time.monotonic() - began_s)) > 0:
                 wait_s = pause_s
                 break
             line = idle.pop()
-            line.begin(after, post.head_of(post.bodies[after]), post.bodies[after])
+            line.begin(after, requests[after])
             line.write()
             if line.rest:
                 selector.modify(line.connection, selectors.EVENT_READ | selectors.EVENT_WRITE, line)
