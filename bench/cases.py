@@ -217,6 +217,7 @@ class Loads:
     late: float = 0.0
     skew: float = 0.0
     minutes: int = 1  # of the crowd: as many windows
+    older_ms: int = 0  # than just over: with a large disorder no end of time may lie ahead
     coding: Coding = "ndjson"
     _made: dict[str, tuple[Load, list[bytes]]] = field(default_factory=dict)
 
@@ -255,7 +256,8 @@ class Loads:
         return self._made[name]
 
     def _make(self, name: str) -> Load:
-        start_ms = started_ago(self.n_events / (self.events_per_ms if name == "yahoo" else EVENTS_PER_MS))
+        span_ms = self.n_events / (self.events_per_ms if name == "yahoo" else EVENTS_PER_MS)
+        start_ms = started_ago(span_ms + self.older_ms)
         if name == "yahoo":
             return yahoo_load(self.n_events, start_ms, events_per_ms=self.events_per_ms, late=self.late, skew=self.skew)
         if name == "visits":

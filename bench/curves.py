@@ -18,12 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from bench.cases import KEYS, YAHOO, Case, Loads
 from bench.end_to_end import Run, run_once
 from bench.figures import write_json
-from bench.machine import load_average
+from bench.machine import described, load_average
 
 WINDOW_S = 10  # of the Yahoo benchmark
 BATCH = 5_000
-# 500 s of disorder and more in a million events: the number of windows that are open at once is what changes.
-OPEN_EVENTS_PER_MS = 1.0
+OPEN_SPAN_MS = 1_000_000  # of event time: longer than the most windows that are held open at once
 QUICK_EVENTS = 20_000
 
 
@@ -83,8 +82,10 @@ def _of_workers(n_events: int, workers: int) -> Setting:
 
 
 def _of_windows(n_events: int, windows: int) -> Setting:
-    case = replace(YAHOO, disorder=f"{max(1, windows - 1) * WINDOW_S}s")
-    return Setting(case, _yahoo(n_events, events_per_ms=OPEN_EVENTS_PER_MS, batch=1_000))
+    disorder_s = (windows - 1) * WINDOW_S
+    loads = _yahoo(n_events, batch=1_000, events_per_ms=n_events / OPEN_SPAN_MS)
+    loads.older_ms = disorder_s * 1_000
+    return Setting(replace(YAHOO, disorder=f"{disorder_s}s"), loads)
 
 
 CURVES: Mapping[str, Curve] = {
@@ -130,6 +131,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no curve is called {unknown[0]!r}. There are {', '.join(CURVES)}")
     n_events = QUICK_EVENTS if asked.quick else asked.events
+    machine = described()
     points: list[Point] = []
     for _ in range(asked.runs):
         for name in asked.curves or CURVES:
@@ -142,7 +144,7 @@ def main() -> None:
                 print(f"{curve.what:24}{point.x:>10,}{rate:>22}  {megabytes:18}{recount}", flush=True)
                 points.append(point)
     if asked.json:
-        write_json(asked.json, "curves", points)
+        write_json(asked.json, "curves", machine, points)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.machine import described, load_average
+from bench.machine import load_average
 
 Better = Literal["more", "less"]
 
@@ -105,11 +105,17 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_json(path: Path, kind: str, figures: Sequence[Any], not_measured: Mapping[str, str] | None = None) -> None:
-    """Write `figures` (dataclasses) with the machine they were measured on; `kind` says which benchmark it was."""
+def write_json(
+    path: Path,
+    kind: str,
+    machine: Mapping[str, Any],
+    figures: Sequence[Any],
+    not_measured: Mapping[str, str] | None = None,
+) -> None:
+    """Write `figures` (dataclasses) with the machine as it was before; `kind` says which benchmark it was."""
     document = {
         "kind": kind,
-        "machine": described(),
+        "machine": machine,
         "figures": [asdict(figure) for figure in figures],
         "not_measured": dict(not_measured or {}),
     }

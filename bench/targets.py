@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.figures import TARGETS, Figure, line, require_correct, shown, summary, write_json
+from bench.machine import described
 from bench.modes import MODES, QUICK, NotMeasuredError, Scale
 
 
@@ -63,6 +64,7 @@ def main() -> None:
     unknown = [mode for mode in asked.modes if mode not in MODES]
     if unknown:
         parser.error(f"no mode is called {unknown[0]!r}. There are {', '.join(MODES)}")
+    machine = described()
     figures: list[Figure] = []
     not_measured: dict[str, str] = {}
     for mode in asked.modes or MODES:
@@ -73,7 +75,7 @@ def main() -> None:
             print(f"{mode:16}not measured: {error}", flush=True)
     print_table(figures)
     if asked.json:
-        write_json(asked.json, "targets", figures, not_measured)
+        write_json(asked.json, "targets", machine, figures, not_measured)
 
 
 if __name__ == "__main__":

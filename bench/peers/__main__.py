@@ -24,7 +24,7 @@ from typing import Any
 from bench.cases import HOPPING, YAHOO, Case, Loads, Task
 from bench.end_to_end import run_once
 from bench.figures import shown, summary, write_json
-from bench.machine import load_average
+from bench.machine import described, load_average
 from bench.peers.influxdb import BINARY
 from bench.product import ROOT
 from bench.window_loads import Answer, Close, n_correct, same, same_readings_by_rank
@@ -196,6 +196,7 @@ def main() -> None:
     loads = Loads(n_events, n_users=1, batch=min(BATCH, n_events // 40), events_per_ms=per_ms)
     wanted = asked.peers or names
     interpreters = [sys.executable, *asked.python]
+    machine = described()
     results: list[Result] = []
     failed: list[str] = []
     not_measured: dict[str, str] = {}
@@ -217,7 +218,9 @@ def main() -> None:
                         print(f"{peer.name:20}{work:9}{error}", flush=True)
     print_table([result for result in results if result.correct == result.expected])
     if asked.json:
-        write_json(asked.json, "peers", [each for each in results if each.correct == each.expected], not_measured)
+        write_json(
+            asked.json, "peers", machine, [each for each in results if each.correct == each.expected], not_measured
+        )
     if failed:
         raise SystemExit(f"the recount differs, no result: {', '.join(dict.fromkeys(failed))}")
 
