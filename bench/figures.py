@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
-
-from bench.machine import load_average
 
 Better = Literal["more", "less"]
 
@@ -65,7 +63,7 @@ class Figure:
     correct: int
     expected: int
     details: Mapping[str, Any]
-    load_average: float = field(default_factory=load_average)
+    load_average: float | None = None  # before the run: whoever takes the figures knows when one begins
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ figure without its recount: CORRECT n/n compares every row with what numpy says 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -18,16 +17,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.figures import TARGETS, Figure, line, require_correct, shown, summary, write_json
-from bench.machine import described
+from bench.machine import described, load_average
 from bench.modes import MODES, QUICK, NotMeasuredError, Scale
 
 
 def measure(mode: str, scale: Scale, runs: int) -> list[Figure]:
     """The figures of so many runs of a mode, each printed and recounted as it comes."""
     n_figures = sum(target.mode == mode for target in TARGETS)
+    figures = MODES[mode](scale)
     found: list[Figure] = []
-    for figure in itertools.islice(MODES[mode](scale), runs * n_figures):
-        found.append(require_correct(figure))
+    load = load_average()
+    for number in range(runs * n_figures):
+        load = load if number % n_figures else load_average()
+        figure = replace(require_correct(next(figures)), load_average=load)
+        found.append(figure)
         print(line(figure), flush=True)
         cpu = figure.details.get("cpu_us")
         if cpu:
