@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.cases import KEYS, YAHOO, Case, Loads
 from bench.end_to_end import Run, run_once
-from bench.figures import write_json
+from bench.figures import positive, write_json
 from bench.machine import described, load_average
 
 WINDOW_S = 10  # of the Yahoo benchmark
@@ -121,9 +121,9 @@ def _point(curve: str, x: int, run: Run, load: float) -> Point:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("curves", nargs="*", metavar="CURVE", help=f"all without any: {', '.join(CURVES)}")
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--connections", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=1, help="of each point; the drawing shows medians")
+    parser.add_argument("--events", type=positive, default=1_000_000)
+    parser.add_argument("--connections", type=positive, default=3)
+    parser.add_argument("--runs", type=positive, default=1, help="of each point; the drawing shows medians")
     parser.add_argument("--quick", action="store_true", help="small numbers: is it right, not how fast")
     parser.add_argument("--json", type=Path, help="write the points to this file")
     asked = parser.parse_args()
@@ -143,8 +143,8 @@ def main() -> None:
                 recount = f"CORRECT {point.correct}/{point.expected}"
                 print(f"{curve.what:24}{point.x:>10,}{rate:>22}  {megabytes:18}{recount}", flush=True)
                 points.append(point)
-    if asked.json:
-        write_json(asked.json, "curves", machine, points)
+                if asked.json:  # after each: what is interrupted keeps what it has
+                    write_json(asked.json, "curves", machine, points)
 
 
 if __name__ == "__main__":

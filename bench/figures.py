@@ -5,6 +5,7 @@ Invariant: a figure whose recount differs is in no table: `require_correct` ends
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,17 @@ def line(figure: Figure) -> str:
 def shown(value: float) -> str:
     """Whole numbers where they are large, else three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def positive(text: str) -> int:
+    """A number from the command line that must be at least 1.
+
+    Raises:
+        ArgumentTypeError: it is not.
+    """
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def write_json(

@@ -163,6 +163,8 @@ def main() -> None:
     asked = parser.parse_args()
     drawn: list[Chart] = []
     for file in asked.files:
+        if not file.is_file():
+            raise SystemExit(f"{file}: there is no such file. Benchmarks write one with --json")
         document = json.loads(file.read_text())
         if document.get("kind") not in TABLES:
             raise SystemExit(

@@ -16,9 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench.figures import TARGETS, Figure, line, require_correct, shown, summary, write_json
+from bench.figures import TARGETS, Figure, line, positive, require_correct, shown, summary, write_json
 from bench.machine import described, load_average
 from bench.modes import MODES, QUICK, NotMeasuredError, Scale
+from bench.yahoo_load import TooShortError
 
 
 def measure(mode: str, scale: Scale, runs: int) -> list[Figure]:
@@ -57,11 +58,11 @@ def scale_of(asked: argparse.Namespace) -> Scale:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modes", nargs="*", metavar="MODE", help=f"all without any: {', '.join(MODES)}")
-    parser.add_argument("--runs", type=int, default=1, help="of each mode; the table shows medians and ranges")
+    parser.add_argument("--runs", type=positive, default=1, help="of each mode; the table shows medians and ranges")
     parser.add_argument("--quick", action="store_true", help="small numbers: is it right, not how fast")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     for each in fields(Scale):
-        kind = type(each.default)
+        kind = positive if isinstance(each.default, int) else float
         parser.add_argument(f"--{each.name.removeprefix('n_').replace('_', '-')}", dest=each.name, type=kind)
     asked = parser.parse_args()
     unknown = [mode for mode in asked.modes if mode not in MODES]
@@ -73,12 +74,14 @@ def main() -> None:
     for mode in asked.modes or MODES:
         try:
             figures += measure(mode, scale_of(asked), asked.runs)
+        except TooShortError as error:
+            parser.error(str(error))
         except NotMeasuredError as error:
             not_measured[mode] = str(error)
             print(f"{mode:16}not measured: {error}", flush=True)
+        if asked.json:  # after each: what is interrupted keeps what it has
+            write_json(asked.json, "targets", machine, figures, not_measured)
     print_table(figures)
-    if asked.json:
-        write_json(asked.json, "targets", machine, figures, not_measured)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,10 @@ LATE_BY_MS = (60_000, 90_000)  # window, disorder, jitter and lead are 30 s toge
 TABLE = "ads.csv"
 
 
+class TooShortError(Exception):
+    """The load has no room for what it shall have; the message says what to change."""
+
+
 @dataclass(frozen=True, slots=True)
 class YahooLoad:
     """Events in the order they are sent; what is not a time is the number of a name."""
@@ -93,7 +97,7 @@ def yahoo_load(
     """Make `n_events` from `start_ms` on; `late` is the share of late ones, `skew` the exponent of Zipf's law over ads.
 
     Raises:
-        ValueError: the load is too short to have events that are late whatever happens.
+        TooShortError: the load is too short to have events that are late whatever happens.
     """
     chance = np.random.default_rng(seed)
     sent_ms = start_ms + (np.arange(n_events) / events_per_ms).astype(np.int64)
@@ -102,7 +106,7 @@ def yahoo_load(
     if late:
         span_ms = n_events / events_per_ms
         if span_ms < 2 * LATE_BY_MS[1]:
-            raise ValueError(
+            raise TooShortError(
                 f"{n_events} events at {events_per_ms:g} a millisecond are {span_ms / 1000:.0f} s: late events need "
                 f"{2 * LATE_BY_MS[1] / 1000:.0f} s. Make more events, or fewer a millisecond."
             )

@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.cases import HOPPING, YAHOO, Case, Loads, Task
 from bench.end_to_end import run_once
-from bench.figures import shown, summary, write_json
+from bench.figures import positive, shown, summary, write_json
 from bench.machine import described, load_average
 from bench.peers.influxdb import BINARY
 from bench.product import ROOT
@@ -183,8 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peers", nargs="*", metavar="PEER", help=f"all without any: {', '.join(names)}")
     parser.add_argument("--work", nargs="*", choices=WORKS, default=list(WORKS))
-    parser.add_argument("--events", type=int, default=2_000_000)
-    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--events", type=positive, default=2_000_000)
+    parser.add_argument("--runs", type=positive, default=1)
     parser.add_argument("--python", nargs="*", default=[], help="interpreters that have packages of peers")
     parser.add_argument("--quick", action="store_true", help="small numbers: is it right, not how fast")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
@@ -193,7 +193,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no peer is called {unknown[0]!r}. There are {', '.join(names)}")
     n_events, per_ms = (QUICK_EVENTS, QUICK_EVENTS_PER_MS) if asked.quick else (asked.events, 10.0)
-    loads = Loads(n_events, n_users=1, batch=min(BATCH, n_events // 40), events_per_ms=per_ms)
+    loads = Loads(n_events, n_users=1, batch=min(BATCH, max(1, n_events // 40)), events_per_ms=per_ms)
     wanted = asked.peers or names
     interpreters = [sys.executable, *asked.python]
     machine = described()

@@ -11,7 +11,7 @@ import pytest
 
 from bench.lines import Times, decimals, ndjson, texts
 from bench.window_loads import crowd_load, sensor_load
-from bench.yahoo_load import JITTER_MS, WINDOW_MS, YahooLoad, ads_table, yahoo_load
+from bench.yahoo_load import JITTER_MS, WINDOW_MS, TooShortError, YahooLoad, ads_table, yahoo_load
 
 START_MS = 1_700_000_000_000
 
@@ -78,7 +78,7 @@ def test_late_events_are_late_however_they_are_sent_and_the_others_never_are() -
 
 
 def test_a_load_too_short_for_late_events_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"late events need 180 s\. Make more events"):
+    with pytest.raises(TooShortError, match=r"late events need 180 s\. Make more events"):
         yahoo_load(1_000, START_MS, events_per_ms=10, late=0.1)
 
 

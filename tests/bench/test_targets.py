@@ -83,6 +83,28 @@ def test_a_mode_there_is_not_is_refused_by_name() -> None:
     assert "no mode is called 'yaho'" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--events", "0"), "'0' is not a whole number of at least 1"),
+        (("--events", "1000", "--late", "0.1"), "late events need 180 s. Make more events"),
+    ],
+)
+def test_a_scale_that_cannot_be_is_refused_with_the_way_out(arguments: tuple[str, ...], said: str) -> None:
+    done = run("bench/targets.py", "yahoo", *arguments)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_report_of_a_file_that_is_not_there_or_not_ours_says_so(tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text('{"kind": "something"}')
+
+    assert "there is no such file" in run("bench/report.py", str(tmp_path / "none.json")).stderr
+    assert "no results of ours: its kind is 'something'" in run("bench/report.py", str(other)).stderr
+
+
 def test_a_line_says_the_value_the_recount_and_the_aim() -> None:
     assert " ".join(line(Figure("yahoo", 812_345.6, 7, 7, {})).split()) == (
         "yahoo 812,346 events/s CORRECT 7/7 aim ≥ 1,000,000 events/s"
