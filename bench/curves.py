@@ -144,7 +144,7 @@ def main() -> None:
                 print(f"{curve.what:24}{point.x:>10,}{rate:>22}  {megabytes:18}{recount}", flush=True)
                 points.append(point)
                 if asked.json:  # after each: what is interrupted keeps what it has
-                    write_json(asked.json, "curves", machine, points)
+                    write_json(asked.json, "curves", machine, {"n_events": n_events}, points)
 
 
 if __name__ == "__main__":

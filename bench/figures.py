@@ -119,13 +119,15 @@ def write_json(
     path: Path,
     kind: str,
     machine: Mapping[str, Any],
+    scale: Mapping[str, Any],
     figures: Sequence[Any],
     not_measured: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `figures` (dataclasses) with the machine as it was before; `kind` says which benchmark it was."""
+    """Write `figures` (dataclasses) of one `kind` of benchmark, with the machine as it was before, and the scale."""
     document = {
         "kind": kind,
         "machine": machine,
+        "scale": scale,
         "figures": [asdict(figure) for figure in figures],
         "not_measured": dict(not_measured or {}),
     }

@@ -13,6 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +21,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from bench.curves import CURVES
 from bench.figures import TARGETS, shown, summary
+from bench.modes import Scale
 from bench.peers.__main__ import PEERS
 from bench.plot import Chart, Line, svg
 
 Document = Mapping[str, Any]
 Found = Mapping[str, Any]
+NOT_THE_LOAD = "not this load"
 MEMORY = {"worker": "worker_peak_mb", "API": "api_peak_mb", "Redis": "redis_peak_mb"}
 
 
 def machine(document: Document) -> str:
-    """One sentence of what the figures were measured on."""
+    """What the figures were measured on, and with how much."""
     of = document["machine"]
     return (
         f"{of['cores']} cores ({of['processor']}), {of['memory_gb']} GB, {of['system']}, Python {of['python']}, "
-        f"commit {of['commit']}, {of['began']}; load average before it began: {of['load_average']}."
+        f"commit {of['commit']}, {of['began']}; load average before it began: {of['load_average']}.\n"
+        + ", ".join(f"{name} {value:,g}" for name, value in document["scale"].items())
     )
 
 
 def targets_table(document: Document) -> list[str]:
     """A row for each target; one without a figure says why."""
     rows = []
+    # A small run says nothing about a target.
+    is_full = document["scale"] == asdict(Scale())
     for target in TARGETS:
         figures = [each for each in document["figures"] if each["figure"] == target.figure]
         if figures:
@@ -47,7 +53,16 @@ def targets_table(document: Document) -> list[str]:
             better = max if target.better == "more" else min
             median = summary(found).median
             is_met = better(median, target.value) == median
-            rows.append([target.what, target.aim, f"{shown(median)}", _range(found), _met(is_met), *_recount(figures)])
+            rows.append(
+                [
+                    target.what,
+                    target.aim,
+                    f"{shown(median)}",
+                    _range(found),
+                    _met(is_met) if is_full else NOT_THE_LOAD,
+                    *_recount(figures),
+                ]
+            )
         elif target.mode in document["not_measured"]:
             rows.append([target.what, target.aim, "not measured", "", "", "", ""])
     head = ["Work", "Target", "Median", "Range of runs", "Met", "Rows correct", "Load average"]

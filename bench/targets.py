@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -68,19 +68,19 @@ def main() -> None:
     unknown = [mode for mode in asked.modes if mode not in MODES]
     if unknown:
         parser.error(f"no mode is called {unknown[0]!r}. There are {', '.join(MODES)}")
-    machine = described()
+    machine, scale = described(), scale_of(asked)
     figures: list[Figure] = []
     not_measured: dict[str, str] = {}
     for mode in asked.modes or MODES:
         try:
-            figures += measure(mode, scale_of(asked), asked.runs)
+            figures += measure(mode, scale, asked.runs)
         except TooShortError as error:
             parser.error(str(error))
         except NotMeasuredError as error:
             not_measured[mode] = str(error)
             print(f"{mode:16}not measured: {error}", flush=True)
         if asked.json:  # after each: what is interrupted keeps what it has
-            write_json(asked.json, "targets", machine, figures, not_measured)
+            write_json(asked.json, "targets", machine, asdict(scale), figures, not_measured)
     print_table(figures)
 
 

@@ -127,14 +127,16 @@ def _sizes(running: Product, shape: Shape) -> list[Size]:
     client = running.redis()
     n_events = shape.groups * shape.users
     running.wait_until_read([name for name, _, _ in shape.stages], n_events)
-    keys_open = {name: _open_bytes(client, shape.name, name) for name, _, _ in shape.stages}
+    keys_open = {
+        name: _open_bytes(client, shape.name, name, is_session="session" in window) for name, _, window in shape.stages
+    }
     running.end_time(shape.name)
     found = []
     for name, aggregate, window in shape.stages:
         is_session = "session" in window
         start_ms = (int(time.time() * 1000) // WINDOW_MS - 1) * WINDOW_MS
         running.wait_until_complete(name, start_ms + (shape.users * 20 + GAP_MS if is_session else WINDOW_MS))
-        kind = "sessions" if is_session else "result"
+        kind = "session_rows" if is_session else "result"
         published = _bytes(client, f"{{{name}}}:{kind}:*")
         latest = _bytes(client, f"{{{name}}}:latest")
         what = "session of count" if is_session else aggregate
@@ -144,14 +146,16 @@ def _sizes(running: Product, shape: Shape) -> list[Size]:
     return found
 
 
-def _open_bytes(client: redis.Redis, stream: str, stage: str) -> int:
+def _open_bytes(client: redis.Redis, stream: str, stage: str, *, is_session: bool) -> int:
     """Panes or live sessions of a stage."""
     tag = f"{{{stream}.0}}"
-    return _bytes(client, f"{tag}:pane:{stage}@*") + _bytes(client, f"{tag}:sessions:{stage}@*")
+    return _bytes(client, f"{tag}:{'live_sessions' if is_session else 'pane'}:{stage}@*")
 
 
 def _bytes(client: redis.Redis, pattern: str) -> int:
-    found = client.scan_iter(match=pattern.replace("[", r"\["), count=1_000)
+    found = list(client.scan_iter(match=pattern.replace("[", r"\["), count=1_000))
+    if not found:
+        raise SystemExit(f"no key is called {pattern}: nothing was measured")
     return sum(int(client.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0) or 0) for key in found)
 
 

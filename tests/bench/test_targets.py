@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.figures import TARGETS, Figure, line, require_correct
-from bench.modes import MODES
+from bench.modes import MODES, QUICK, Scale
 from bench.peers.__main__ import PEERS, Peer, interpreter_of
 from bench.peers.__main__ import NotInstalledError as PeerNotInstalledError
 from bench.plot import Chart, Line, svg
@@ -112,7 +113,8 @@ def test_a_line_says_the_value_the_recount_and_the_aim() -> None:
 
 
 def document(kind: str, figures: list[dict[str, Any]], **not_measured: str) -> dict[str, Any]:
-    return {"kind": kind, "machine": MACHINE, "figures": figures, "not_measured": not_measured}
+    scale = asdict(Scale())
+    return {"kind": kind, "machine": MACHINE, "scale": scale, "figures": figures, "not_measured": not_measured}
 
 
 def test_the_report_has_medians_ranges_the_load_and_the_reason_of_what_was_not_measured() -> None:
@@ -134,6 +136,15 @@ def test_a_latency_above_its_target_is_not_met() -> None:
     figure = {"figure": "latency-p50", "value": 61.0, "correct": 5, "expected": 5, "load_average": 0.2, "details": {}}
 
     assert "| ≤ 60 ms | 61 | one run | no |" in markdown(document("targets", [figure]))
+
+
+def test_a_small_run_meets_no_target() -> None:
+    figure = {"figure": "yahoo", "value": 2e6, "correct": 5, "expected": 5, "load_average": 0.2, "details": {}}
+
+    text = markdown(document("targets", [figure]) | {"scale": asdict(QUICK)})
+
+    assert "| one run | not this load |" in text
+    assert "| yes |" not in text
 
 
 def test_a_plot_is_svg_with_a_point_for_each_value() -> None:
