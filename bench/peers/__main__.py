@@ -216,11 +216,10 @@ def main() -> None:
                     except (NotInstalledError, NoAnswerError) as error:
                         not_measured[peer.name] = str(error)
                         print(f"{peer.name:20}{work:9}{error}", flush=True)
-    print_table([result for result in results if result.correct == result.expected])
+    right = [result for result in results if result.correct == result.expected]
+    print_table(right)
     if asked.json:
-        write_json(
-            asked.json, "peers", machine, [each for each in results if each.correct == each.expected], not_measured
-        )
+        write_json(asked.json, "peers", machine, {"n_events": n_events}, right, not_measured)
     if failed:
         raise SystemExit(f"the recount differs, no result: {', '.join(dict.fromkeys(failed))}")
 

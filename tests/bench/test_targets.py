@@ -42,14 +42,30 @@ def test_the_yahoo_benchmark_is_right_end_to_end_and_from_the_log(tmp_path: Path
     assert all(each["correct"] == each["expected"] >= 2_000 for each in found)
     assert {"api", "redis", "worker"} <= found[0]["details"]["cpu_us"].keys()
     assert "worker: main" in found[0]["details"]["stage_us"]
+    assert "| yahoo | api " in markdown(json.loads(figures.read_text()))
 
 
-def test_peers_do_the_same_work_on_the_same_events_and_are_recounted_alike() -> None:
-    done = run("-m", "bench.peers", "duckdb", "loop", "--quick")
+def test_a_curve_is_measured_recounted_and_drawn(tmp_path: Path) -> None:
+    points, drawing = tmp_path / "points.json", tmp_path / "scaling.svg"
+
+    done = run("bench/curves.py", "workers", "--quick", "--json", str(points))
+    reported = run("bench/report.py", str(points), "--svg", str(drawing))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("CORRECT 100/100") == 2
+    assert "| workers | 2 |" in reported.stdout
+    assert ElementTree.parse(drawing).getroot().tag.endswith("svg")
+
+
+def test_peers_do_the_same_work_on_the_same_events_and_are_recounted_alike(tmp_path: Path) -> None:
+    results = tmp_path / "peers.json"
+
+    done = run("-m", "bench.peers", "duckdb", "loop", "--quick", "--json", str(results))
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("CORRECT 800/800") == 2
     assert done.stdout.count("CORRECT 6000/6000") == 2
+    assert "| DuckDB, batch over the file: the ceiling | sensors |" in markdown(json.loads(results.read_text()))
 
 
 def test_a_peer_that_nobody_has_is_named_with_how_to_get_it() -> None:
