@@ -27,6 +27,7 @@ import psutil
 import redis
 
 from pipeline.rim import connection
+from pipeline.rim.lifeline import die_with_parent
 from pipeline.runtime.redis_url import find_redis_url
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,6 +170,7 @@ def product(config: Path, workers: int) -> Iterator[Product]:
                 stdout=output,
                 stderr=output,
                 cwd=ROOT,
+                preexec_fn=die_with_parent(),  # a benchmark that is killed leaves no product behind
             )
             try:
                 _wait_until_ready(process, port, log)
