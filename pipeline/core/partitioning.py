@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from pipeline.core.codings import NDJSON, pack_rows
+from pipeline.core.definitions import Compression
 from pipeline.core.timestamps import Int64
 
 # At most so much in one entry: a worker commits whole entries, and a commit has at most 10,000 cells (DESIGN 8.2).
@@ -23,12 +25,23 @@ CHUNK_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows for one entry: NDJSON, their number, and the least and greatest event time (None: no time field)."""
+    """Rows for one entry: NDJSON, their number, and the least and greatest event time (None: no time field).
+
+    `coding`: what the body is once it is written otherwise, see `codings`.
+    """
 
     body: bytes
     n: int
     lo_ms: int | None
     hi_ms: int | None
+    coding: bytes = NDJSON
+
+    def compressed(self, compression: Compression) -> Chunk:
+        """As it is stored under a stream's `compression`."""
+        if compression == "none" or self.coding != NDJSON:
+            return self
+        coding, body = pack_rows(self.body, compression)
+        return replace(self, body=body, coding=coding)
 
 
 def key_text(key: Any) -> bytes:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.definitions import Stream
+from pipeline.core.partitioning import Chunk, chunks, share_out
 from pipeline.core.refusals import (
     Refusal,
     depth_exceeds,
@@ -30,6 +31,7 @@ from pipeline.core.schema import slices, struct_type, timestamp_fields
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 BodyKind = Literal["ndjson", "json"]
+Reason = tuple[str | None, str, str]  # field, code, message of a refusal
 
 MAX_ROW_BYTES = 1_000_000  # a chunk is at most 4 MB and a row is never cut; sensor readings and clicks are under 10 kB
 MAX_DEPTH = 64  # of undeclared values, which are skipped: msgspec recurses, up to Python's own limit of 1,000
@@ -57,6 +59,17 @@ class Checked:
     undeclared: int
     newest_ms: int | None
     document_refused: bool = False  # not even rows could be told apart
+
+    def shares(self, stream: Stream, home: int) -> dict[int, list[Chunk]]:
+        """The good rows as chunks by partition; those of a stream that is spread evenly go `home`."""
+        if self.keys is None:
+            found = {home: list(chunks(self.body, self.n_good, self.times_ms))}
+        else:
+            shares = share_out(self.body, self.times_ms, self.keys, stream.partitions)
+            found = {partition: list(chunks(*share)) for partition, share in shares.items()}
+        return {
+            partition: [part.compressed(stream.compression) for part in parts] for partition, parts in found.items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,20 +179,20 @@ class Validator:
 
     def _judge(self, text: bytes, decoded: _Decoded, now_ms: int, *, of_any_age: bool) -> Checked:
         """Turn times into milliseconds and take out the rows whose time cannot be."""
-        refused: dict[int, tuple[str, str, str]] = {}  # place among the decoded → field, code, message
+        refused: dict[int, Reason] = {}  # place among the decoded → field, code, message
         times = {field.name: self._column_ms(field.name, decoded, refused) for field in self._timestamps}
         time = self.stream.time.field
         times_ms = times[time] if time else None
         newest_ms = None
         if times_ms is not None:
             max_age_ms = None if of_any_age else self.stream.time.max_age_ms
-            newest_ms = self._refuse_by_clock(times_ms, now_ms, max_age_ms, refused)
+            newest_ms = refuse_by_clock(self.stream, times_ms, now_ms, max_age_ms, refused)
         keys = self._keys(decoded, times)
         if not refused and decoded.lines is None:
             return Checked(text, decoded.n, decoded.n, times_ms, keys, [], decoded.undeclared, newest_ms)
         return _without(text, decoded, refused, times_ms, keys, newest_ms, self._declared)
 
-    def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, tuple[str, str, str]]) -> Int64:
+    def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, Reason]) -> Int64:
         """Milliseconds of one timestamp field (0 where null, a list, or refused)."""
         field = self.stream.field(name)
         assert field is not None
@@ -203,21 +216,6 @@ class Validator:
         spread[owners] = found
         return spread
 
-    def _refuse_by_clock(
-        self, times_ms: Int64, now_ms: int, max_age_ms: int | None, refused: dict[int, tuple[str, str, str]]
-    ) -> int | None:
-        if not len(times_ms):
-            return None
-        policy, name = self.stream.time, str(self.stream.time.field)
-        readable = np.ones(len(times_ms), dtype=np.bool_)
-        readable[list(refused)] = False
-        for place in np.flatnonzero((times_ms > now_ms + policy.max_future_ms) & readable).tolist():
-            refused[place] = too_far_ahead(name, int(times_ms[place]) - now_ms, policy.max_future_ms)
-        if max_age_ms is not None:
-            for place in np.flatnonzero((times_ms < now_ms - max_age_ms) & readable).tolist():
-                refused[place] = too_old(name, now_ms - int(times_ms[place]), max_age_ms)
-        return int(times_ms[readable].max()) if readable.any() else None
-
     def _keys(self, decoded: _Decoded, times: dict[str, Int64]) -> list[Any] | None:
         name = self.stream.partition_by
         if name is None:
@@ -225,10 +223,27 @@ class Validator:
         return times[name].tolist() if name in times else decoded.columns[name]
 
 
+def refuse_by_clock(
+    stream: Stream, times_ms: Int64, now_ms: int, max_age_ms: int | None, refused: dict[int, Reason]
+) -> int | None:
+    """Add the rows whose time cannot be to `refused`; return the newest time that can be read."""
+    if not len(times_ms):
+        return None
+    policy, name = stream.time, str(stream.time.field)
+    readable = np.ones(len(times_ms), dtype=np.bool_)
+    readable[list(refused)] = False
+    for place in np.flatnonzero((times_ms > now_ms + policy.max_future_ms) & readable).tolist():
+        refused[place] = too_far_ahead(name, int(times_ms[place]) - now_ms, policy.max_future_ms)
+    if max_age_ms is not None:
+        for place in np.flatnonzero((times_ms < now_ms - max_age_ms) & readable).tolist():
+            refused[place] = too_old(name, now_ms - int(times_ms[place]), max_age_ms)
+    return int(times_ms[readable].max()) if readable.any() else None
+
+
 def _without(
     text: bytes,
     decoded: _Decoded,
-    refused: dict[int, tuple[str, str, str]],
+    refused: dict[int, Reason],
     times_ms: Int64 | None,
     keys: list[Any] | None,
     newest_ms: int | None,
