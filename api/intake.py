@@ -14,25 +14,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import redis
 
 from pipeline.core.arrow_stream import Limits
 from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
-from pipeline.core.partitioning import partition_of
 from pipeline.core.refusals import Refusal, too_many_rows
-from pipeline.core.validation import BodyKind, Checked, Validator, refuse_nested
+from pipeline.core.validation import MAX_ROWS, BodyKind, Checked, Validator, refuse_nested
 from pipeline.errors import BadRequestError
 from pipeline.rim.pressure import Pressure
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, append
 
 REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
-NEWLINE = ord("\n")  # counted by numpy: bytes.count takes five times as long where there are many
 MAX_BYTES = 32_000_000  # of an Arrow body, inflated and expanded: as of every other one
-MAX_ROWS = 200_000  # of one request: 32 MB of very small events; each refused row costs an object here
 
 
 PostedKind = BodyKind | Literal["arrow"]
@@ -83,8 +79,6 @@ class Intake:
                 their arrival are called old.
             BackpressureError: nothing is taken now.
         """
-        if kind != "arrow" and np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == NEWLINE) > MAX_ROWS:
-            raise too_many_rows(MAX_ROWS)
         if backfill and self.stream.time.field is None:
             raise _timed_by_arrival(self.stream)
         self.pressure.check()
@@ -123,7 +117,7 @@ class Intake:
         if not fields:  # refused, or an event of nulls only: XADD takes no entry without fields, so it is a chunk
             return self._append(checked, self._steps(checked, home, now_ms), home, named)
         entry = RowEntry(fields, None if checked.times_ms is None else int(checked.times_ms[0]))
-        partition = home if checked.keys is None else partition_of(checked.keys[0], self.stream.partitions)
+        partition = home if checked.owners is None else int(checked.owners[0])
         if named is not None and partition != home:  # only the record: the key with another body is refused there
             append(self._scripts, self.stream.name, home, Step([], [], 0, now_ms), named)
         done = append(self._scripts, self.stream.name, partition, Step([entry], [], checked.undeclared, now_ms), named)

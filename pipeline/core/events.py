@@ -19,6 +19,7 @@ from pipeline.core.arrow_stream import ArrowBodyError
 from pipeline.core.codings import COLUMN_CODINGS, CodingError, unpack_rows
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream
 from pipeline.core.entries import Chunk
+from pipeline.core.native import NativeReader
 from pipeline.core.schema import field_type, fields_of, slices, struct_type
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
@@ -82,6 +83,7 @@ class Reader:
         self._stored = [each for each in fields_of(stream) if each.name in {*names, *([time.name] if time else [])}]
         self._struct = struct_type(stream, {*names, *([time.name] if time else [])})
         self._decoder = msgspec.json.Decoder(self._struct)
+        self._native = NativeReader.of(stream, [field.name for field in self._stored])
         self._texts = {field.name.encode(): _TextReader(field) for field in fields_of(stream)}
         self._required = tuple(name for name, text in self._texts.items() if not text.field.nullable)
 
@@ -94,9 +96,21 @@ class Reader:
         try:
             if chunk.coding in COLUMN_CODINGS:
                 return self._columns_of(chunk.body, chunk.n)
-            return self.chunk(unpack_rows(chunk.body, chunk.coding), chunk.n)
+            body = unpack_rows(chunk.body, chunk.coding)
+            return self._native_columns(body, chunk.n) or self.chunk(body, chunk.n)
         except (CodingError, ArrowBodyError) as error:
             raise ChunkError(str(error)) from error
+
+    def _native_columns(self, body: bytes, n: int) -> Columns | None:
+        """The events of a body of rows; None where `chunk` has to look at it."""
+        rows = None if self._native is None else self._native.read(body)
+        if rows is None or len(rows) != n:
+            return None
+        frame = rows.frame.select(
+            pl.col(field.name).cast(_DTYPES[field.type]) if field.type == "timestamp" else field.name
+            for field in self.columns
+        )
+        return Columns(frame, None if self.time is None else rows.frame[self.time.name].to_numpy())
 
     def _columns_of(self, body: bytes, n: int) -> Columns:
         columns = arrow_chunks.decode(self.stream, self._stored, body, n)

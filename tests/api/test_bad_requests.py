@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 
 from api.app import create_app
 from api.bodies import MAX_BODY_BYTES
-from api.intake import MAX_ROWS
 from pipeline.core.definitions import Config, Field, Stream, TimePolicy
+from pipeline.core.validation import MAX_ROWS
 from pipeline.rim import keys
 from tests.servers import RunningServer
 

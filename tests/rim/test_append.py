@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk, chunks, partition_of, share_out
+from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk, chunks, partition_of
 from pipeline.core.refusals import Refusal
 from pipeline.errors import BadRequestError, StreamgaugeError
 from pipeline.rim import keys
@@ -207,17 +207,6 @@ def test_partition_keys_are_text_whatever_their_type() -> None:
     assert partition_of(True, 1000) == zlib.crc32(b"true") % 1000
     assert partition_of(None, 1000) == 0
     assert partition_of("é", 1000) == zlib.crc32("é".encode()) % 1000
-
-
-def test_shares_keep_the_order_inside_a_partition() -> None:
-    names = [f"u{n % 7}" for n in range(50)]
-    body = b"\n".join(b"%d" % n for n in range(50))
-    shares = share_out(body, None, names, 3)
-    assert sum(n for _, n, _ in shares.values()) == 50
-    for partition, (rows, n, _) in shares.items():
-        mine = [int(row) for row in rows.split(b"\n")]
-        assert mine == [k for k in range(50) if partition_of(names[k], 3) == partition]
-        assert n == len(mine)
 
 
 def test_old_data_is_stored_as_such_and_moves_no_time(any_server: RunningServer) -> None:
