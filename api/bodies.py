@@ -154,7 +154,7 @@ def _too_large(seen: str) -> BadRequestError:
 
 def _unreadable(name: str) -> BadRequestError:
     return BadRequestError(
-        f"{name} bodies are not read. Send a JSON object, an array, NDJSON or an Arrow IPC stream; plain, gzip or zstd.",
+        f"{name} bodies are not read. Send JSON, an array, NDJSON or an Arrow IPC stream; plain, gzip or zstd.",
         code="unsupported_media_type",
         status=415,
     )

@@ -124,7 +124,7 @@ def body_rows(stream: Stream, body: bytes, n: int) -> list[bytes]:
 
 
 def json_rows(stream: Stream, batch: Any) -> list[bytes]:
-    """The rows of a batch of stored columns as JSON objects, which the door and every reader take for the same events."""
+    """The rows of a batch of stored columns as JSON objects, which the door and every reader take as the same."""
     columns = {}
     for field in stream.fields:
         values = batch.column(field.name)
@@ -152,10 +152,12 @@ def json_time(field: Field, time_ms: int) -> int | str:
 
 def concatenated(schema: Any, batches: Sequence[Any]) -> Any:
     """Record batches of one schema as one."""
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=schema)
     if len(batches) == 1:
         return batches[0]
     columns = [pa.concat_arrays([batch.column(at) for batch in batches]) for at in range(len(schema))]
-    return pa.record_batch(columns, schema=schema) if batches else pa.RecordBatch.from_pylist([], schema=schema)
+    return pa.record_batch(columns, schema=schema)
 
 
 def kept(batch: Any, keep: Any) -> Any:

@@ -147,7 +147,9 @@ def _times(field: Field, array: Any, refuse: Refuse) -> Any:
     if kind == STORED["timestamp"] and not array.null_count:
         times_ms, given = array.view(pa.int64()).to_numpy(), None
     else:
-        if kinds.is_floating(kind):
+        if is_text(kind) or kinds.is_dictionary(kind):
+            array = plain_text(array)  # pyarrow 26 filters no views
+        elif kinds.is_floating(kind):
             array = _floats(field, array.cast(pa.float64()), refuse)
         given = None if not array.null_count else _mask(array.is_valid())
         times_ms = _times_ms(field, array if given is None else array.filter(pa.array(given)), given, refuse)
@@ -180,7 +182,7 @@ def _times_ms(field: Field, array: Any, given: Mask | None, refuse: Refuse) -> I
     if kinds.is_integer(kind) and not kinds.is_uint64(kind):
         values = array.cast(pa.int64()).to_numpy()
     else:
-        values = (plain_text(array) if is_text(kind) or kinds.is_dictionary(kind) else array).to_pylist()
+        values = array.to_pylist()
     try:
         return to_ms(values, field.unit, field.zone)
     except TimestampsError as error:

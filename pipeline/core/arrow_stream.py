@@ -1,11 +1,11 @@
 """An Arrow IPC stream of a stranger, read so that nothing in it is believed before it was checked.
 
-    1. every message is found and counted, and what its buffers say they inflate to added up    nothing is inflated yet
-    2. the schema: which columns are wanted, and of them only those of plain types              others are never read
-    3. batch by batch: number of rows, then pyarrow's full validation                           offsets, indices, UTF-8
-    4. what dictionaries and views would expand to is added up                                  nothing is expanded yet
+    1. every message is found and counted, and what its buffers say they inflate to added up   nothing inflated yet
+    2. the schema: which columns are wanted, and of them only those of plain types           others are never read
+    3. batch by batch: number of rows, then pyarrow's full validation                        offsets, indices, UTF-8
+    4. what dictionaries and views would expand to is added up                               nothing expanded yet
 
-pyarrow's reader, because polars' ended the process on 8 of 3,000 mutated bodies and pyarrow with full validation on none
+pyarrow's reader, since polars' ended the process on 8 of 3,000 mutated bodies and pyarrow with full validation on none
 (decision 17). Invariant: memory is bounded by the limits given, and whatever is wrong is an ArrowBodyError.
 """
 
