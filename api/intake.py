@@ -12,7 +12,6 @@ import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import redis
@@ -23,7 +22,7 @@ from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
 from pipeline.core.partitioning import partition_of
 from pipeline.core.refusals import Refusal, too_many_rows
-from pipeline.core.validation import BodyKind, Checked, Validator, refuse_nested
+from pipeline.core.validation import MAX_BODY_BYTES, Checked, PostedKind, Validator, refuse_nested
 from pipeline.errors import BadRequestError
 from pipeline.rim.pressure import Pressure
 from pipeline.rim.scripts import Scripts
@@ -31,11 +30,9 @@ from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, appen
 
 REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
 NEWLINE = ord("\n")  # counted by numpy: bytes.count takes five times as long where there are many
-MAX_BYTES = 32_000_000  # of an Arrow body, inflated and expanded: as of every other one
 MAX_ROWS = 200_000  # of one request: 32 MB of very small events; each refused row costs an object here
 
 
-PostedKind = BodyKind | Literal["arrow"]
 Judged = Checked | CheckedColumns
 
 
@@ -61,7 +58,7 @@ class Intake:
         self._client = client
         self._scripts = Scripts(client)
         self._validator = Validator(stream)
-        self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BYTES))
+        self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
         self._turns = itertools.count()
 
     def take(

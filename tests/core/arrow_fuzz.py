@@ -12,6 +12,7 @@ import json
 import random
 import resource
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.core.arrow_stream import Limits
 from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
 from pipeline.core.batches import read_batch
 from pipeline.core.definitions import Field, Stream, TimePolicy
-from pipeline.core.entries import Chunk, crc32
+from pipeline.core.entries import Chunk
 from pipeline.core.events import ChunkError, Reader
 from pipeline.errors import BadRequestError
 
@@ -124,7 +125,7 @@ def _read_back(checked: CheckedColumns) -> None:
     found = 0
     for partition, parts in checked.shares(STREAM, 0).items():
         for part in parts:
-            chunk = Chunk(b"1-0", part.n, 0, crc32(part.body), NOW_MS, part.coding, part.body)
+            chunk = Chunk(b"1-0", part.n, 0, zlib.crc32(part.body), NOW_MS, part.coding, part.body)
             batch = read_batch([chunk], reader, partition=partition, max_future_ms=300_000)
             assert not batch.dead, batch.dead[0].message
             assert len(batch.raw_rows(range(part.n))) == part.n
@@ -136,7 +137,7 @@ def read_as_chunk(body: bytes) -> str:
     """What a worker does with a body that somebody put into the log, with a crc that fits."""
     reader = Reader(STREAM, ["user", "value", "tags"])
     try:
-        events = reader.events(Chunk(b"1-0", 300, 0, crc32(body), NOW_MS, b"arrow", body))
+        events = reader.events(Chunk(b"1-0", 300, 0, zlib.crc32(body), NOW_MS, b"arrow", body))
     except ChunkError as error:
         _did_not_ask_for_memory(str(error))
         return "dead letter"

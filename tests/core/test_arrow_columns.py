@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -21,7 +22,6 @@ from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
 from pipeline.core.batches import Batch, read_batch
 from pipeline.core.definitions import Field, Stream, TimePolicy
 from pipeline.core.entries import Chunk as StoredChunk
-from pipeline.core.entries import crc32
 from pipeline.core.events import Reader
 from pipeline.core.ndjson import encode_rows
 from pipeline.core.validation import Checked, Validator
@@ -61,7 +61,7 @@ def read_back(
     batches = []
     for partition, parts in sorted(checked.shares(stream, 0).items()):
         entries = [
-            StoredChunk(b"%d-%d" % (NOW_MS, k), part.n, 0, crc32(part.body), NOW_MS, part.coding, part.body)
+            StoredChunk(b"%d-%d" % (NOW_MS, k), part.n, 0, zlib.crc32(part.body), NOW_MS, part.coding, part.body)
             for k, part in enumerate(parts)
         ]
         batches.append(read_batch(entries, reader, partition=partition, max_future_ms=300_000))

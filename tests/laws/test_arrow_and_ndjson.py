@@ -13,7 +13,7 @@ import pytest
 from api.app import create_app
 from pipeline.core.codings import coding_of, pack_rows
 from pipeline.core.definitions import Compression, Config
-from pipeline.core.entries import Chunk, crc32, parse_entry
+from pipeline.core.entries import Chunk, parse_entry
 from pipeline.core.ndjson import encode_rows
 from pipeline.rim import keys, replies, store
 from pipeline.runtime.log_batches import side_rows
@@ -133,7 +133,7 @@ def test_a_chunk_that_is_not_what_it_says_is_a_dead_letter(server: RunningServer
     body = broken(form, damage)
     line.entry(
         "visits",
-        {"_k": "chunk", "v": 1, "n": 3, "seq": 10**6, "crc": crc32(body), "at": BASE_MS, "lo": 1, "hi": 2}
+        {"_k": "chunk", "v": 1, "n": 3, "seq": 10**6, "crc": zlib.crc32(body), "at": BASE_MS, "lo": 1, "hi": 2}
         | {"coding": coding, "body": body},
     )
 
