@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from pipeline.core.arrow_numpy import filled, is_null
+
 END = b"\xff\xff\xff\xff\0\0\0\0"  # end of stream, as every writer that is closed leaves it
 MAGIC = b"\xff\xff\xff\xff"  # before every message
 MAX_BATCHES = 1_000  # of a body: each costs some 50 µs, whatever is in it
@@ -189,7 +191,7 @@ def text_lengths(array: Any) -> Any:
     if kinds.is_dictionary(kind):
         if not len(array.dictionary):
             return np.zeros(n, dtype=np.int64)
-        places = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        places = filled(array.indices)
         lengths = text_lengths(array.dictionary)[places]
     elif kinds.is_string_view(kind):
         heads = np.frombuffer(array.buffers()[1], dtype=np.int32)
@@ -199,7 +201,7 @@ def text_lengths(array: Any) -> Any:
         offsets = np.frombuffer(array.buffers()[1], dtype=width)[array.offset : array.offset + n + 1]
         lengths = np.diff(offsets.astype(np.int64))
     if array.null_count:
-        lengths = np.where(array.is_null().to_numpy(zero_copy_only=False), 0, lengths)
+        lengths = np.where(is_null(array), 0, lengths)
     return lengths
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -389,3 +392,32 @@ def test_a_chunk_never_passes_its_bounds_and_keeps_the_order() -> None:
     assert max(part.n for part in parts) <= 10_000
     assert max(len(part.body) for part in parts) < 4_100_000
     assert [t for batch in read_back(checked) for t in batch.times_ms.tolist()] == [NOW_MS - k for k in range(25_000)]
+
+
+FRESH_PROCESS = """
+import sys
+from pipeline.core.arrow_stream import Limits
+from pipeline.core.arrow_validation import ColumnValidator
+from pipeline.core.batches import read_batch
+from pipeline.core.definitions import Field, Stream, TimePolicy
+from pipeline.core.entries import Chunk
+from pipeline.core.events import Reader
+from isal.isal_zlib import crc32
+
+fields = (Field("ts", "timestamp"), Field("name", "string"), Field("tags", "list", True, "string"))
+stream = Stream("s", fields, TimePolicy("ts"), partition_by="name", partitions=2, compression="zstd")
+checked = ColumnValidator(stream, Limits(10**5, 10**7)).check(sys.stdin.buffer.read(), now_ms=10**13)
+assert checked.n_good == 300
+for partition, parts in checked.shares(stream, 0).items():
+    chunks = [Chunk(b"1-0", part.n, 0, crc32(part.body), 10**13, part.coding, part.body) for part in parts]
+    batch = read_batch(chunks, Reader(stream, ["name", "tags"]), partition=partition, max_future_ms=1)
+    assert not batch.dead and len(batch.raw_rows([0])) == 1
+sys.exit("pandas" in sys.modules)
+"""
+
+
+def test_neither_the_door_nor_a_worker_imports_pandas_for_a_body() -> None:
+    command = [sys.executable, "-c", FRESH_PROCESS]
+    done = subprocess.run(command, input=ipc(table()), capture_output=True, check=False, cwd=Path(__file__).parents[2])
+
+    assert done.returncode == 0, done.stderr
