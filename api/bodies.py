@@ -60,9 +60,10 @@ def read_body(request: Request) -> bytes:
 
 def kind_of(request: Request, body: bytes) -> PostedKind:
     """What a body is; what the sender calls it is only asked where the body itself leaves a doubt."""
-    looks_like_json = body.lstrip()[:1] in (b"", b"{", b"[")
-    if body.startswith(ARROW_START) or (request.mimetype == ARROW_TYPE and not looks_like_json):
+    if body.startswith(ARROW_START):
         return "arrow"
+    if request.mimetype == ARROW_TYPE and body.lstrip()[:1] not in (b"", b"{", b"["):
+        return "arrow"  # and so refused by what it lacks
     return "ndjson" if request.mimetype in _NDJSON_TYPES else "json"
 
 

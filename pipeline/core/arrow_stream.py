@@ -26,6 +26,7 @@ END = b"\xff\xff\xff\xff\0\0\0\0"  # end of stream, as every writer that is clos
 MAGIC = b"\xff\xff\xff\xff"  # before every message
 MAX_BATCHES = 1_000  # of a body: each costs some 50 µs, whatever is in it
 MAX_COLUMNS = 2_000
+MAX_DICTIONARY_SHARE = 10  # times the limit in bytes: a dictionary is read again with every batch that refers to it
 MAX_LIST_ITEMS = 4_000_000  # of a body, 20 a row: a list of nulls needs no bytes at all
 
 # What pyarrow raises on bytes that are no Arrow: ArrowException is the root of most, not of all.
@@ -109,7 +110,7 @@ def _read(body: bytes, wanted: Collection[str], limits: Limits) -> ArrowBody:
     others = tuple(name for name in names if name not in wanted)
     options = pa.ipc.IpcReadOptions(included_fields=chosen or [0], use_threads=False)
     batches = []
-    rows = expanded = items = 0
+    rows = expanded = items = dictionaries = 0
     reader = pa.ipc.open_stream(body, options=options)
     while (batch := _next(reader)) is not None:
         rows += batch.num_rows
@@ -122,6 +123,9 @@ def _read(body: bytes, wanted: Collection[str], limits: Limits) -> ArrowBody:
             raise ArrowBodyError(
                 f"its lists hold more than {MAX_LIST_ITEMS:,} items. Send smaller batches", "too_large"
             )
+        dictionaries += sum(map(_dictionary_bytes, columns.values()))
+        if dictionaries > MAX_DICTIONARY_SHARE * limits.bytes:
+            raise ArrowBodyError("its batches repeat large dictionaries. Send fewer, larger batches", "too_large")
         expanded += sum(map(expanded_bytes, columns.values()))
         if expanded > limits.bytes:
             raise ArrowBodyError(
@@ -172,11 +176,18 @@ def is_text(kind: Any) -> bool:
 def expanded_bytes(array: Any) -> int:
     """Bytes of the texts of a column if each row had its own: dictionaries and views share theirs."""
     kind = array.type
-    if kinds.is_dictionary(kind) or kinds.is_string_view(kind):
+    if kinds.is_dictionary(kind):
+        return int(text_lengths(array).sum()) + expanded_bytes(array.dictionary)  # which is written out whole
+    if kinds.is_string_view(kind):
         return int(text_lengths(array).sum())
     if _is_list(kind):
         return expanded_bytes(array.flatten()) if _shares_text(kind.value_type) else 0
     return 0  # its own buffers hold it
+
+
+def _dictionary_bytes(array: Any) -> int:
+    values = array.values if _is_list(array.type) else array
+    return int(values.dictionary.nbytes) if kinds.is_dictionary(values.type) else 0
 
 
 def _shares_text(kind: Any) -> bool:

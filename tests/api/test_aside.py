@@ -298,7 +298,8 @@ def test_a_batch_that_was_one_dead_letter_is_replayed_whole(line: Line, coding: 
     if coding == b"ndjson+zstd":
         body = len(body).to_bytes(8, "little") + pa.Codec("zstd").compress(body, asbytes=True)
     letter = {"entry": "5-0", "row": "0", "n": "2", "code": "killed_worker", "error": "…"}
-    put(line, keys.dead("s", 1, group), {**letter, "body": body} | ({} if coding == b"ndjson" else {"coding": coding}))
+    form: dict[str, str | bytes] = {} if coding == b"ndjson" else {"coding": coding}
+    put(line, keys.dead("s", 1, group), {**letter, "body": body, **form})
     up_to = get(line, "/v1/dead-letters?stage=plain")["up_to"]
 
     post(line, "/v1/dead-letters/replay", {"stage": "plain", "all": True, "up_to": up_to})

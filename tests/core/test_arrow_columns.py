@@ -394,6 +394,39 @@ def test_a_chunk_never_passes_its_bounds_and_keeps_the_order() -> None:
     assert [t for batch in read_back(checked) for t in batch.times_ms.tolist()] == [NOW_MS - k for k in range(25_000)]
 
 
+def under(fields: tuple[Field, ...], names: list[str]) -> Batch:
+    """A chunk that was written under the schema of today, read under another one."""
+    [part] = judged(table()).shares(STREAM, 0)[0]
+    chunk = StoredChunk(b"1-0", part.n, 0, zlib.crc32(part.body), NOW_MS, part.coding, part.body)
+    reader = Reader(Stream("events", fields, TimePolicy("ts")), names)
+    return read_batch([chunk], reader, partition=0, max_future_ms=300_000)
+
+
+def test_a_chunk_is_read_under_a_schema_that_has_changed_since_as_json_would_be() -> None:
+    new = (Field("ts", "timestamp"), Field("count", "float", nullable=True), Field("new", "list", True, item="int"))
+
+    batch = under(new, ["count", "new"])
+
+    assert batch.frame["count"].to_list() == [None if k % 3 == 0 else k - 5.0 for k in range(N)]
+    assert batch.frame["new"].to_list() == [None] * N
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (Field("new", "string"), "new is missing"),
+        (Field("name", "int"), "name: Expected int, got"),
+        (Field("count", "int"), "count: Expected int, got null"),
+    ],
+)
+def test_a_chunk_that_does_not_fit_the_schema_any_more_is_dead_and_says_why(field: Field, said: str) -> None:
+    batch = under((Field("ts", "timestamp"), field), [field.name])
+
+    [letter] = batch.dead
+    assert (letter.code, letter.n, letter.coding) == ("chunk_unreadable", N, b"arrow")
+    assert said in letter.message
+
+
 FRESH_PROCESS = """
 import sys
 from pipeline.core.arrow_stream import Limits

@@ -91,6 +91,9 @@ BOMBS: dict[str, Callable[[], pa.Array]] = {
     "a dictionary of views of one text": lambda: pa.DictionaryArray.from_arrays(
         pa.array(np.arange(100, dtype=np.int8)), _views(100, 100_000)
     ),
+    "a dictionary of views that no row shows": lambda: pa.DictionaryArray.from_arrays(
+        pa.array([None], pa.int8()), _views(100, 100_000)
+    ),
     "lists of one text of a dictionary": lambda: pa.ListArray.from_arrays(
         pa.array([0, 500, 1_000]),
         pa.DictionaryArray.from_arrays(pa.array(np.zeros(1_000, dtype=np.int8)), pa.array(["x" * 100_000])),
@@ -114,6 +117,15 @@ def test_a_small_body_that_expands_is_refused_before_it_does(name: str) -> None:
     assert error.code == "too_large"
     assert pa.total_allocated_bytes() - before < 1_000_000
     assert peak < 5_000_000
+
+
+def test_a_dictionary_that_every_batch_refers_to_is_read_a_bounded_number_of_times() -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array([0] * 500, pa.int32()), pa.array(["x" * 50_000, "y"]))
+    body = ipc(pa.table({"a": words.slice(0, 15)}))
+    assert len(read_stream(body, ["a"], LIMITS).batches) == 1
+
+    coded = pa.DictionaryArray.from_arrays(pa.array([1] * 500, pa.int32()), pa.array(["x" * 50_000, "y"]))
+    assert "dictionaries" in str(refused(ipc(pa.table({"a": coded}), batch_rows=1)))
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])

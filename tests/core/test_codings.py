@@ -27,7 +27,8 @@ def test_what_does_not_become_smaller_stays_plain(compression: Any) -> None:
 
 
 def packed(size: int, rows: bytes = ROWS, codec: str = "zstd") -> bytes:
-    return size.to_bytes(8, "little") + pa.Codec(codec).compress(rows, asbytes=True)
+    frame: bytes = pa.Codec(codec).compress(rows, asbytes=True)
+    return size.to_bytes(8, "little") + frame
 
 
 WRONG: dict[str, tuple[bytes, str]] = {
