@@ -109,31 +109,45 @@ def _read(body: bytes, wanted: Collection[str], limits: Limits) -> ArrowBody:
     chosen = [place for place, name in enumerate(names) if name in wanted and name not in unreadable]
     others = tuple(name for name in names if name not in wanted)
     options = pa.ipc.IpcReadOptions(included_fields=chosen or [0], use_threads=False)
+    reader, seen = pa.ipc.open_stream(body, options=options), _Seen(limits)
     batches = []
-    rows = expanded = items = dictionaries = 0
-    reader = pa.ipc.open_stream(body, options=options)
     while (batch := _next(reader)) is not None:
-        rows += batch.num_rows
-        if rows > limits.rows:
-            raise ArrowBodyError(f"it has more than {limits.rows:,} rows. Send smaller batches", "too_large")
+        seen.count_rows(batch.num_rows)
         batch.validate(full=True)
         columns = dict(zip(batch.schema.names, batch.columns, strict=True)) if chosen else {}
-        items += sum(map(_list_items, columns.values()))
-        if items > MAX_LIST_ITEMS:
-            raise ArrowBodyError(
-                f"its lists hold more than {MAX_LIST_ITEMS:,} items. Send smaller batches", "too_large"
-            )
-        dictionaries += sum(map(_dictionary_bytes, columns.values()))
-        if dictionaries > MAX_DICTIONARY_SHARE * limits.bytes:
-            raise ArrowBodyError("its batches repeat large dictionaries. Send fewer, larger batches", "too_large")
-        expanded += sum(map(expanded_bytes, columns.values()))
-        if expanded > limits.bytes:
-            raise ArrowBodyError(
-                f"its texts come to more than {limits.bytes:,} bytes, each row with its own. Send smaller batches",
-                "too_large",
-            )
+        seen.count(columns.values())
         batches.append((batch.num_rows, columns))
-    return ArrowBody(tuple(batches), unreadable, others, rows)
+    return ArrowBody(tuple(batches), unreadable, others, seen.rows)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the batches so far come to; each `count` raises ArrowBodyError beyond a limit."""
+
+    limits: Limits
+    rows: int = 0
+    items: int = 0
+    dictionary_bytes: int = 0
+    expanded_bytes: int = 0
+
+    def count_rows(self, rows: int) -> None:
+        self.rows += rows
+        if self.rows > self.limits.rows:
+            raise ArrowBodyError(f"it has more than {self.limits.rows:,} rows. Send smaller batches", "too_large")
+
+    def count(self, columns: Collection[Any]) -> None:
+        """Items before bytes: a list of a fixed size may claim more items than can be counted one by one."""
+        self.items += sum(map(_list_items, columns))
+        if self.items > MAX_LIST_ITEMS:
+            raise ArrowBodyError(f"its lists hold more than {MAX_LIST_ITEMS:,} items", "too_large")
+        self.dictionary_bytes += sum(map(_dictionary_bytes, columns))
+        if self.dictionary_bytes > MAX_DICTIONARY_SHARE * self.limits.bytes:
+            raise ArrowBodyError("its batches repeat large dictionaries. Send fewer, larger batches", "too_large")
+        self.expanded_bytes += sum(map(expanded_bytes, columns))
+        if self.expanded_bytes > self.limits.bytes:
+            raise ArrowBodyError(
+                f"its texts come to more than {self.limits.bytes:,} bytes, each row with its own", "too_large"
+            )
 
 
 def _next(reader: Any) -> Any:
