@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -306,3 +308,29 @@ def test_the_events_of_a_stream_are_shown_alike(http: FlaskClient) -> None:
 
     assert [set(each["event"]) for each in shown] == [{"ts", "user", "value", "tags"}] * 3
     assert all(each["event"]["ts"] == each["time"] for each in shown)
+
+
+@pytest.mark.parametrize("form", ["ndjson", "arrow"])
+def test_with_zstd_a_retained_event_of_240_bytes_takes_at_most_80_in_redis(server: RunningServer, form: str) -> None:
+    names = ("user_id", "page_id", "ad_id", "ad_type", "event_type", "campaign")
+    fields = (*(Field(name, "string") for name in names), Field("event_time", "timestamp"))
+    stream = Stream("ads", fields, TimePolicy("event_time"), partitions=1, compression="zstd")
+    http = create_app(Config({"ads": stream}, {}), server.url).test_client()
+    chance = random.Random(1)
+    ids = [str(uuid.UUID(int=chance.getrandbits(128))) for _ in range(2_000)]
+    kinds, types = ("view", "click", "purchase"), ("banner", "modal", "sponsored-search", "mail", "mobile")
+    sent = [
+        {"user_id": chance.choice(ids), "page_id": chance.choice(ids), "ad_id": chance.choice(ids)}
+        | {"ad_type": chance.choice(types), "event_type": chance.choice(kinds), "event_time": NOW_MS - 60_000 + k // 10}
+        | {"campaign": chance.choice(ids)[:13]}
+        for k in range(20_000)
+    ]
+    assert 235 < len(encode_rows(sent)) / len(sent) < 250
+
+    for first in (0, 10_000):
+        part = sent[first : first + 10_000]
+        body = encode_rows(part) if form == "ndjson" else arrow_body(fields, part)
+        assert post(http, body, "ads").status_code == 202
+
+    used = server.client.execute_command("MEMORY", "USAGE", keys.raw("ads", 0), "SAMPLES", 0)
+    assert used / 20_000 <= 80
