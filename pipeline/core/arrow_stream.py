@@ -6,7 +6,7 @@
     4. what dictionaries and views would expand to is added up                               nothing expanded yet
 
 pyarrow's reader, since polars' ended the process on 8 of 3,000 mutated bodies and pyarrow with full validation on none
-(decision 17). Invariant: memory is bounded by the limits given, and whatever is wrong is an ArrowBodyError.
+(decision 18). Invariant: memory is bounded by the limits given, and whatever is wrong is an ArrowBodyError.
 """
 
 from __future__ import annotations
