@@ -11,13 +11,10 @@ from typing import BinaryIO, cast
 import pyarrow as pa
 from flask import Request
 
-from api.intake import PostedKind
 from pipeline.core.arrow_stream import MAGIC
+from pipeline.core.validation import MAX_BODY_BYTES, PostedKind
 from pipeline.errors import BadRequestError
 
-# 130,000 events of 240 bytes. A request is held in memory, inflated, and split into chunks of 4 MB; with 8 threads
-# 32 MB each is what a small machine can stand.
-MAX_BODY_BYTES = 32_000_000
 READ_BYTES = 256 * 1024
 ARROW_START = MAGIC  # no JSON and no other coding begins so
 GZIP_MAGIC = b"\x1f\x8b"
@@ -63,8 +60,10 @@ def read_body(request: Request) -> bytes:
 
 def kind_of(request: Request, body: bytes) -> PostedKind:
     """What a body is; what the sender calls it is only asked where the body itself leaves a doubt."""
-    if body.startswith(ARROW_START) or request.mimetype == ARROW_TYPE:
+    if body.startswith(ARROW_START):
         return "arrow"
+    if request.mimetype == ARROW_TYPE and body.lstrip()[:1] not in (b"", b"{", b"["):
+        return "arrow"  # and so refused by what it lacks
     return "ndjson" if request.mimetype in _NDJSON_TYPES else "json"
 
 
@@ -154,7 +153,7 @@ def _too_large(seen: str) -> BadRequestError:
 
 def _unreadable(name: str) -> BadRequestError:
     return BadRequestError(
-        f"{name} bodies are not read. Send a JSON object, an array, NDJSON or an Arrow IPC stream; plain, gzip or zstd.",
+        f"{name} bodies are not read. Send JSON, an array, NDJSON or an Arrow IPC stream; plain, gzip or zstd.",
         code="unsupported_media_type",
         status=415,
     )

@@ -12,7 +12,6 @@ import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import redis
 
@@ -21,17 +20,15 @@ from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
 from pipeline.core.refusals import Refusal, too_many_rows
-from pipeline.core.validation import MAX_ROWS, BodyKind, Checked, Validator, refuse_nested
+from pipeline.core.validation import MAX_BODY_BYTES, MAX_ROWS, Checked, PostedKind, Validator, refuse_nested
 from pipeline.errors import BadRequestError
 from pipeline.rim.pressure import Pressure
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, append
 
 REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
-MAX_BYTES = 32_000_000  # of an Arrow body, inflated and expanded: as of every other one
 
 
-PostedKind = BodyKind | Literal["arrow"]
 Judged = Checked | CheckedColumns
 
 
@@ -57,7 +54,7 @@ class Intake:
         self._client = client
         self._scripts = Scripts(client)
         self._validator = Validator(stream)
-        self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BYTES))
+        self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
         self._turns = itertools.count()
 
     def take(

@@ -10,11 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pipeline.core.arrow_columns import stored_column, stored_type
+from pipeline.core.arrow_numpy import Mask, column_of_mask, numpy_of
 from pipeline.core.arrow_stream import ArrowBodyError, Limits, read_stream
 from pipeline.core.codings import ARROW, MAX_INFLATED_BYTES, coding_of
 from pipeline.core.definitions import Compression, Field, Stream
@@ -109,8 +109,7 @@ def frame_of(columns: dict[str, Any], names: Collection[str], n: int) -> pl.Data
 
 def times_of(column: Any) -> Int64:
     """A stored column of times without nulls as epoch milliseconds."""
-    times_ms: Int64 = column.view(pa.int64()).to_numpy()
-    return times_ms
+    return numpy_of(column)
 
 
 def body_rows(stream: Stream, body: bytes, n: int) -> list[bytes]:
@@ -124,7 +123,7 @@ def body_rows(stream: Stream, body: bytes, n: int) -> list[bytes]:
 
 
 def json_rows(stream: Stream, batch: Any) -> list[bytes]:
-    """The rows of a batch of stored columns as JSON objects, which the door and every reader take for the same events."""
+    """The rows of a batch of stored columns as JSON objects, which the door and every reader take as the same."""
     columns = {}
     for field in stream.fields:
         values = batch.column(field.name)
@@ -152,12 +151,14 @@ def json_time(field: Field, time_ms: int) -> int | str:
 
 def concatenated(schema: Any, batches: Sequence[Any]) -> Any:
     """Record batches of one schema as one."""
+    if not batches:
+        return pa.RecordBatch.from_pylist([], schema=schema)
     if len(batches) == 1:
         return batches[0]
     columns = [pa.concat_arrays([batch.column(at) for batch in batches]) for at in range(len(schema))]
-    return pa.record_batch(columns, schema=schema) if batches else pa.RecordBatch.from_pylist([], schema=schema)
+    return pa.record_batch(columns, schema=schema)
 
 
-def kept(batch: Any, keep: Any) -> Any:
+def kept(batch: Any, keep: Mask) -> Any:
     """The rows of a batch where `keep` is true."""
-    return batch.filter(pa.array(np.asarray(keep, dtype=np.bool_)))
+    return batch.filter(column_of_mask(keep))

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from pipeline.core.arrow_numpy import Mask, column_of, column_of_mask, filled, is_null, numpy_of
 from pipeline.core.arrow_stream import is_text
 from pipeline.core.definitions import Field, ScalarType
 from pipeline.core.timestamps import MAX_TIME_MS, MIN_TIME_MS, Int64, TimestampsError, to_ms
@@ -44,7 +45,6 @@ JSON_NAMES: dict[ScalarType, str] = {
 _PER_MS = {"us": 1_000, "ns": 1_000_000}
 INT64_BOUND = 2.0**63
 
-Mask = npt.NDArray[np.bool_]
 Refuse = Callable[[int, str, str], None]
 """Takes the row, the code and the message of a value that is not taken; the first one of a row counts."""
 
@@ -70,7 +70,7 @@ def stored_column(field: Field, array: Any, refuse: Refuse) -> Any:
         column = _scalar(field, field.type, array, refuse)
     if not field.nullable and column.null_count:
         expected = "array" if field.type == "list" else JSON_NAMES[field.type]
-        for row in np.flatnonzero(_mask(column.is_null())).tolist():
+        for row in np.flatnonzero(is_null(column)).tolist():
             refuse(row, "wrong_type", f"{field.name}: Expected {expected}, got null")
     return column
 
@@ -96,7 +96,7 @@ def _scalar(field: Field, kind: ScalarType, array: Any, refuse: Refuse) -> Any:
         case "timestamp" if not (kinds.is_boolean(array.type) or kinds.is_decimal(array.type)):
             return _times(field, array, refuse)
     message = f"{field.name}: Expected {JSON_NAMES[kind]}, got a value of an Arrow column of type {array.type}"
-    for row in np.flatnonzero(_mask(array.is_valid())).tolist():
+    for row in np.flatnonzero(~is_null(array)).tolist():
         refuse(row, "wrong_type", message)
     return pa.nulls(len(array), STORED[kind])
 
@@ -111,7 +111,7 @@ def plain_text(array: Any) -> Any:
 
 def _ints(field: Field, array: Any, refuse: Refuse) -> Any:
     if kinds.is_uint64(array.type) and len(array):
-        beyond = _mask(pc.greater(array, pa.scalar(2**63 - 1, pa.uint64())).fill_null(False))
+        beyond = (numpy_of(array) >= np.uint64(2**63)) & ~is_null(array)
         _refuse_all(beyond, refuse, "out_of_range", f"{field.name}: Expected int <= 9223372036854775807")
     return array.cast(pa.int64(), safe=False)
 
@@ -123,7 +123,7 @@ def _whole_floats(field: Field, array: Any, refuse: Refuse) -> Any:
         whole = (numbers == np.floor(numbers)) & (numbers >= -INT64_BOUND) & (numbers < INT64_BOUND)
     _refuse_all(given & ~whole, refuse, "wrong_type", f"{field.name}: Expected int, got float")
     taken = given & whole
-    return pa.array(np.where(taken, numbers, 0).astype(np.int64), mask=~taken)
+    return column_of(STORED["int"], np.where(taken, numbers, 0).astype(np.int64), taken)
 
 
 def _floats(field: Field, array: Any, refuse: Refuse) -> Any:
@@ -133,24 +133,27 @@ def _floats(field: Field, array: Any, refuse: Refuse) -> Any:
         _refuse_all(given & infinite, refuse, "out_of_range", f"{field.name}: Number out of range")
     if len(numbers) == int(given.sum()):
         return array
-    return pa.array(np.where(given, numbers, 0.0), mask=~given)
+    return column_of(STORED["float"], np.where(given, numbers, 0.0), given)
 
 
 def _numbers(array: Any) -> tuple[npt.NDArray[np.float64], Mask]:
     """A float64 column as numpy, and where there is a value: a null is none, and neither is NaN."""
-    numbers = array.to_numpy(zero_copy_only=False)
-    return numbers, ~np.isnan(numbers)
+    numbers = numpy_of(array)
+    given = ~np.isnan(numbers)
+    return numbers, given & ~is_null(array) if array.null_count else given
 
 
 def _times(field: Field, array: Any, refuse: Refuse) -> Any:
     kind = array.type
     if kind == STORED["timestamp"] and not array.null_count:
-        times_ms, given = array.view(pa.int64()).to_numpy(), None
+        times_ms, given = numpy_of(array), None
     else:
-        if kinds.is_floating(kind):
+        if is_text(kind) or kinds.is_dictionary(kind):
+            array = plain_text(array)  # pyarrow 26 filters no views
+        elif kinds.is_floating(kind):
             array = _floats(field, array.cast(pa.float64()), refuse)
-        given = None if not array.null_count else _mask(array.is_valid())
-        times_ms = _times_ms(field, array if given is None else array.filter(pa.array(given)), given, refuse)
+        given = None if not array.null_count else ~is_null(array)
+        times_ms = _times_ms(field, array if given is None else array.filter(column_of_mask(given)), given, refuse)
     outside = (times_ms < MIN_TIME_MS) | (times_ms > MAX_TIME_MS)
     if outside.any():  # of timestamps: what else is outside was refused with its value
         owners = np.arange(len(times_ms)) if given is None else np.flatnonzero(given)
@@ -158,10 +161,10 @@ def _times(field: Field, array: Any, refuse: Refuse) -> Any:
             refuse(row, "bad_time", f"{field.name}: the time is outside the years 1 to 9999")
         times_ms = np.where(outside, 0, times_ms)
     if given is None:
-        return pa.array(times_ms).view(STORED["timestamp"])
+        return column_of(STORED["timestamp"], times_ms)
     spread = np.zeros(len(given), dtype=np.int64)
     spread[given] = times_ms
-    return pa.array(spread, mask=~given).view(STORED["timestamp"])
+    return column_of(STORED["timestamp"], spread, given)
 
 
 def _times_ms(field: Field, array: Any, given: Mask | None, refuse: Refuse) -> Int64:
@@ -170,7 +173,7 @@ def _times_ms(field: Field, array: Any, given: Mask | None, refuse: Refuse) -> I
     if kinds.is_date(kind):
         array, kind = array.cast(pa.timestamp("s")), pa.timestamp("s")
     if kinds.is_timestamp(kind):
-        numbers = array.view(pa.int64()).to_numpy()
+        numbers = numpy_of(array)
         if kind.unit == "s":
             # clipped to one beyond the years there are: still outside, and no overflow
             numbers = np.clip(numbers, MIN_TIME_MS // 1_000 - 1, MAX_TIME_MS // 1_000 + 1) * 1_000
@@ -178,9 +181,9 @@ def _times_ms(field: Field, array: Any, given: Mask | None, refuse: Refuse) -> I
         return ms
     values: Any
     if kinds.is_integer(kind) and not kinds.is_uint64(kind):
-        values = array.cast(pa.int64()).to_numpy()
+        values = numpy_of(array.cast(pa.int64()))
     else:
-        values = (plain_text(array) if is_text(kind) or kinds.is_dictionary(kind) else array).to_pylist()
+        values = array.to_pylist()
     try:
         return to_ms(values, field.unit, field.zone)
     except TimestampsError as error:
@@ -195,13 +198,13 @@ def _list(field: Field, array: Any, refuse: Refuse) -> Any:
     kind = array.type
     if not (kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind)):
         _refuse_all(
-            _mask(array.is_valid()),
+            ~is_null(array),
             refuse,
             "wrong_type",
             f"{field.name}: Expected array, got a value of an Arrow column of type {kind}",
         )
         return pa.nulls(len(array), stored_type(field))
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = filled(pc.list_value_length(array)).astype(np.int64)
     owners = np.repeat(np.arange(len(array)), lengths)
 
     def refuse_owner(item: int, code: str, message: str) -> None:
@@ -209,18 +212,13 @@ def _list(field: Field, array: Any, refuse: Refuse) -> Any:
 
     items = _scalar(field, field.item, array.flatten(), refuse_owner)
     if items.null_count:
-        for item in np.flatnonzero(_mask(items.is_null())).tolist():
+        for item in np.flatnonzero(is_null(items)).tolist():
             refuse_owner(item, "wrong_type", f"{field.name}[…]: Expected {JSON_NAMES[field.item]}, got null")
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-    missing = pa.array(_mask(array.is_null())) if array.null_count else None
+    offsets = column_of(pa.int32(), np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    missing = array.is_null() if array.null_count else None
     return pa.ListArray.from_arrays(offsets, items, mask=missing)
 
 
 def _refuse_all(rows: Mask, refuse: Refuse, code: str, message: str) -> None:
     for row in np.flatnonzero(rows).tolist():
         refuse(row, code, message)
-
-
-def _mask(array: Any) -> Mask:
-    mask: Mask = array.to_numpy(zero_copy_only=False)
-    return mask

@@ -1,12 +1,12 @@
 """An Arrow IPC stream of a stranger, read so that nothing in it is believed before it was checked.
 
-    1. every message is found and counted, and what its buffers say they inflate to added up    nothing is inflated yet
-    2. the schema: which columns are wanted, and of them only those of plain types              others are never read
-    3. batch by batch: number of rows, then pyarrow's full validation                           offsets, indices, UTF-8
-    4. what dictionaries and views would expand to is added up                                  nothing is expanded yet
+    1. every message is found and counted, and what its buffers say they inflate to added up   nothing inflated yet
+    2. the schema: which columns are wanted, and of them only those of plain types           others are never read
+    3. batch by batch: number of rows, then pyarrow's full validation                        offsets, indices, UTF-8
+    4. what dictionaries and views would expand to is added up                               nothing expanded yet
 
-pyarrow's reader, because polars' ended the process on 8 of 3,000 mutated bodies and pyarrow with full validation on none
-(decision 17). Invariant: memory is bounded by the limits given, and whatever is wrong is an ArrowBodyError.
+pyarrow's reader, since polars' ended the process on 8 of 3,000 mutated bodies and pyarrow with full validation on none
+(decision 18). Invariant: memory is bounded by the limits given, and whatever is wrong is an ArrowBodyError.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from pipeline.core.arrow_numpy import filled, is_null
+
 END = b"\xff\xff\xff\xff\0\0\0\0"  # end of stream, as every writer that is closed leaves it
 MAGIC = b"\xff\xff\xff\xff"  # before every message
 MAX_BATCHES = 1_000  # of a body: each costs some 50 µs, whatever is in it
 MAX_COLUMNS = 2_000
+MAX_DICTIONARY_SHARE = 10  # times the limit in bytes: a dictionary is read again with every batch that refers to it
 MAX_LIST_ITEMS = 4_000_000  # of a body, 20 a row: a list of nulls needs no bytes at all
 
 # What pyarrow raises on bytes that are no Arrow: ArrowException is the root of most, not of all.
@@ -106,28 +109,45 @@ def _read(body: bytes, wanted: Collection[str], limits: Limits) -> ArrowBody:
     chosen = [place for place, name in enumerate(names) if name in wanted and name not in unreadable]
     others = tuple(name for name in names if name not in wanted)
     options = pa.ipc.IpcReadOptions(included_fields=chosen or [0], use_threads=False)
+    reader, seen = pa.ipc.open_stream(body, options=options), _Seen(limits)
     batches = []
-    rows = expanded = items = 0
-    reader = pa.ipc.open_stream(body, options=options)
     while (batch := _next(reader)) is not None:
-        rows += batch.num_rows
-        if rows > limits.rows:
-            raise ArrowBodyError(f"it has more than {limits.rows:,} rows. Send smaller batches", "too_large")
+        seen.count_rows(batch.num_rows)
         batch.validate(full=True)
         columns = dict(zip(batch.schema.names, batch.columns, strict=True)) if chosen else {}
-        items += sum(map(_list_items, columns.values()))
-        if items > MAX_LIST_ITEMS:
-            raise ArrowBodyError(
-                f"its lists hold more than {MAX_LIST_ITEMS:,} items. Send smaller batches", "too_large"
-            )
-        expanded += sum(map(expanded_bytes, columns.values()))
-        if expanded > limits.bytes:
-            raise ArrowBodyError(
-                f"its texts come to more than {limits.bytes:,} bytes, each row with its own. Send smaller batches",
-                "too_large",
-            )
+        seen.count(columns.values())
         batches.append((batch.num_rows, columns))
-    return ArrowBody(tuple(batches), unreadable, others, rows)
+    return ArrowBody(tuple(batches), unreadable, others, seen.rows)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What the batches so far come to; each `count` raises ArrowBodyError beyond a limit."""
+
+    limits: Limits
+    rows: int = 0
+    items: int = 0
+    dictionary_bytes: int = 0
+    expanded_bytes: int = 0
+
+    def count_rows(self, rows: int) -> None:
+        self.rows += rows
+        if self.rows > self.limits.rows:
+            raise ArrowBodyError(f"it has more than {self.limits.rows:,} rows. Send smaller batches", "too_large")
+
+    def count(self, columns: Collection[Any]) -> None:
+        """Items before bytes: a list of a fixed size may claim more items than can be counted one by one."""
+        self.items += sum(map(_list_items, columns))
+        if self.items > MAX_LIST_ITEMS:
+            raise ArrowBodyError(f"its lists hold more than {MAX_LIST_ITEMS:,} items", "too_large")
+        self.dictionary_bytes += sum(map(_dictionary_bytes, columns))
+        if self.dictionary_bytes > MAX_DICTIONARY_SHARE * self.limits.bytes:
+            raise ArrowBodyError("its batches repeat large dictionaries. Send fewer, larger batches", "too_large")
+        self.expanded_bytes += sum(map(expanded_bytes, columns))
+        if self.expanded_bytes > self.limits.bytes:
+            raise ArrowBodyError(
+                f"its texts come to more than {self.limits.bytes:,} bytes, each row with its own", "too_large"
+            )
 
 
 def _next(reader: Any) -> Any:
@@ -170,11 +190,18 @@ def is_text(kind: Any) -> bool:
 def expanded_bytes(array: Any) -> int:
     """Bytes of the texts of a column if each row had its own: dictionaries and views share theirs."""
     kind = array.type
-    if kinds.is_dictionary(kind) or kinds.is_string_view(kind):
+    if kinds.is_dictionary(kind):
+        return int(text_lengths(array).sum()) + expanded_bytes(array.dictionary)  # which is written out whole
+    if kinds.is_string_view(kind):
         return int(text_lengths(array).sum())
     if _is_list(kind):
         return expanded_bytes(array.flatten()) if _shares_text(kind.value_type) else 0
     return 0  # its own buffers hold it
+
+
+def _dictionary_bytes(array: Any) -> int:
+    values = array.values if _is_list(array.type) else array
+    return int(values.dictionary.nbytes) if kinds.is_dictionary(values.type) else 0
 
 
 def _shares_text(kind: Any) -> bool:
@@ -189,7 +216,7 @@ def text_lengths(array: Any) -> Any:
     if kinds.is_dictionary(kind):
         if not len(array.dictionary):
             return np.zeros(n, dtype=np.int64)
-        places = array.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        places = filled(array.indices)
         lengths = text_lengths(array.dictionary)[places]
     elif kinds.is_string_view(kind):
         heads = np.frombuffer(array.buffers()[1], dtype=np.int32)
@@ -199,7 +226,7 @@ def text_lengths(array: Any) -> Any:
         offsets = np.frombuffer(array.buffers()[1], dtype=width)[array.offset : array.offset + n + 1]
         lengths = np.diff(offsets.astype(np.int64))
     if array.null_count:
-        lengths = np.where(array.is_null().to_numpy(zero_copy_only=False), 0, lengths)
+        lengths = np.where(is_null(array), 0, lengths)
     return lengths
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
-from pipeline.core.arrow_chunks import chunks_of, concatenated, kept, schema_of, times_of
+from pipeline.core.arrow_chunks import chunks_of, concatenated, kept, schema_of
 from pipeline.core.arrow_columns import plain_text, stored_column
+from pipeline.core.arrow_numpy import column_of, filled, numpy_of
 from pipeline.core.arrow_stream import ArrowBody, ArrowBodyError, Limits, is_text, read_stream, text_lengths
 from pipeline.core.definitions import Stream
 from pipeline.core.ndjson import encode_rows
@@ -56,7 +57,7 @@ class CheckedColumns:
         for partition in np.unique(owners).tolist():
             places = np.flatnonzero(owners == partition)
             times_ms = None if self.times_ms is None else self.times_ms[places]
-            found[partition] = list(chunks_of(stream, self.batch.take(pa.array(places)), times_ms))
+            found[partition] = list(chunks_of(stream, self.batch.take(column_of(pa.int64(), places)), times_ms))
         return found
 
 
@@ -104,7 +105,7 @@ class ColumnValidator:
                 )
         times_ms = newest_ms = None
         if self.stream.time.field is not None:
-            times_ms = times_of(batch.column(self.stream.time.field).fill_null(0))
+            times_ms = filled(batch.column(self.stream.time.field))
             max_age_ms = None if of_any_age else self.stream.time.max_age_ms
             newest_ms = refuse_by_clock(self.stream, times_ms, now_ms, max_age_ms, refused)
         refusals = _refusals(found, refused)
@@ -154,7 +155,7 @@ def _sizes(column: Any) -> Int64:
     if is_text(column.type):
         sizes = text_lengths(column)
     elif kinds.is_list(column.type):
-        offsets = column.offsets.to_numpy()
+        offsets = numpy_of(column.offsets)
         items = _sizes(column.values)
         before = np.concatenate([[0], np.cumsum(items)])
         sizes = before[offsets[1:]] - before[offsets[:-1]]
@@ -167,7 +168,7 @@ def _owners(keys: Any, partitions: int) -> Int64:
     """The partition of each key; each distinct one is hashed once."""
     coded = keys.dictionary_encode()
     of_distinct = np.array([partition_of(key, partitions) for key in coded.dictionary.to_pylist()], dtype=np.int64)
-    owners: Int64 = of_distinct[coded.indices.to_numpy()]
+    owners: Int64 = of_distinct[numpy_of(coded.indices)]
     return owners
 
 
@@ -200,16 +201,11 @@ def _shown(column: Any, rows: Sequence[int]) -> list[Any]:
         column = plain_text(column)
     if kinds.is_date(kind):
         column = column.cast(pa.timestamp("ms"))
-    column = column.take(pa.array(rows, pa.int64())) if not _takes_no_rows(kind) else [column[row] for row in rows]
-    if kinds.is_timestamp(getattr(column, "type", None) or pa.null()):
-        scale = _TO_MS[column.type.unit]
-        return [None if n is None else _shown_time(n, scale) for n in column.view(pa.int64()).to_pylist()]
-    return [_python(value) for value in column]
-
-
-def _takes_no_rows(kind: Any) -> bool:
-    """pyarrow 26 takes no rows of lists of views."""
-    return hasattr(kind, "value_type") and kinds.is_string_view(kind.value_type)
+    if kinds.is_timestamp(column.type):
+        scale, numbers = _TO_MS[column.type.unit], column.view(pa.int64())
+        found = (numbers[row].as_py() for row in rows)
+        return [None if number is None else _shown_time(number, scale) for number in found]
+    return [_python(column[row]) for row in rows]
 
 
 def _python(value: Any) -> Any:

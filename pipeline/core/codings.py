@@ -57,10 +57,10 @@ def unpack_rows(body: bytes, coding: bytes) -> bytes:
     if coding not in ROW_CODINGS:
         raise CodingError(f"a body coded {coding.decode(errors='replace')} holds no lines")
     size = int.from_bytes(body[:_SIZE_BYTES], "little")
-    if len(body) < _SIZE_BYTES or size > MAX_INFLATED_BYTES:
-        raise CodingError(
-            f"the body says that it inflates to {size:,} bytes; a chunk has at most {MAX_INFLATED_BYTES:,}"
-        )
+    if len(body) <= _SIZE_BYTES:
+        raise CodingError(f"the body has {len(body)} bytes: too few for its size and a frame")
+    if size > MAX_INFLATED_BYTES:
+        raise CodingError(f"the body says it inflates to {size:,} bytes; a chunk has at most {MAX_INFLATED_BYTES:,}")
     codec = coding.partition(b"+")[2].decode()
     try:
         with pa.CompressedInputStream(pa.BufferReader(pa.py_buffer(body)[_SIZE_BYTES:]), codec) as stream:

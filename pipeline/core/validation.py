@@ -34,8 +34,12 @@ from pipeline.core.schema import slices, struct_type, timestamp_fields
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 BodyKind = Literal["ndjson", "json"]
+PostedKind = BodyKind | Literal["arrow"]
 Reason = tuple[str | None, str, str]  # field, code, message of a refusal
 
+# 130,000 events of 240 bytes. A request is held in memory, inflated, and split into chunks of 4 MB; with 8 threads
+# 32 MB each is what a small machine can stand.
+MAX_BODY_BYTES = 32_000_000
 MAX_ROW_BYTES = 1_000_000  # a chunk is at most 4 MB and a row is never cut; sensor readings and clicks are under 10 kB
 MAX_DEPTH = 64  # of undeclared values, which are skipped: msgspec recurses, up to Python's own limit of 1,000
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from pipeline.core.codings import unpack_rows
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk, chunks, partition_of
 from pipeline.core.refusals import Refusal
 from pipeline.errors import BadRequestError, StreamgaugeError
@@ -164,9 +165,11 @@ def test_a_key_of_another_type_is_found_before_anything_is_written(server: Runni
 
 
 BAD_ARGUMENTS = [
-    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "nan", "2", "3", "{}"],
-    ["", "", "1", "1", "0", "1", "0", "chunk", "0x1", "1", "2", "3", "{}"],
-    ["", "", "1", "2", "0", "1", "0", "chunk", "1", "1", "2", "3", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "nan", "2", "3", "", "", "ndjson", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "0x1", "1", "2", "3", "", "", "ndjson", "{}"],
+    ["", "", "1", "2", "0", "1", "0", "chunk", "1", "1", "2", "3", "", "", "ndjson", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "1", "2", "3", "", "", "nd json", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "1", "2", "3", "", "", "ndjson"],
     ["", "", "1", "1", "0", "1", "0", "chunk", "1", "1", "2", "3"],
     ["", "", "1", "1", "0", "1", "0", "row", "1", "0"],
     ["", "", "1", "0", "0", "0", "1", "reason"],
@@ -180,6 +183,18 @@ def test_arguments_that_do_not_parse_write_nothing(server: RunningServer, args: 
     with pytest.raises(redis.ResponseError, match=r"append\.lua"):
         Scripts(server.client).run("append", keys=names, args=args)
     assert server.client.keys() == []
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_chunk_is_stored_under_the_coding_it_names(server: RunningServer, compression: Any) -> None:
+    plain = Chunk(b"\n".join([b'{"ts":1}'] * 100), 100, 1, 1)
+    packed = plain.compressed(compression)
+    append(Scripts(server.client), "s", 0, step(packed))
+    ((_, fields),) = entries(server, keys.raw("s", 0))
+    assert fields[b"coding"] == b"ndjson+" + compression.encode()
+    assert len(fields[b"body"]) < len(plain.body) / 4
+    assert unpack_rows(fields[b"body"], fields[b"coding"]) == plain.body
+    assert server.client.hget(keys.door("s", 0), "bytes") == b"%d" % len(packed.body)
 
 
 def test_a_full_server_refuses_the_whole_step(throwaway_server: RunningServer) -> None:
