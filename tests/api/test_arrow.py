@@ -18,12 +18,12 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from api.app import create_app
-from api.intake import MAX_ROWS
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
 from pipeline.core.entries import Chunk, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.ndjson import encode_rows
 from pipeline.core.partitioning import partition_of
+from pipeline.core.validation import MAX_ROWS
 from pipeline.rim import keys
 from pipeline.rim.replies import parse_entries
 from tests.arrow_bodies import arrow_body, ipc

@@ -29,6 +29,7 @@ ODD_NUMBERS = (
     *("0.1e1", "123456789012345678", "1234567890123456789", "9223372036854775807", "9223372036854775808", "1.0"),
     *("-9223372036854775808", "4.9e-324", "1e-400", "2.50", "9007199254740993", "9007199254740993.0", "+1", "NaN"),
 )
+SPANS = ((1, 13), (1, 29), (0, 24), (0, 60), (0, 60))  # month, day, hour, minute, second
 ODD_TIMES = ('"2024-02-30T00:00:00Z"', '"2024-01-01T24:00:00Z"', '"2024-01-01T00:00:60Z"', '"now"', "1.5", "-1", "1e12")
 BREAKING = (b"{", b"}", b"[", b"]", b'"', b",", b":", b"\\", b" ", b"\n", b"\r", b"0", b"e", b"\x80", b"\xff", b"\x00")
 
@@ -100,10 +101,9 @@ class Bodies:
             return self.chance.choice(ODD_TIMES)
         if self.chance.random() < 0.5:
             return str(self.chance.randrange(10**9, 2 * 10**9))
-        two = [self.chance.randrange(low, high) for low, high in ((1, 13), (1, 29), (0, 24), (0, 60), (0, 60))]
-        moment = "{:04}-{:02}-{:02}{}{:02}:{:02}:{:02}".format(
-            self.chance.choice([2024, 1969, 1, 9999, 1900]), *two[:2], self.chance.choice("Tt "), *two[2:]
-        )
+        month, day, hour, minute, second = (self.chance.randrange(*span) for span in SPANS)
+        year, between = self.chance.choice([2024, 1969, 1, 9999, 1900]), self.chance.choice("Tt ")
+        moment = f"{year:04}-{month:02}-{day:02}{between}{hour:02}:{minute:02}:{second:02}"
         fraction = self.chance.choice(["", ".5", ".123", ".123456789", ".9999"])
         return f'"{moment}{fraction}{self.chance.choice(["Z", "z", "+00:00", "-05:30", "+23:59", ""])}"'
 
