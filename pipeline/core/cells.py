@@ -10,7 +10,6 @@ written to Redis is absolute, a few fields of the pane's hash for each cell:
 
 A sketch may be large and change little, so it is written as what changed until that is more than the sketch itself
 (DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
-(DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
 is one row of a numpy record array, so packing a thousand changed cells is one `tobytes`.
 """
 

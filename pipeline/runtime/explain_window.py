@@ -16,6 +16,7 @@ import redis
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS
 from pipeline.core.cells import CellTable
 from pipeline.core.closing_time import closes_at_ms
+from pipeline.core.codings import CODINGS
 from pipeline.core.definitions import Config
 from pipeline.core.entries import Chunk, Control, Entry, Tick, parse_entry
 from pipeline.core.events import Reader
@@ -23,6 +24,7 @@ from pipeline.core.fates import Account, Matches, Place, account_of
 from pipeline.core.merging import matching, merged, pieces_of, taken
 from pipeline.core.ndjson import iso_time
 from pipeline.core.programs import Program
+from pipeline.core.steps import Step, lost_functions
 from pipeline.core.twin import has_twin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import BadRequestError, LogTrimmedError
@@ -118,8 +120,11 @@ def explain_window(
     """Account for one window; `matches` chooses groups by their JSON (None: all of them together).
 
     Raises:
-        BadRequestError: 503 in words: the log is trimmed faster than it can be read.
+        BadRequestError: 422, this process has not the text of a function that the metric was made with; 503 in words:
+            the log is trimmed faster than it can be read.
     """
+    if (why := why_not_again(program.name, program.steps)) is not None:
+        raise BadRequestError(why, code="no_account", status=422)
     stream = program.stream
     checkpoints = store.load_checkpoints(client, stream.name, stream.partitions, program.group)
     watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
@@ -155,6 +160,12 @@ def explain_window(
         whole_from_ms=None if floor_ms is None else program.panes.begin_after(floor_ms),
         truncated=truncated,
     )
+
+
+def why_not_again(stage: str, steps: Sequence[Step]) -> str | None:
+    """Why a stage cannot be asked again: a registered function of its steps is another one here."""
+    lost = lost_functions(steps)
+    return f"{stage} was made with another text of the function '{lost[0]}' than this process has" if lost else None
 
 
 @dataclass(slots=True)
@@ -230,7 +241,7 @@ def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick 
     if fields.get(b"_k") != b"chunk" or overlaps or high_ms > arrival_ms + max_future_ms:
         return None
     parsed = parse_entry(entry.id, fields)
-    if not isinstance(parsed, Chunk) or parsed.coding != b"ndjson":
+    if not isinstance(parsed, Chunk) or parsed.coding not in CODINGS:
         return None
     return Control(entry.id) if parsed.backfill else Tick(entry.id, arrival_ms, high_ms)  # old data moves no time
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -27,7 +28,6 @@ from pipeline.core.definitions import (
     Tumbling,
 )
 from pipeline.core.programs import compile_programs
-from tests.landed import needs
 from tests.laws.logs import Logged, as_bytes
 from tests.line import CHUNK_ROWS, Line, chunk_fields
 from tests.oracle import core_line, duck
@@ -47,7 +47,7 @@ WINDOWS: dict[str, PaneWindow] = {
     "hopping": Hopping(20 * SECOND_MS, 10 * SECOND_MS),
 }
 DISORDERS = [0, 5 * SECOND_MS, 30 * SECOND_MS, 60 * SECOND_MS]
-POSSIBLE = [pytest.param(kind, ms, marks=needs(kind)) for kind in WINDOWS for ms in DISORDERS]
+POSSIBLE = list(product(WINDOWS, DISORDERS))
 ASKED = 30  # windows that are explained at each disorder: those with the most causes first
 
 
@@ -113,7 +113,6 @@ def test_the_accounts_of_the_windows_add_up_to_the_account_of_the_stage(kind: st
     assert shown == {(row["window_start"], row["status"]): row["accepted"] for row in of_windows if row["accepted"]}
 
 
-@needs("explain")
 @pytest.mark.parametrize(("kind", "disorder_ms"), POSSIBLE)
 def test_explain_accounts_for_every_event_of_a_window(server: RunningServer, kind: str, disorder_ms: int) -> None:
     asked = config(kind, disorder_ms)
