@@ -13,7 +13,6 @@ No figure is printed without its recount: the views of every (window, campaign).
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import tempfile
 import time
@@ -26,9 +25,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import pyarrow as pa
-
-from bench.load import WINDOW_MS, Load, make_load
+from bench.cases import METRIC, YAHOO, arrow_bodies, started_ago
+from bench.yahoo_load import TABLE, YahooLoad, ads_table, yahoo_load
 from pipeline.core.arrow_stream import Limits
 from pipeline.core.arrow_validation import ColumnValidator
 from pipeline.core.batches import read_batch
@@ -47,8 +45,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Step, append
 from pipeline.runtime.config import load_config
 
-CONFIG = Path(__file__).resolve().parent / "e2e.yaml"
-STREAM, METRIC = "ads", "views_by_campaign"
+EVENTS_PER_MS = 10.0
 ENTRIES_A_READ = 5
 STEPS = ("judge", "pack", "append", "redis", "read", "decode", "compute")
 COMPRESSIONS: tuple[Compression, ...] = ("none", *CODECS)
@@ -74,27 +71,6 @@ class Measured:
     steps: Steps
     bytes_an_event: float
     counted: Counter[tuple[int, str]]
-
-
-def arrow_bodies(load: Load, stream: Stream, compression: Compression) -> list[bytes]:
-    """The load's bodies as a sender of columns posts them: made before the clock starts."""
-    reader = Reader(stream, [each.name for each in stream.fields])
-    return [_as_arrow(reader, body, compression) for body in load.bodies]
-
-
-def _as_arrow(reader: Reader, body: bytes, compression: Compression) -> bytes:
-    frame = reader.frame(reader.chunk(body, body.count(b"\n") + 1))
-    out = io.BytesIO()
-    columns = {name: frame[name].to_arrow().cast(_plain(frame[name].to_arrow().type)) for name in frame.columns}
-    table = pa.table(columns)
-    options = pa.ipc.IpcWriteOptions(compression=None if compression == "none" else compression)
-    with pa.ipc.new_stream(out, table.schema, options=options) as writer_:
-        writer_.write_table(table)
-    return out.getvalue()
-
-
-def _plain(kind: Any) -> Any:
-    return pa.string() if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) else kind
 
 
 def measure(client: Any, program: Program, stream: Stream, bodies: list[bytes], kind: str) -> Measured:
@@ -156,26 +132,28 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--batch", type=int, default=10_000)
     asked = parser.parse_args()
-    config = load_config(CONFIG, {})
-    program = compile_programs(config)[METRIC]
-    span_ms = asked.events // 10 + 3 * WINDOW_MS
-    load = make_load(asked.events, asked.batch, (int(time.time() * 1_000) - span_ms) // WINDOW_MS * WINDOW_MS)
-    print(f"{load.n_events} events of {sum(map(len, load.bodies)) / load.n_events:.0f} bytes; CPU ns an event")
+    load = yahoo_load(asked.events, started_ago(asked.events / EVENTS_PER_MS), events_per_ms=EVENTS_PER_MS)
+    lines, columns = load.bodies(asked.batch), arrow_bodies(load, asked.batch)
+    print(f"{asked.events} events of {sum(map(len, lines)) / asked.events:.0f} bytes; CPU ns an event")
     print(f"{'':22}" + "".join(f"{step:>9}" for step in STEPS) + "    door  worker  bytes")
     with tempfile.TemporaryDirectory() as folder, EmbeddedServer(Path(folder)) as server:
+        config_path = Path(folder) / "config.yaml"
+        config_path.write_text(YAHOO.config)
+        config_path.with_name(TABLE).write_text(ads_table(load.names))
+        config = load_config(config_path, {})
+        program = compile_programs(config)[METRIC]
         client = writer(server.url)
-        for kind in ("ndjson", "arrow"):
+        for kind, bodies in (("ndjson", lines), ("arrow", columns)):
             for compression in COMPRESSIONS:
-                stream = replace(config.streams[STREAM], compression=compression, partitions=1)
-                bodies = list(load.bodies) if kind == "ndjson" else arrow_bodies(load, stream, "none")
+                stream = replace(config.streams[YAHOO.source.stream], compression=compression, partitions=1)
                 found = measure(client, program, stream, bodies, kind)
                 _print(coding_of(kind.encode(), compression).decode(), found, load)
 
 
-def _print(name: str, found: Measured, load: Load) -> None:
-    if +found.counted != load.expected:
+def _print(name: str, found: Measured, load: YahooLoad) -> None:
+    if {key: {"views": n} for key, n in found.counted.items() if n} != load.counts():
         raise SystemExit(f"{name}: the recount differs, no figure counts")
-    ns = {step: seconds / load.n_events * 1e9 for step, seconds in found.steps.cpu_s.items()}
+    ns = {step: seconds / len(load.times_ms) * 1e9 for step, seconds in found.steps.cpu_s.items()}
     door, worker = (sum(ns[step] for step in part) for part in (STEPS[:3], STEPS[4:]))
     print(
         f"{name:22}"
