@@ -13,6 +13,7 @@ No figure is printed without its recount: the views of every (window, campaign).
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import tempfile
 import time
@@ -20,13 +21,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import polars as pl
+
 from bench.cases import METRIC, YAHOO, arrow_bodies, started_ago
-from bench.yahoo_load import TABLE, YahooLoad, ads_table, yahoo_load
+from bench.yahoo_load import TABLE, YahooLoad, ads_table, yahoo_load, yahoo_names
 from pipeline.core.arrow_stream import Limits
 from pipeline.core.arrow_validation import ColumnValidator
 from pipeline.core.batches import read_batch
@@ -34,8 +38,9 @@ from pipeline.core.codings import CODECS, coding_of
 from pipeline.core.definitions import Compression, Stream
 from pipeline.core.entries import parse_entry
 from pipeline.core.events import Reader
-from pipeline.core.process import TimeState
+from pipeline.core.process import TimeState, prepare
 from pipeline.core.programs import Program, compile_programs
+from pipeline.core.tables import content_hash, decode, encode
 from pipeline.core.twin import PartitionTwin
 from pipeline.core.validation import MAX_BODY_BYTES, Validator
 from pipeline.rim import keys, replies
@@ -101,7 +106,11 @@ def measure(client: Any, program: Program, stream: Stream, bodies: list[bytes], 
 
 
 def _work(client: Any, program: Program, stream: Stream, steps: Steps) -> Counter[tuple[int, str]]:
-    reader, twin, after = Reader(stream, program.needs), PartitionTwin(program, 0, TimeState()), b"-"
+    content = encode(pl.read_csv(io.StringIO(ads_table(yahoo_names()))))
+    contents, tables = {content_hash(content): decode(content)}, {TABLE: content_hash(content)}
+    compute = partial(prepare, program, contents=contents)
+    twin = PartitionTwin(program, 0, TimeState(tables=tables), compute)
+    reader, after = Reader(stream, program.needs), b"-"
     while True:
         with steps.timed("read"):
             reply = client.execute_command("XRANGE", keys.raw(stream.name, 0), after, "+", "COUNT", ENTRIES_A_READ)
