@@ -29,6 +29,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime import cli
 from pipeline.runtime.explain_event import event_named
+from pipeline.runtime.explain_subject import window_named
 from pipeline.runtime.explain_window import explain_window
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import groups_of
@@ -88,7 +89,7 @@ def test_every_event_of_the_web_log_is_accounted_for_by_the_stage_and_from_every
         assert len(wanted) > 80
         for row in wanted:
             span = (row["window_start"], row["window_end"])
-            account = explain_window(line.client, config, program, span, None).account
+            account = explain_window(line.client, config, window_named(program, *span, None)).account
             found = {name: getattr(account, name) for name in ("accepted", "late", "filtered", "dead")}
             assert found == {name: row[name] for name in found}, span
             assert account.read == sum(found.values())
@@ -292,7 +293,8 @@ def test_an_account_that_takes_too_long_stops_and_says_so(server: RunningServer)
     program = Metrics(CONFIG, line.client).program("by_page")
     times = iter([0.0, *[100.0] * 100])
 
-    found = explain_window(line.client, CONFIG, program, (BASE_MS, BASE_MS + 10_000), None, lambda: next(times))
+    subject = window_named(program, BASE_MS, BASE_MS + 10_000, None)
+    found = explain_window(line.client, CONFIG, subject, lambda: next(times))
 
     assert found.truncated
     assert not found.log_complete
@@ -308,7 +310,7 @@ def test_an_account_that_takes_too_long_stops_and_says_so(server: RunningServer)
         ("grown", {"start": BASE_MS - BASE_MS % 60_000}, 422, "windows that start at"),
         ("by_page", {"start": BASE_MS, "pag": "/a"}, 400, "Did you mean 'page'?"),
         ("by_pag", {"start": BASE_MS}, 404, "Did you mean 'by_page'?"),
-        ("sessions", {"start": BASE_MS}, 422, "whose events are not accounted for yet"),
+        ("sessions", {"start": BASE_MS}, 422, "no session of sessions that stands begins at"),
     ],
 )
 def test_a_window_is_named_exactly(
