@@ -56,11 +56,17 @@ CONFIG = Config(
     },
 )
 METRICS = ("stays", "strict", "shifts", "counted")
-USERS = [f"u{number}" for number in range(8)]
 
 
 def partition(user: str) -> int:
-    return partition_of(user.encode(), PARTITIONS)
+    return partition_of(user, PARTITIONS)
+
+
+def _users(number: int) -> list[str]:
+    return [user for user in (f"user{n}" for n in range(40)) if partition(user) == number][:4]
+
+
+USERS = [*_users(0), *_users(1)]
 
 
 def clicks(count: int, seed: int = 1) -> list[dict[str, Any]]:
