@@ -1,7 +1,7 @@
 """Published and live sessions against the twin's, one by one.
 
-    accounts, then rows             a final session they cover has its row, and its earlier forms are retracted;
-                                    what they do not cover yet is still to be published
+    accounts, then rows             a final session they cover has its row; what they do not cover yet is still to be
+                                    published. Where its row is in place, its earlier forms are retracted
     live sessions, then checkpoint  the twin goes on to it, and what no commit has changed meanwhile is compared
 
 Invariant: only what no later event can change is compared with its row: sessions that are final where the twin is.
@@ -10,7 +10,7 @@ Invariant: only what no later event can change is compared with its row: session
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,14 +36,17 @@ Follow = Callable[[PartitionSessions], bool]
 
 @dataclass(slots=True)
 class _Expected:
-    """What the twin says of the rows.
+    """What the twin says of the rows, and what was seen of them.
 
-    `finals`: by bucket, the sessions that are final, and whether their row is due. `forms`: earlier forms of sessions
-    that may have been published, and whether they must be retracted by now.
+    `finals`: by bucket, the sessions that are final, and whether the closer says that they are published. `forms`: what
+    else may stand, and the session it has become: earlier forms, and sessions that another partition still holds back.
+    `in_place`: final sessions whose row is as it should be. `standing`: earlier forms that are not retracted.
     """
 
     finals: dict[int, dict[Identity, tuple[StoredSession, bool]]] = field(default_factory=lambda: defaultdict(dict))
-    forms: dict[Identity, bool] = field(default_factory=dict)
+    forms: dict[Identity, Identity] = field(default_factory=dict)
+    in_place: set[Identity] = field(default_factory=set)
+    standing: list[PublishedSession] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -77,9 +80,12 @@ class SessionComparison:
         for bucket in sorted(expected.finals.keys() | set(there)):
             rows, finals = self._rows(bucket), expected.finals.get(bucket, {})
             for identity in sorted(rows.keys() - finals.keys()):
-                self._compare_other(twin, expected.forms, identity, rows[identity])
+                self._compare_other(twin, expected, identity, rows[identity])
             for identity, (session, is_due) in finals.items():
-                self._compare_final(twin.partitions[identity[0]], session, rows.get(identity), is_due=is_due)
+                part = twin.partitions[identity[0]]
+                if self._compare_final(part, session, rows.get(identity), is_due=is_due):
+                    expected.in_place.add(identity)
+        self._compare_standing(expected)
 
     def _expected(self, twin: SessionTwin, accounts: Sequence[Account | None]) -> _Expected:
         found = _Expected()
@@ -88,14 +94,14 @@ class SessionComparison:
             for name, value in part.stored().items():
                 session = parse_session(name, value)
                 is_known = name in part.final and not part.is_doubtful(session.first, floor_ms)
-                is_due = is_known and account is not None and self._covers(account, session.last)
-                for span in session.forebears:
-                    found.forms[_identity(part, span, session.group)] = is_due
                 identity = _identity(part, (session.first, session.last), session.group)
+                for span in session.forebears:
+                    found.forms[_identity(part, span, session.group)] = identity
                 if is_known and session.last + self._window.gap_ms <= _least(twin):
+                    is_due = account is not None and self._covers(account, session.last)
                     found.finals[bucket_of(self._window, session.first)][identity] = (session, is_due)
                 elif is_known:  # another partition holds it back, and may not by now
-                    found.forms[identity] = False
+                    found.forms[identity] = identity
         return found
 
     def _covers(self, account: Account, last_ms: int) -> bool:
@@ -118,19 +124,27 @@ class SessionComparison:
                 rows[row.partition, name] = row
         return rows
 
-    def _compare_other(
-        self, twin: SessionTwin, forms: Mapping[Identity, bool], identity: Identity, row: PublishedSession
-    ) -> None:
+    def _compare_other(self, twin: SessionTwin, expected: _Expected, identity: Identity, row: PublishedSession) -> None:
         """A row of no final session: an earlier form of one, a session that may still change, or none at all."""
         part = twin.partitions.get(row.partition)
         if part is not None and part.is_doubtful(row.first, self.floors_ms[row.partition]):
             self.report.not_checkable += row.state == "closed"
         elif part is not None and not part.is_final(row.last):
             return
-        elif identity not in forms:
+        elif identity not in expected.forms:
             self._differ_row(row, "window", None)
-        elif row.state != "retracted" and (forms[identity] or row.state != "closed"):
-            self._differ_row(row, "state", "retracted")
+        elif row.state != "retracted":
+            expected.standing.append(row)
+
+    def _compare_standing(self, expected: _Expected) -> None:
+        """Earlier forms that stood as results: one step publishes what they have become and retracts them."""
+        for row in expected.standing:
+            bucket, name = bucket_of(self._window, row.first), session_field(row.first, row.last, row.group)
+            if expected.forms[row.partition, name] in expected.in_place:
+                key = keys.session_rows(self.program.name, self.program.version, bucket)
+                now = self.client.execute_command("HGET", key, name)  # it was read before the row of its successor
+                if now is not None and parse_published(name, now).state != "retracted":
+                    self._differ_row(row, "state", "retracted")
 
     def _differ_row(self, row: PublishedSession, name: str, again: Any) -> None:
         found = self._difference(name, row.state, again, row.partition, self._span(row), row.group.decode(), "result")
@@ -138,8 +152,8 @@ class SessionComparison:
 
     def _compare_final(
         self, part: PartitionSessions, session: StoredSession, row: PublishedSession | None, *, is_due: bool
-    ) -> None:
-        """A final session against its row; it is due when the closer says that it is published."""
+    ) -> bool:
+        """A final session against its row, due when the closer says it is published; return whether it is there."""
         span, group = self._span(session), session.group.decode()
         if row is None:
             found = [self._difference("window", None, "published", part.partition, span, group, "result")]
@@ -156,6 +170,7 @@ class SessionComparison:
             self.report.windows += 1
             self.report.groups += 1
             self.report.differ(found)
+        return not found
 
     def _may_have_expired(self, part: PartitionSessions, session: StoredSession) -> bool:
         """Whether a row that is not there can be one that retention removed, or is removing: buckets go in steps."""

@@ -185,7 +185,7 @@ def test_several_sessions_with_the_same_ends_are_told_together_and_others_are_no
     said = explained(line, "stays", 422, start=BASE_MS)["detail"]
     assert said.startswith(f"end: windows that start at {BASE_MS} end at {BASE_MS + 1_000} (2023-11-14T22:14:01.000")
     assert f"{BASE_MS + 1_700} (2023-11-14T22:14:01.700+00:00)" in said
-    assert explained(line, "stays", start=BASE_MS, **{"where.user": BOB})["window"]["end"] == BASE_MS + 1_700
+    assert explained(line, "stays", start=BASE_MS, user=BOB)["window"]["end"] == BASE_MS + 1_700
 
 
 def test_a_session_that_is_not_there_is_refused_with_the_one_that_goes_on_then(server: RunningServer) -> None:
@@ -214,7 +214,7 @@ def test_a_session_without_groups_accounts_for_what_was_filtered_and_dead_too(se
     line = one_line(server, Session(1_000, max_ms=2_000), partitions=1)
     base = BASE_MS + 1_500  # the cut is half a second later
     rows = [
-        {**click(1_500), "user": ADA},
+        click(1_500),
         click(1_600, bot=True),
         click(2_000),  # behind the cut: the next session, though the first ends later
         click(1_700, bot=True),
