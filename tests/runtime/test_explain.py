@@ -148,6 +148,7 @@ def test_a_window_of_every_kind_is_what_its_events_say_one_by_one(server: Runnin
         assert [(e["partition"], e["id"], e["row"]) for e in (first, last)] == [counted[0], counted[-1]]
         assert found["window"]["state"] in ("final", "open")
         assert found["log"] == {"complete": True, "from": None, "truncated": False}
+        assert found["recomputed"] == found["values"]
         accepted += counts["accepted"]
     assert accepted > 300
 
@@ -284,6 +285,7 @@ def test_after_a_trim_the_account_says_that_it_is_not_whole(server: RunningServe
 
     assert found["accounts"]["read"] == 0
     assert found["values"]["views"] > 10, "the result is still there"
+    assert found["recomputed"] is None
     assert found["log"]["complete"] is False
     assert found["log"]["from"] > BASE_MS
 

@@ -308,41 +308,42 @@ Call = Callable[..., Any]
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, meanwhile: Callable[[], object]) -> None:
-    """After each call of a module's function, something else happens before its answer is looked at."""
+    """Before each call of a module's function, and before its answer is looked at, something else happens."""
     own: Call = getattr(module, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
-        found = own(*arguments, **named)
         with monkeypatch.context() as undisturbed:
             undisturbed.setattr(module, name, own)
+            meanwhile()
+            found = own(*arguments, **named)
             meanwhile()
         return found
 
     monkeypatch.setattr(module, name, call)
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        (store, "load_checkpoints"),
-        (session_store, "accounts"),
-        (session_store, "buckets"),
-        (session_store, "live_sessions"),
-    ],
-)
+LOOKS = [
+    (store, "load_checkpoints"),
+    (session_store, "accounts"),
+    (session_store, "buckets"),
+    (session_store, "live_sessions"),
+]
+
+
+@pytest.mark.parametrize(("module", "name"), LOOKS)
 def test_verify_is_safe_while_the_pipeline_goes_on_between_any_two_of_its_looks(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
     line = filled_with_sessions(server)
     worker = line.worker()
-    later = iter(row | {"ts": row["ts"] + 150_000} for row in clicks(600, seed=9))
+    later = iter(row | {"ts": row["ts"] + 150_000} for row in clicks(900, seed=9))
 
     def goes_on() -> None:
         send(line, [next(later) for _ in range(25)])
         line.settle(worker)
 
     interrupted(monkeypatch, module, name, goes_on)
-    for _ in range(4):
+    for _ in range(3):
         [report] = reports(line, METRIC).values()
         assert (report.differences, report.not_checkable) == ([], 0)
         assert report.windows > 50
@@ -370,9 +371,8 @@ def test_a_live_session_that_commits_do_not_touch_is_compared_while_others_chang
     assert [(each.where, each.field) for each in report.differences] == [("session", "views")]
 
 
-def test_final_sessions_still_to_be_published_are_counted_and_are_no_difference(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def final_and_not_published(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> tuple[Line, Worker]:
+    """A worker that has committed everything, and not come to publishing."""
     line = Line(CONFIG, server)
     send(line, clicks(100))
     for number in range(PARTITIONS):
@@ -381,6 +381,13 @@ def test_final_sessions_still_to_be_published_are_counted_and_are_no_difference(
     with monkeypatch.context() as busy:
         busy.setattr(Worker, "close_sessions", lambda *arguments: Pass(0, more=False))
         line.settle(worker)
+    return line, worker
+
+
+def test_final_sessions_still_to_be_published_are_counted_and_are_no_difference(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, worker = final_and_not_published(server, monkeypatch)
 
     [report] = reports(line, METRIC).values()
     assert (report.differences, report.windows) == ([], 0)
@@ -389,6 +396,19 @@ def test_final_sessions_still_to_be_published_are_counted_and_are_no_difference(
     line.settle(worker)
     [again] = reports(line, METRIC).values()
     assert (again.differences, again.pending, again.windows) == ([], 0, report.pending)
+
+
+@pytest.mark.parametrize(("module", "name"), LOOKS)
+def test_sessions_that_are_published_between_any_two_looks_are_no_difference(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
+) -> None:
+    line, worker = final_and_not_published(server, monkeypatch)
+
+    interrupted(monkeypatch, module, name, lambda: line.settle(worker))
+    [report] = reports(line, METRIC).values()
+
+    assert report.differences == []
+    assert len(rows(line, "closed")) > 20
 
 
 def test_sessions_wait_for_the_slowest_partition_and_are_not_missing_meanwhile(server: RunningServer) -> None:
