@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import redis
 
+from pipeline.core.cells import split_field
 from pipeline.core.definitions import Aggregate, Config
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
@@ -233,19 +234,23 @@ class _Verification:
         for partition in twin.partitions.values():
             comparison.compare_live(partition, self._follow)
 
-    def _follow(self, twin: PartitionTwin) -> bool:
-        """Take the partition's log on to its checkpoint by now; False when that is not ahead of where the twin is."""
+    def _follow(self, twin: PartitionTwin) -> set[bytes] | None:
+        """Take the partition's log on to its checkpoint by now; return the groups that got events there.
+
+        None when the checkpoint is not ahead of where the twin is.
+        """
         number, name = twin.partition, self.program.stream.name
         was, now = self.checkpoints[number], store.load_checkpoint(self.client, name, number, self.program.group)
         if now.torn or order_of(now.cursor or BEGIN) < order_of(was.cursor or BEGIN):
-            return False
+            return None
+        groups: set[bytes] = set()
         if now.cursor != was.cursor:
             place = replace(self.begins[number], cursor=was.cursor or self.begins[number].cursor)
             killed = killed_rows(self.client, self.program, number)
             for batch in stage_batches(self.client, self.program, number, place, now.cursor, killed):
-                twin.take(batch)
+                groups.update(split_field(name)[1] for _, name in twin.take(batch).cells)
             self.checkpoints[number] = now
-        return True
+        return groups
 
     # --- panes
 

@@ -210,7 +210,16 @@ def group_differences(
     """Where the cells of two windows, panes or sessions differ, field by field."""
     end_ms = None if isinstance(program.window, Session) else span[1]
     return [
-        Difference(program.name, where, each.field, each.stored, each.recomputed, partition, span, name.decode())
+        Difference(
+            program.name,
+            where,
+            each.field,
+            each.stored,
+            each.recomputed,
+            partition,
+            span,
+            name.decode(errors="replace"),
+        )
         for name in sorted(stored.keys() | again.keys())
         if stored.get(name) != again.get(name)
         for each in cell_differences(program, stored.get(name), again.get(name), end_ms)

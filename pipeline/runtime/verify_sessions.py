@@ -30,8 +30,11 @@ from pipeline.runtime.verify_results import group_differences
 LOOKS = 2  # at live sessions: what differs is looked at again before it is said
 
 Identity = tuple[int, bytes]  # partition, `FIRST:LAST GROUPJSON`
-Follow = Callable[[PartitionSessions], bool]
-"""Take a partition's twin on to where the partition is by now; False when that is not ahead: it begins again."""
+Follow = Callable[[PartitionSessions], set[bytes] | None]
+"""Take a partition's twin on to where the partition is by now; return the groups that got events meanwhile.
+
+None when it is not ahead: it begins again.
+"""
 
 
 @dataclass(slots=True)
@@ -147,7 +150,9 @@ class SessionComparison:
                     self._differ_row(row, "state", "retracted")
 
     def _differ_row(self, row: PublishedSession, name: str, again: Any) -> None:
-        found = self._difference(name, row.state, again, row.partition, self._span(row), row.group.decode(), "result")
+        found = self._difference(
+            name, row.state, again, row.partition, self._span(row), row.group.decode(errors="replace"), "result"
+        )
         self.report.differ([found])
 
     def _compare_final(
@@ -196,12 +201,14 @@ class SessionComparison:
     def _look(self, part: PartitionSessions, follow: Follow) -> _Look:
         stored = session_store.live_sessions(self.client, self.program.stream.name, part.partition, self.program.group)
         before = part.stored()
-        if not follow(part):
+        busy = follow(part)
+        if busy is None:
             return _Look(moved=len(stored))
         live, after, look = part.live(), part.stored(), _Look()
-        moved = {name for name, _ in before.items() ^ after.items()}
+        changed = {name for name, _ in before.items() ^ after.items()}
         for name in sorted(stored.keys() | live.keys()):
-            if name in moved:
+            came_and_went = name not in after and name.partition(b" ")[2] in busy
+            if name in changed or came_and_went:
                 look.moved += 1
             else:
                 self._compare_one(part, name, stored.get(name), after.get(name), look)

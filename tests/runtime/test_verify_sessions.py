@@ -371,6 +371,25 @@ def test_a_live_session_that_commits_do_not_touch_is_compared_while_others_chang
     assert [(each.where, each.field) for each in report.differences] == [("session", "views")]
 
 
+def test_a_session_that_came_and_became_another_between_two_looks_is_no_difference(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was seen in the hash, and is neither where the twin was nor where it goes on to, however it cuts the log."""
+    line = filled_with_sessions(server)
+    worker = line.worker()
+    times = iter(BASE_MS + 168_000 + number * 4_000 - back for number in range(9) for back in (0, 1_000))
+
+    def goes_on() -> None:
+        send(line, [{"ts": next(times), "user": USERS[0]}])
+        line.settle(worker)
+
+    interrupted(monkeypatch, session_store, "live_sessions", goes_on)
+    [report] = reports(line, METRIC).values()
+
+    assert report.differences == []
+    assert report.moved > 1
+
+
 def final_and_not_published(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> tuple[Line, Worker]:
     """A worker that has committed everything, and not come to publishing."""
     line = Line(CONFIG, server)
