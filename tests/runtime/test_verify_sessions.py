@@ -467,6 +467,28 @@ def test_after_a_trim_whole_sessions_are_compared_and_the_others_are_counted(ser
     assert any("lost events to a trim of the log" in line for line in said)
 
 
+def test_sessions_that_a_trim_cut_in_two_are_not_compared_live_or_published(server: RunningServer) -> None:
+    line, events = Line(CONFIG, server), clicks(600)
+    stream = replace(STREAM, retention_ms=1)
+    for at in range(0, len(events), 40):
+        send(line, events[at : at + 40])
+        line.settle()
+        if at in (200, 400):
+            trim_stream(server.client, Scripts(server.client), stream, groups_of(CONFIG, "clicks"), 2**61)
+            for metric, report in reports(line).items():
+                assert (report.differences, report.pending, report.windows) == ([], 0, 0), metric
+                assert report.not_checkable > 10
+    assert {report.n_differences for report in reports(line).values()} == {0}
+    line.end("clicks", BASE_MS + 300_000)
+    line.settle()
+
+    for metric, report in reports(line).items():
+        assert (report.differences, report.pending) == ([], 0), metric
+        assert report.not_checkable > 20
+        assert report.windows > 10
+        assert report.windows + report.not_checkable == len(rows(line, "closed", metric))
+
+
 def test_expired_sessions_are_counted_and_are_no_difference(server: RunningServer) -> None:
     line = filled_with_sessions(server)
     line.end("clicks", BASE_MS + 300_000)
