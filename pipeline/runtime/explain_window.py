@@ -107,7 +107,7 @@ def explain_window(
     checkpoints = store.load_checkpoints(client, stream.name, stream.partitions, program.group)
     state = _state(subject, checkpoints)
     stored = subject.stored(client, state)
-    reading = _Reading(client, side, clock, clock() + MAX_SECONDS)
+    reading = _Reading(client, side, subject.partitions, clock, clock() + MAX_SECONDS)
     account, twin, truncated = reading.account(checkpoints)
     floors = [log_begin(client, stream.name, partition).max_ts_ms for partition in range(stream.partitions)]
     is_whole = not truncated and subject.is_whole(floors)
@@ -141,16 +141,17 @@ def explain_window(
 
 @dataclass(slots=True)
 class _Reading:
-    """The log, as far as a window needs it, within its bounds."""
+    """The log of some partitions, as far as a window needs it, within its bounds."""
 
     client: redis.Redis
     side: Side
+    partitions: Sequence[int]
     clock: Callable[[], float]
     deadline_s: float
     bytes_left: int = MAX_BYTES
 
     def account(self, checkpoints: Sequence[Checkpoint]) -> tuple[Account, PaneTwin | SessionTwin, bool]:
-        """The account over all partitions, up to each one's cursor, and the twin; and whether it stopped early."""
+        """The account over the partitions, up to each one's cursor, and the twin; and whether it stopped early."""
         for _ in range(ATTEMPTS):
             try:
                 return self._attempt(checkpoints)
@@ -161,26 +162,25 @@ class _Reading:
     def _attempt(self, checkpoints: Sequence[Checkpoint]) -> tuple[Account, PaneTwin | SessionTwin, bool]:
         program, name = self.side.program, self.side.program.stream.name
         self.bytes_left = MAX_BYTES
-        places = [
-            place_before(self.client, name, number, time_ms=self.side.span[0], entry_id=checkpoint.cursor)
-            if checkpoint.cursor
-            else None
-            for number, checkpoint in enumerate(checkpoints)
-        ]
-        times = {n: time_at(p, c) for n, (p, c) in enumerate(zip(places, checkpoints, strict=True)) if p is not None}
+        cursors = {number: checkpoints[number].cursor for number in self.partitions if checkpoints[number].cursor}
+        places = {
+            number: place_before(self.client, name, number, time_ms=self.side.span[0], entry_id=cursor)
+            for number, cursor in cursors.items()
+        }
+        times = {number: time_at(place, checkpoints[number]) for number, place in places.items()}
         twin = twin_of(program, times, AggregateComputation(program, 0, TableCache(self.client)).compute)
-        total = Account() if self.side.matches is None else Account(filtered=None, dead=None)
-        truncated = False
-        for part, place in zip(twin.partitions.values(), places, strict=True):
-            if place is not None:
-                account, stopped = self._read(part, place, checkpoints[part.partition].cursor)
-                total, truncated = total + account, truncated or stopped
+        total, truncated = self._nothing(), False
+        for number, place in places.items():
+            account, stopped = self._read(twin.partitions[number], place, cursors[number])
+            total, truncated = total + account, truncated or stopped
         return total, twin, truncated
+
+    def _nothing(self) -> Account:
+        return Account() if self.side.matches is None else Account(filtered=None, dead=None)
 
     def _read(self, twin: PartitionTwin, place: LogPlace, cursor: bytes) -> tuple[Account, bool]:
         """Take one partition's log; return its part of the account, and whether it stopped early."""
-        program, stream = self.side.program, self.side.program.stream
-        account = Account() if self.side.matches is None else Account(filtered=None, dead=None)
+        program, stream, account = self.side.program, self.side.program.stream, self._nothing()
         reader = Reader(stream, program.needs)
         killed = killed_rows(self.client, program, twin.partition)
         for entries in read_log(self.client, stream.name, twin.partition, place, cursor):
