@@ -390,38 +390,40 @@ def test_a_session_that_came_and_became_another_between_two_looks_is_no_differen
     assert report.moved > 1
 
 
-def final_and_not_published(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> tuple[Line, Worker]:
-    """A worker that has committed everything, and not come to publishing."""
-    line = Line(CONFIG, server)
-    send(line, clicks(100))
+def final_and_not_published(line: Line, worker: Worker, monkeypatch: pytest.MonkeyPatch, *, after_ms: int = 0) -> None:
+    """The worker commits sessions that are final, and does not come to publishing them."""
+    send(line, [row | {"ts": row["ts"] + after_ms} for row in clicks(100)])
     for number in range(PARTITIONS):
-        line.tick("clicks", BASE_MS + 300_000, partition=number)
-    worker = line.worker()
+        line.tick("clicks", BASE_MS + after_ms + 300_000, partition=number)
     with monkeypatch.context() as busy:
         busy.setattr(Worker, "close_sessions", lambda *arguments: Pass(0, more=False))
         line.settle(worker)
-    return line, worker
 
 
 def test_final_sessions_still_to_be_published_are_counted_and_are_no_difference(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line, worker = final_and_not_published(server, monkeypatch)
+    line = Line(CONFIG, server)
+    worker, published = line.worker(), 0
+    for after_ms in (0, 400_000):  # when the closer has said nothing yet, and when it said how far it was
+        final_and_not_published(line, worker, monkeypatch, after_ms=after_ms)
+        [report] = reports(line, METRIC).values()
+        assert (report.differences, report.windows) == ([], published)
+        assert report.pending > 5
 
-    [report] = reports(line, METRIC).values()
-    assert (report.differences, report.windows) == ([], 0)
-    assert report.pending > 5
-
-    line.settle(worker)
-    [again] = reports(line, METRIC).values()
-    assert (again.differences, again.pending, again.windows) == ([], 0, report.pending)
+        line.settle(worker)
+        [again] = reports(line, METRIC).values()
+        assert (again.differences, again.pending, again.windows) == ([], 0, published + report.pending)
+        published = again.windows
 
 
 @pytest.mark.parametrize(("module", "name"), LOOKS)
 def test_sessions_that_are_published_between_any_two_looks_are_no_difference(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
-    line, worker = final_and_not_published(server, monkeypatch)
+    line = Line(CONFIG, server)
+    worker = line.worker()
+    final_and_not_published(line, worker, monkeypatch)
 
     interrupted(monkeypatch, module, name, lambda: line.settle(worker))
     [report] = reports(line, METRIC).values()
@@ -441,6 +443,29 @@ def test_sessions_wait_for_the_slowest_partition_and_are_not_missing_meanwhile(s
 
     assert (report.differences, report.pending, report.windows) == ([], 0, 0)
     assert report.live_sessions == len(list(live(line))) > 5
+
+
+def test_sessions_that_another_partition_let_go_meanwhile_are_no_difference(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = Line(CONFIG, server)
+    fast = [row for row in clicks(300) if partition(row["user"]) == 0]
+    line.chunk("clicks", fast, times_ms=[row["ts"] for row in fast])
+    line.tick("clicks", BASE_MS + 300_000)
+    line.tick("clicks", BASE_MS - 100_000, partition=1)
+    worker = line.worker()
+    line.settle(worker)
+    assert rows(line, "closed") == []
+
+    def goes_on() -> None:
+        line.tick("clicks", BASE_MS + 300_000, partition=1)
+        line.settle(worker)
+
+    interrupted(monkeypatch, session_store, "accounts", goes_on)
+    [report] = reports(line, METRIC).values()
+
+    assert (report.differences, report.pending, report.windows) == ([], 0, 0)
+    assert len(rows(line, "closed")) > 5
 
 
 def test_after_a_trim_whole_sessions_are_compared_and_the_others_are_counted(server: RunningServer) -> None:
