@@ -20,7 +20,7 @@ run: setup ## install what is needed and start everything on http://localhost:80
 
 test: ## install what is needed and run the tests
 	@sh scripts/setup.sh test
-	@"$(BIN)/pytest" $(ARGS)
+	@"$(BIN)/pytest" -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: format-check lint types docs-check test ## what CI runs: format, lint, strict types, docs, tests
 

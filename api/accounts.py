@@ -177,6 +177,8 @@ def _raw_row(row: RawRow) -> dict[str, Any]:
         "error": row.error,
         "backfill": row.backfill or None,
         "only": row.only,
+        "table": row.table,
+        "hash": row.hash,
     }
     return {name: value for name, value in said.items() if value is not None}
 

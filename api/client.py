@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -195,9 +196,10 @@ class Client:
         """Return the stored log of a stream, event by event, with what decided their lateness.
 
         Columns: `_partition`, `_position` (entry/row), `_arrival_ms`, `_kind` (row, chunk, tick, cut, control),
-        `_tick_ms`, `_cut_ms`, `_events`, `_error`, and the stream's fields. `pipeline.batch(config, client.raw(name))`
-        recomputes every metric of the stream from it. `start` and `end` are times of arrival; it begins at the last
-        place before `start` where the watermark is known.
+        `_tick_ms`, `_cut_ms`, `_events`, `_error`, `_backfill`, `_only`, `_table`, `_hash` and `_content` (the lookup
+        table that a control entry names, and its content), and the stream's fields.
+        `pipeline.batch(config, client.raw(name))` recomputes every metric of the stream from it. `start` and `end` are
+        times of arrival; it begins at the last place before `start` where the watermark is known.
         """
         from api.frames import raw_frame
 
@@ -211,7 +213,9 @@ class Client:
                 if page["next"] is None:
                     break
                 query = {"partition": partition, "after": page["next"], "end": end, "limit": RAW_PAGE_ROWS}
-        return raw_frame(rows, view.fields)
+        hashes = dict.fromkeys(row["hash"] for row in rows if "hash" in row)
+        contents = {named: b64encode(self.content(f"/v1/tables/{quote(named, safe='')}")).decode() for named in hashes}
+        return raw_frame(rows, view.fields, contents)
 
     def end(self, stream: str) -> None:
         """Say that nothing more will come: the stream's open windows close."""
@@ -237,6 +241,10 @@ class Client:
     def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
         """Return an answer as text: CSV, for one."""
         return self._http.request("GET", path, query=query).body.decode()
+
+    def content(self, path: str) -> bytes:
+        """Return an answer as its bytes."""
+        return self._http.request("GET", path).body
 
     def close(self) -> None:
         self._http.close()

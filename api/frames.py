@@ -40,12 +40,21 @@ LOG_COLUMNS = {
     "_error": ("error", "str"),
     "_backfill": ("backfill", "boolean"),
     "_only": ("only", "str"),
+    "_table": ("table", "str"),
+    "_hash": ("hash", "str"),
 }
 
 
-def raw_frame(rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str]) -> pd.DataFrame:
-    """Return the lines of a raw log, one row a line: where it stands and what it is, then the stream's fields."""
+def raw_frame(
+    rows: Sequence[Mapping[str, Any]], fields: Mapping[str, str], contents: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return the lines of a raw log, one row a line: where it stands and what it is, then the stream's fields.
+
+    `contents`: of lookup tables by their hash, in base64; each is brought once, by the first line that names it.
+    """
     log = {name: typed_series([row.get(said) for row in rows], dtype) for name, (said, dtype) in LOG_COLUMNS.items()}
+    unsaid = dict(contents)
+    log["_content"] = typed_series([unsaid.pop(row.get("hash", ""), None) for row in rows], "str")
     events: list[Mapping[str, Any]] = [row.get("event") or {} for row in rows]
     columns = {name: typed_series([e.get(name) for e in events], dtype_of(kind)) for name, kind in fields.items()}
     return pd.DataFrame(log | columns)

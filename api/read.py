@@ -1,10 +1,12 @@
 """The reading side: metrics, streams and stages.
 
-Invariant: a name in a path is looked up in the config before anything else, so no client's text becomes part of a key.
+Invariant: a name in a path is looked up in the config before anything else, so no client's text becomes part of a key;
+the one exception, the hash of a table's content, is hexadecimal or refused.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 import redis
@@ -33,7 +35,8 @@ from api.parameters import (
 )
 from api.skew import skew_account
 from pipeline.core.definitions import Config
-from pipeline.errors import BadRequestError
+from pipeline.errors import BadRequestError, MissingTableError
+from pipeline.rim import tables
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.explain_event import explain_event
 from pipeline.runtime.explain_report import event_json, window_json
@@ -46,6 +49,7 @@ from pipeline.runtime.status import read_status
 from pipeline.runtime.stream_time import stream_time
 from pipeline.runtime.time_keepers import horizons_of
 
+CONTENT_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NOT_BUILT = {
     "live": "ask for /latest again",
 }
@@ -146,6 +150,20 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
             end_ms=asked.end_ms,
         )
         return json_response(raw_account(asked.partition, page))
+
+    @blueprint.get("/v1/tables/<hash>")
+    def read_table(hash: str) -> Response:
+        no_parameters(request.args)
+        try:
+            if CONTENT_HASH.fullmatch(hash) is None:
+                raise MissingTableError(hash)
+            return Response(tables.stored(client, hash), content_type="application/vnd.apache.parquet")
+        except MissingTableError:
+            raise BadRequestError(
+                f"there is no content '{hash:.80}' of a lookup table; it goes when no log names it any more",
+                code="unknown_table",
+                status=404,
+            ) from None
 
     @blueprint.get("/v1/streams/<stream>/events/<entry>/explain")
     def explain_stored(stream: str, entry: str) -> Response:

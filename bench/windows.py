@@ -1,6 +1,6 @@
 """Every kind of window, end to end: HTTP NDJSON in, through Redis, to published windows, all on the same cores.
 
-    python bench/windows.py [--quick] [--only hopping,sessions] [--events 2000000] [--users 1000000] [--json FILE]
+    python bench/windows.py [--quick] [--only hopping sessions] [--events 2000000] [--users 1000000] [--json FILE]
 
 Each kind is measured beside its baseline, plain tumbling counts over the same events and groups. The clock runs from
 the first POST until everything is published (and downstream, where it goes there). No figure without its recount:
@@ -104,7 +104,12 @@ CASES = (
     Case("tumbling, 1 M groups", None, VISITS, (*WHOLE, "output: none")),
     Case("tumbling, 1 M groups, rows", "tumbling, 1 M groups", VISITS, (*WHOLE, "output: rows")),
     Case("sessions, 1 M keys", "tumbling, 1 M groups", VISITS, ("window: {session: 30s}", COUNT, "output: none")),
-    Case("sessions, 1 M keys, rows", "tumbling, 1 M groups", VISITS, ("window: {session: 30s}", COUNT, "output: rows")),
+    Case(
+        "sessions, 1 M keys, rows",
+        "tumbling, 1 M groups, rows",
+        VISITS,
+        ("window: {session: 30s}", COUNT, "output: rows"),
+    ),
 )
 
 
@@ -242,6 +247,9 @@ def run_once(case: Case, task: Task, workers: int, connections: int) -> Run:
             cpu_s = {role: used - before.get(role, 0.0) for role, used in running.cpu_s().items()}
             cpu_s["load generator"] = ended_children_cpu_s() - sender_before
             found = task.read(running)
+            late = running.get(f"/v1/stages/{METRIC}")["ledger"]["late"]
+    if late:
+        raise SystemExit(f"{case.name}: {late} events came late: a sender stood still for longer than the disorder")
     print(f"{case.name}: sent in {sent_s:.2f} s, done after {seconds:.2f} s", file=sys.stderr)
     cpu_us = {role: round(used / task.n_events * 1e6, 3) for role, used in cpu_s.items()}
     correct = n_correct(found, task.expected, task.close)
@@ -285,10 +293,9 @@ def _shown(value: float | None, form: str, unit: str = "") -> str:
     return "" if value is None else f"{value:{form}}{unit}"
 
 
-def chosen(only: str | None) -> list[Case]:
-    """The cases whose name has one of the words, and their baselines."""
-    words = [word.strip() for word in only.split(",")] if only else [""]
-    wanted = {case.name for case in CASES if any(word in case.name for word in words)}
+def chosen(words: Sequence[str]) -> list[Case]:
+    """The cases whose name has one of the words, all without any; and their baselines."""
+    wanted = {case.name for case in CASES if any(word in case.name for word in words or [""])}
     wanted |= {case.baseline for case in CASES if case.name in wanted and case.baseline}
     return [case for case in CASES if case.name in wanted]
 
@@ -301,7 +308,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--connections", type=int, default=3)
     parser.add_argument("--runs", type=int, default=1, help="of each case; the table shows medians")
-    parser.add_argument("--only", help="cases whose name has one of these words, comma between them")
+    parser.add_argument(
+        "--only", nargs="*", default=[], help="cases whose name has one of these words; with their baselines"
+    )
     parser.add_argument("--bytes", action=argparse.BooleanOptionalAction, default=True, help="bytes per group as well")
     parser.add_argument("--quick", action="store_true", help="small numbers: is it right, not how fast")
     parser.add_argument("--json", type=Path, help="write the figures to this file")

@@ -66,6 +66,11 @@ class LineClient(Client):
         super().__init__()
         self._line = line
 
+    def content(self, path: str) -> bytes:
+        answer = self._line.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return bytes(answer.data)
+
     def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         answer = self._line.http.get(path, query_string=query)
         assert answer.status_code == 200, answer.text

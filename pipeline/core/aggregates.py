@@ -4,7 +4,7 @@ Partials are kept and merged; averages, rates and percentiles are computed on th
 section 5). Nulls are left out by every aggregate but `count` without a field. Over no values count, sum and the
 distincts are 0, lists are empty, and all else is null. What JSON cannot say (infinity, nan) is null.
 
-    count                       Count                        distinct          Distinct (0.81 % standard error)
+    count                       Count                        distinct          Distinct (exact to 512, then 0.81 %)
     sum, mean                   Count, IntSum or FloatSum    distinct_exact    DistinctExact (null above its cap)
     min, max                    Count, Extreme               topk              Items
     first, last                 Count, Edge                  increase, rate,

@@ -10,7 +10,6 @@ written to Redis is absolute, a few fields of the pane's hash for each cell:
 
 A sketch may be large and change little, so it is written as what changed until that is more than the sketch itself
 (DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
-(DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
 is one row of a numpy record array, so packing a thousand changed cells is one `tobytes`.
 """
 
@@ -24,7 +23,7 @@ import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Accumulator, Column, Slots, Values
-from pipeline.core.sketches import Sketch
+from pipeline.core.sketches import Sketch, as_column
 
 FORMAT = b"\x01"  # first byte of every packed cell and block
 ALWAYS = b"-"  # from_end of events that are late for none of their windows
@@ -81,7 +80,7 @@ class Layout:
 
     def pack(self, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
         """Return the whole packed cell of each slot, sketches in it."""
-        dumps = [[sketch.dump(value) for value in columns[sketch.name][slots]] for sketch in self.sketches]
+        dumps = [sketch.dump_all(columns[sketch.name][slots]) for sketch in self.sketches]
         return self._packed(columns, slots, dumps)
 
     def pack_bases(self, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
@@ -117,8 +116,7 @@ class Layout:
             for index, name in enumerate(self.variable):
                 columns[name][:] = [tail[index] for tail in tails]
             for index, sketch in enumerate(sketches, start=len(self.variable)):
-                for slot, tail in enumerate(tails):
-                    columns[sketch.name][slot] = sketch.restore(tail[index])
+                columns[sketch.name] = as_column(sketch.restore_all([tail[index] for tail in tails]))
         return columns
 
     def gather(self, stored: Mapping[bytes, bytes]) -> tuple[list[bytes], dict[str, Column]]:
@@ -132,11 +130,18 @@ class Layout:
         names = [name for name in stored if _NUL not in name]
         columns = self._unpacked([stored[name] for name in names], ())
         numbers = {name: slot for slot, name in enumerate(names)}
+        found: list[tuple[list[int], list[bytes]]] = [([], []) for _ in self.sketches]
         for piece in sketch_pieces(stored):
-            kind = self.sketches[piece.sketch]
             if piece.cell in numbers:  # who reads a large pane while it changes may meet a sketch and not its cell
-                column, slot = columns[kind.name], numbers[piece.cell]
-                column[slot] = kind.merge(column[slot], kind.restore(piece.dump))
+                slots, dumps = found[piece.sketch]
+                slots.append(numbers[piece.cell])
+                dumps.append(piece.dump)
+        for kind, (slots, dumps) in zip(self.sketches, found, strict=True):
+            partials = kind.restore_all(dumps)
+            if len(set(slots)) == len(slots):  # nearly always: each has its base and nothing more
+                columns[kind.name][slots] = as_column(partials)
+            else:
+                kind.merge_all(columns[kind.name], np.array(slots, dtype=np.intp), partials)
         return names, columns
 
 
@@ -259,15 +264,29 @@ class CellTable:
 
     def merge(self, keys: Iterable[tuple[int, bytes]], partials: Mapping[str, Column]) -> None:
         """Merge partials into the cells `keys`, in their order."""
-        slots = self.slots(keys)
-        if not len(slots):
+        self._merge([(self.slots(keys), partials)])
+
+    def merge_in(self, pane: int, parts: Sequence[tuple[Sequence[bytes], Mapping[str, Column]]]) -> None:
+        """Merge parts, each the names of cells of a pane and their partials, in their order."""
+        self._merge([(self._slots_in(pane, names), partials) for names, partials in parts])
+
+    def _slots_in(self, pane: int, names: Sequence[bytes]) -> Slots:
+        found = list(map(self.panes.setdefault(pane, {}).get, names))
+        if None in found:
+            found = [self._slot(pane, name) if slot is None else slot for name, slot in zip(names, found, strict=True)]
+        return np.array(found, dtype=np.intp)
+
+    def _merge(self, parts: Sequence[tuple[Slots, Mapping[str, Column]]]) -> None:
+        parts = [(slots, partials) for slots, partials in parts if len(slots)]
+        if not parts:
             return
         for part in self.layout.accumulators:
-            part.merge(self.columns, slots, partials)
+            for slots, partials in parts:
+                part.merge(self.columns, slots, partials)
+        together = np.concatenate([slots for slots, _ in parts])
         for sketch in self.layout.sketches:
-            column = self.columns[sketch.name]
-            for slot, partial in zip(slots.tolist(), partials[sketch.name], strict=True):
-                column[slot] = sketch.merge(column[slot], partial)
+            merging = np.concatenate([partials[sketch.name] for _, partials in parts])
+            sketch.merge_all(self.columns[sketch.name], together, merging)
 
     def fold_sketch(self, number: int, new: Values) -> None:
         """Fold a batch's values into one sketch of each of its cells, and remember what that added."""

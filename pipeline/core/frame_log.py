@@ -6,6 +6,11 @@
     0          1713-0/1    1713         chunk                               events
     0          1714-0      1714         tick    9900                        moves time
     0          1715-0/0    1715         row                        missing  could not be read: dead, `_events` of them
+    0          1716-0      1716         control                             from here on `_table` has another content
+
+Beside them, of an event: `_backfill` (old data, which moves no time) and `_only` (the one consumer group that it was
+replayed for); of a control row: the hash of the content that `_table` has from here on (`_hash`), and in one of the
+rows that name it the content (`_content`, Parquet in base64). Before the first row that names a table, it has that one.
 
 These are the columns of `client.raw`. Without them the rows are the events of partition 0 in their order, arrived later
 than any time in them, and after the last one every window is final.
@@ -13,8 +18,8 @@ than any time in them, and after the last one every window is final.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -51,8 +56,16 @@ class FrameBatch:
     def read_by(self, group: str) -> FrameBatch:
         """As one consumer group reads it: without the events that were replayed for another one."""
         entries = [entry for entry in self.batch.entries if isinstance(entry, Chunk)]
-        kept = np.array([entry.is_for(group) for entry in entries], dtype=np.bool_)[self.batch.entry_of]
-        return self if kept.all() else replace(self, batch=self.batch.read_by(group), numbers=self.numbers[kept])
+        kept = np.array([entry.is_for(group) for entry in entries], dtype=np.bool_)
+        if kept.all():
+            return self
+        foreign = {entry.id for entry in entries if not entry.is_for(group)}
+        numbered = zip(self.batch.dead, self.dead_numbers, strict=True)
+        return FrameBatch(
+            self.batch.read_by(group),
+            self.numbers[kept[self.batch.entry_of]],
+            tuple(number for dead, number in numbered if dead.entry_id not in foreign),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +74,9 @@ class FrameLog:
 
     `numbers`: the row in the DataFrame as it was given. `columns`: the stream's fields, of the rows that are events.
     `event_of`: for each row the number of its event in `columns`, -1 for others. `origins`: stand-ins for the chunks,
-    one of each kind (live, backfill, replayed for one group), and `origin_of` which of them each row came in.
+    one of each kind (live, backfill) and one of each entry that was replayed for one group, and `origin_of` which of
+    them each row came in. `reloads`: (table, hash) of the rows that name the content of one, by row; `contents`: those
+    that the frame brings, in base64 by hash.
     """
 
     stream: Stream
@@ -81,6 +96,8 @@ class FrameLog:
     times_ms: Int64
     origins: tuple[Chunk, ...] = (LIVE,)
     origin_of: Int64 | None = None
+    reloads: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, stream: Stream, given: Any) -> FrameLog:
@@ -102,14 +119,19 @@ class FrameLog:
     def partition_numbers(self) -> list[int]:
         return sorted(set(self.partitions.tolist()))
 
-    def begin(self, partition: int) -> TimeState:
-        """The time state where a partition's log begins: behind its cut, where there is one."""
+    def begin(self, partition: int, tables: Mapping[str, str]) -> TimeState:
+        """The time state where a partition's log begins: behind its cut, where there is one.
+
+        `tables`: the content (hash) of those that its rows do not name.
+        """
+        named = [reload for row, reload in self.reloads.items() if self.partitions[row] == partition]
+        known = {**tables, **dict(reversed(named))}
         found = np.flatnonzero((self.partitions == partition) & (self.kinds == "cut"))
         if not len(found):
-            return TimeState()
+            return TimeState(tables=known)
         first = int(found[0])
         cut_ms = int(self.cuts_ms[first])
-        return TimeState(int(self.ticks_ms[first]), cut_ms, cut_ms)
+        return TimeState(int(self.ticks_ms[first]), cut_ms, cut_ms, tables=known)
 
     def batches(self, partition: int, reader: Reader) -> Iterator[FrameBatch]:
         """The partition's log in batches; `reader` says which columns are needed."""
@@ -147,6 +169,9 @@ class FrameLog:
             entries=self.origins,
             entry_of=origins.astype(np.intp),
             reader=reader,
+            reloads=tuple(
+                (int(np.searchsorted(kept, row)), *self.reloads[row]) for row in rows.tolist() if row in self.reloads
+            ),
         )
         return FrameBatch(batch, self.numbers[kept], tuple(int(self.numbers[row]) for row in dead_rows))
 
@@ -206,11 +231,12 @@ def _placed(stream: Stream, frame: pl.DataFrame) -> FrameLog:
     partitions, arrivals_ms, ms, in_entry, sequences = (
         column[order] for column in (partitions, arrivals_ms, ms, in_entry, sequences)
     )
-    errors = frame["_error"].cast(pl.String).to_list() if "_error" in frame.columns else [None] * len(frame)
+    errors = _texts(frame, "_error")
     is_event = np.isin(kinds, ("row", "chunk")) & np.array([error is None for error in errors], dtype=np.bool_)
     columns = _all_columns(stream, frame.filter(pl.Series(is_event)), numbers[order][is_event])
     event_of = np.where(is_event, np.cumsum(is_event) - 1, -1)
-    origins, origin_of = _origins(frame)
+    origins, origin_of = _origins(frame, _marks(frame, "_backfill", numbers[order]))
+    reloads, contents = _reloads(frame)
     return FrameLog(
         origins=origins,
         origin_of=origin_of,
@@ -229,24 +255,64 @@ def _placed(stream: Stream, frame: pl.DataFrame) -> FrameLog:
         event_of=event_of,
         columns=columns,
         times_ms=_times(stream, columns, arrivals_ms[is_event]),
+        reloads=reloads,
+        contents=contents,
     )
 
 
-def _origins(frame: pl.DataFrame) -> tuple[tuple[Chunk, ...], Int64]:
-    """Which rows are old data, and which were replayed for one group: a stand-in for a chunk of each kind, and whose
-    kind each row is."""
-    n = len(frame)
-    old = (
-        frame["_backfill"].cast(pl.Boolean).fill_null(False).to_list() if "_backfill" in frame.columns else [False] * n
-    )
-    only = frame["_only"].cast(pl.String).fill_null("").to_list() if "_only" in frame.columns else [""] * n
-    kinds = dict.fromkeys([(False, ""), *zip(old, only, strict=True)])
-    numbers = {kind: number for number, kind in enumerate(kinds)}
+def _origins(frame: pl.DataFrame, old: Mask) -> tuple[tuple[Chunk, ...], Int64]:
+    """Stand-ins for the chunks that rows came in, and the number of its own for each row.
+
+    One for all live rows and one for all `old` data; those that were replayed for one group have one for each entry
+    and its id, by which the dead among them are told from those of other groups.
+    """
+    groups = [group or "" for group in _texts(frame, "_only")]
+    entries = frame["_position"].str.split("/").list.first().to_list()
+    kinds = [
+        (mark, group, entry if group else "") for mark, group, entry in zip(old.tolist(), groups, entries, strict=True)
+    ]
+    numbers = {kind: number for number, kind in enumerate(dict.fromkeys([(False, "", ""), *kinds]))}
     origins = tuple(
-        replace(LIVE, id=b"0-%d" % number, backfill=backfill, only=group)
-        for (backfill, group), number in numbers.items()
+        replace(LIVE, id=entry.encode() or b"0-%d" % number, backfill=backfill, only=group)
+        for (backfill, group, entry), number in numbers.items()
     )
-    return origins, np.array([numbers[kind] for kind in zip(old, only, strict=True)], dtype=np.int64)
+    return origins, np.array([numbers[kind] for kind in kinds], dtype=np.int64)
+
+
+def _reloads(frame: pl.DataFrame) -> tuple[dict[int, tuple[str, str]], dict[str, str]]:
+    """(table, hash) of each row that says which content a table has from there on, and the contents in the frame."""
+    tables, hashes, brought = (_texts(frame, name) for name in ("_table", "_hash", "_content"))
+    reloads = {
+        row: (table, named)
+        for row, (table, named) in enumerate(zip(tables, hashes, strict=True))
+        if table is not None and named is not None
+    }
+    contents = {
+        named: content
+        for named, content in zip(hashes, brought, strict=True)
+        if named is not None and content is not None
+    }
+    return reloads, contents
+
+
+def _texts(frame: pl.DataFrame, name: str) -> list[str | None]:
+    """A column of texts; one that is not there is null throughout."""
+    return frame[name].cast(pl.String).to_list() if name in frame.columns else [None] * len(frame)
+
+
+def _marks(frame: pl.DataFrame, name: str, numbers: Int64) -> Mask:
+    """A column of true and false; null, and one that is not there, is false.
+
+    Raises:
+        FrameError: it holds something else.
+    """
+    if name not in frame.columns or frame[name].null_count() == len(frame):
+        return np.zeros(len(frame), dtype=np.bool_)
+    if frame[name].dtype != pl.Boolean:
+        row = int(frame[name].is_not_null().arg_true()[0])
+        raise FrameError(f"column '{name}', row {numbers[row]}: {frame[name][row]!r:.60} is neither true nor false")
+    marks: Mask = frame[name].fill_null(False).to_numpy()
+    return marks
 
 
 def _all_columns(stream: Stream, frame: pl.DataFrame, numbers: Int64 | None = None) -> pl.DataFrame:

@@ -66,8 +66,9 @@ def matching(piece: Piece, matches: Callable[[bytes], bool]) -> Piece:
 def merge_window(table: CellTable, key: int, end_ms: int, pieces: Iterable[Piece]) -> None:
     """Merge the pieces of a window's panes that count in the window, in their fixed order, under `key`."""
     counted = [piece for piece in pieces if piece.from_end <= end_ms and piece.groups]
-    for piece in sorted(counted, key=lambda piece: piece.place):
-        table.merge([(key, group) for group in piece.groups], piece.columns)
+    ordered = sorted(counted, key=lambda piece: piece.place)
+    if ordered:
+        table.merge_in(key, [(piece.groups, piece.columns) for piece in ordered])
 
 
 @dataclass(frozen=True, slots=True)

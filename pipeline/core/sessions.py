@@ -172,9 +172,7 @@ class SessionTable:
         for part in self.layout.accumulators:
             part.merge(self.columns, into, partials)
         for sketch in self.layout.sketches:
-            column = self.columns[sketch.name]
-            for slot, partial in zip(into.tolist(), partials[sketch.name], strict=True):
-                column[slot] = sketch.merge(column[slot], partial)
+            sketch.merge_all(self.columns[sketch.name], into, partials[sketch.name])
 
     def fold_sketch(self, number: int, new: Values) -> None:
         """Fold values into one sketch of each of their sessions; sessions are written whole, so nothing is noted."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pipeline.core.accumulators import Slots, Values, part_name
-from pipeline.core.sketches import as_slots, count_items, decode, items_weight, rising
+from pipeline.core.sketches import OneByOne, as_slots, count_items, decode, items_weight, rising
 
 ITEMS_CAP = 10_000  # distinct items of a cell that are counted
 
@@ -28,7 +28,7 @@ class ItemCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Items:
+class Items(OneByOne):
     """Counts of the first `cap` distinct values of a cell; merges of cells hold up to `cap` of each."""
 
     field: str

@@ -16,16 +16,19 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, chain, pairwise
 from operator import sub
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values, part_name
-from pipeline.core.sketches import as_slots, decode, rising, runs
+from pipeline.core.sketches import OneByOne, Partials, as_column, as_slots, decode, rising, runs
 
 GAMMA = 1.02  # width of a bucket: values are at most (GAMMA - 1) / (GAMMA + 1) = 0.991 % from its estimate
 RELATIVE_ERROR = 0.01  # promised; what GAMMA leaves of it covers the rounding of the bounds
@@ -55,11 +58,12 @@ def _bounds() -> Column:
 
 _BOUNDS = _bounds()
 _LOG_GAMMA = math.log(GAMMA)
+_DENSE_FACTOR = 16  # places of a matrix for each bucket that goes in: adding costs more than an empty place
 
 Buckets = dict[int, int]  # key of a bucket → how many values
-Sorted = tuple[
-    list[int], list[int]
-]  # the same of one batch: keys, rising, and counts; a dict of each costs 70 ns a key
+Lists = tuple[list[int], list[int]]  # the same of one batch: keys, rising, and counts; a dict costs 70 ns a key
+Arrays = tuple[Int64, Int64]  # the same again, where many cells are read and merged at once
+Partial = Buckets | Lists | Arrays
 
 
 def bucket_keys(values: Column) -> Int64:
@@ -78,7 +82,7 @@ def bucket_keys(values: Column) -> Int64:
 
 
 @dataclass(frozen=True, slots=True)
-class Quantiles:
+class Quantiles(OneByOne):
     """Counts per logarithmic bucket; integers count as the nearest float64."""
 
     field: str
@@ -95,7 +99,7 @@ class Quantiles:
     def empty(self) -> Buckets:
         return {}
 
-    def lift(self, new: Values) -> tuple[Slots, list[Sorted]]:
+    def lift(self, new: Values) -> tuple[Slots, list[Lists]]:
         tagged = np.sort((new.slots.astype(np.int64) << _KEY_BITS) + (bucket_keys(new.values) + NAN))
         heads = np.flatnonzero(np.diff(tagged, prepend=-1))
         counts = np.diff(heads, append=len(tagged)).tolist()
@@ -106,28 +110,54 @@ class Quantiles:
             partials.append((keys[begin:end], counts[begin:end]))
         return as_slots(slots), partials
 
-    def fold(self, whole: Buckets, fresh: Sorted) -> tuple[Buckets, Sorted]:
+    def fold(self, whole: Partial, fresh: Lists) -> tuple[Buckets, Lists]:
         return self.merge(whole, fresh), fresh
 
-    def merge(self, into: Buckets | Sorted, other: Buckets | Sorted) -> Buckets:
+    def merge(self, into: Partial, other: Partial) -> Buckets:
         buckets = as_buckets(into)
         if not buckets:
             return dict(as_buckets(other))
-        for key, count in other.items() if isinstance(other, dict) else zip(*other, strict=True):
-            if key in buckets:
-                buckets[key] += count
-            else:
-                buckets[key] = count
+        known = buckets.get
+        pairs = other.items() if isinstance(other, dict) else zip(*as_lists(other), strict=True)
+        for key, count in pairs:
+            buckets[key] = known(key, 0) + count
         return buckets
 
-    def dump(self, value: Buckets | Sorted) -> bytes:
-        if isinstance(value, dict):
-            keys = sorted(value)
-            counts = [value[key] for key in keys]
+    def merge_all(self, column: Column, slots: Slots, partials: Partials) -> None:
+        """Add up the buckets of all cells at once: a matrix of cells and keys, or a sort where that would be large."""
+        wanted, rows = np.unique(slots, return_inverse=True)
+        held = [(number, whole) for number, whole in enumerate(column[wanted]) if whole]
+        lens, keys, counts = _flat([*(whole for _, whole in held), *partials])
+        if not len(keys):
+            return
+        rows = np.repeat(np.concatenate([np.array([number for number, _ in held], dtype=np.int64), rows]), lens)
+        low = int(keys.min())
+        width = int(keys.max()) - low + 1
+        places = rows * width + (keys - low)
+        if len(wanted) * width <= _DENSE_FACTOR * len(keys):
+            matrix = np.zeros(len(wanted) * width, dtype=np.int64)
+            np.add.at(matrix, places, counts)
+            places = np.flatnonzero(matrix)
+            totals = matrix[places]
         else:
-            keys, counts = value
+            places, inverse = np.unique(places, return_inverse=True)
+            totals = np.zeros(len(places), dtype=np.int64)
+            np.add.at(totals, inverse, counts)
+        ends = np.searchsorted(places, np.arange(1, len(wanted) + 1) * width)
+        column[wanted] = as_column(_cut(places % width + low, totals, ends))
+
+    def dump(self, value: Partial) -> bytes:
+        keys, counts = as_lists(value)
         steps = [keys[0], *map(sub, keys[1:], keys)] if keys else []
         return msgspec.msgpack.encode((steps, counts))
+
+    def dump_all(self, values: Partials) -> list[bytes]:
+        lens, keys, counts = _flat(values)
+        ends = np.cumsum(lens)
+        steps = np.diff(keys, prepend=0)
+        heads = (ends - lens)[lens > 0]
+        steps[heads] = keys[heads]
+        return [msgspec.msgpack.encode(pair) for pair in _cut(steps.tolist(), counts.tolist(), ends)]
 
     def restore(self, data: bytes) -> Buckets:
         steps, counts = decode(_DUMP, data, self.name)
@@ -136,22 +166,76 @@ class Quantiles:
             raise ValueError(f"{len(data)} bytes are not a dump of {self.name}: keys {keys[:5]}…, counts {counts[:5]}…")
         return dict(zip(keys, counts, strict=True))
 
-    def weight(self, value: Buckets | Sorted) -> int:
+    def restore_all(self, dumps: Sequence[bytes]) -> Sequence[Partial]:
+        pairs = [decode(_DUMP, data, self.name) for data in dumps]
+        lens = np.fromiter((len(steps) for steps, _ in pairs), np.int64, len(pairs))
+        try:
+            steps, counts = _chained([steps for steps, _ in pairs]), _chained([counts for _, counts in pairs])
+        except OverflowError:
+            return [self.restore(data) for data in dumps]  # one is damaged: this says which
+        ends = np.cumsum(lens)
+        begins = ends - lens
+        sums = np.concatenate([[0], np.cumsum(steps)])
+        keys = sums[1:] - np.repeat(sums[begins], lens)
+        size = np.abs(keys) - SHIFT
+        is_head = np.zeros(len(keys), dtype=np.bool_)
+        is_head[begins[lens > 0]] = True
+        sound = (
+            all(len(steps) == len(counts) for steps, counts in pairs)
+            and bool((np.abs(steps) <= 2 * NAN).all() and (is_head | (steps > 0)).all() and (counts > 0).all())
+            and bool(
+                (((size >= _LOWEST) & (size <= _HIGHEST)) | (keys == 0) | (abs(keys) == LIMIT) | (keys == NAN)).all()
+            )
+        )
+        return _cut(keys, counts, ends) if sound else [self.restore(data) for data in dumps]
+
+    def weight(self, value: Partial) -> int:
         return 3 + _BUCKET_BYTES * (len(value) if isinstance(value, dict) else len(value[0]))
 
 
 _DUMP = msgspec.msgpack.Decoder(tuple[list[int], list[int]])
 
 
-def as_buckets(value: Buckets | Sorted) -> Buckets:
-    return value if isinstance(value, dict) else dict(zip(*value, strict=True))
+def as_buckets(value: Partial) -> Buckets:
+    return value if isinstance(value, dict) else dict(zip(*as_lists(value), strict=True))
+
+
+def as_lists(value: Partial) -> Lists:
+    """Keys, rising, and counts."""
+    if isinstance(value, dict):
+        keys = sorted(value)
+        return keys, [value[key] for key in keys]
+    keys, counts = (part.tolist() if isinstance(part, np.ndarray) else part for part in value)
+    return keys, counts
+
+
+def _flat(values: Iterable[Partial]) -> tuple[Int64, Int64, Int64]:
+    """How many buckets each partial has, and the keys and counts of all, one after the other."""
+    pairs = [as_lists(value) if isinstance(value, dict) else value for value in values]
+    keys, counts = [keys for keys, _ in pairs], [counts for _, counts in pairs]
+    return np.fromiter(map(len, keys), np.int64, len(keys)), _joined(keys), _joined(counts)
+
+
+def _joined(parts: Sequence[list[int] | Int64]) -> Int64:
+    if set(map(type, parts)) == {np.ndarray}:
+        return np.concatenate(parts)
+    return _chained([part.tolist() if isinstance(part, np.ndarray) else part for part in parts])
+
+
+def _chained(lists: Sequence[list[int]]) -> Int64:
+    return np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))
+
+
+def _cut(keys: Any, counts: Any, ends: Int64) -> list[Any]:
+    """The (keys, counts) of every partial, of all of them one after the other."""
+    return [(keys[begin:end], counts[begin:end]) for begin, end in pairwise([0, *ends.tolist()])]
 
 
 def _is_key(key: int) -> bool:
     return key in (0, LIMIT, -LIMIT, NAN) or _LOWEST <= abs(key) - SHIFT <= _HIGHEST
 
 
-def quantile(buckets: Buckets, q: Fraction) -> float | None:
+def quantile(buckets: Partial, q: Fraction) -> float | None:
     """Estimate the value at rank floor(q·(n-1)) of the sorted values, counted from 0 (numpy's `lower`).
 
     No interpolation: the answer is within RELATIVE_ERROR of a value that is there. `q` is a fraction, so that 0.29 of
@@ -160,24 +244,21 @@ def quantile(buckets: Buckets, q: Fraction) -> float | None:
     Returns:
         The estimate; None of no values, or where that value is infinite or nan.
     """
-    if not buckets:
+    keys, counts = as_lists(buckets)
+    if not keys:
         return None
-    rank = math.floor(q * (sum(buckets.values()) - 1))
-    below = 0
-    for key in sorted(buckets):
-        below += buckets[key]
-        if below > rank:
-            return _estimate(key)
-    raise AssertionError(f"rank {rank} is past the {below} values")
+    totals = list(accumulate(counts))
+    rank = q.numerator * (totals[-1] - 1) // q.denominator
+    return _estimate(keys[bisect_right(totals, rank)])
 
 
-def histogram(buckets: Buckets) -> list[list[float | int | None]]:
+def histogram(buckets: Partial) -> list[list[float | int | None]]:
     """Return [low, high, count] of every bucket that has values, by low; a bound is None where JSON has no number.
 
     Positive values x of a bucket are low < x <= high, negative ones low <= x < high; zero is [0.0, 0.0, n], infinity
     [largest float, None, n] and nan [None, None, n].
     """
-    return [[*_range(key), buckets[key]] for key in sorted(buckets)]
+    return [[*_range(key), count] for key, count in zip(*as_lists(buckets), strict=True)]
 
 
 def _estimate(key: int) -> float | None:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values, part_name
-from pipeline.core.sketches import as_slots, decode, runs, stable_order
+from pipeline.core.sketches import OneByOne, as_slots, decode, runs, stable_order
 
 SAMPLES_CAP = 10_000  # samples of a cell
 _SAMPLE_BYTES = 15  # of one in a dump: 2 of time, 2 of place, 2 of row, 9 of value
@@ -48,7 +48,7 @@ def _is_ordered(block: Int64) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(OneByOne):
     """The samples of a cell; `dtype` of the column, so that integers stay exact at any size."""
 
     field: str

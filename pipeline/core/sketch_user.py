@@ -20,7 +20,7 @@ import numpy as np
 
 from pipeline.core.accumulators import Slots, Values, part_name
 from pipeline.core.registry import RegisteredAggregate, Returns
-from pipeline.core.sketches import as_slots, decode, runs, stable_order
+from pipeline.core.sketches import OneByOne, as_slots, decode, runs, stable_order
 from pipeline.core.tracebacks import MAX_TRACEBACK_LENGTH, traceback_text
 from pipeline.errors import UserCodeError
 
@@ -56,7 +56,7 @@ _FAILED_DUMP = [None, "failed"]  # of a partial there is one item
 
 
 @dataclass(frozen=True, slots=True)
-class UserPartials:
+class UserPartials(OneByOne):
     """A registered aggregate over a field; `are_bools` where the column's numbers are."""
 
     function: str

@@ -137,9 +137,19 @@ def tables_after(before: Mapping[str, str], reloads: Sequence[Reload]) -> Mappin
 
 def hashes_in(steps: Sequence[Step], before: Mapping[str, str], reloads: Sequence[Reload]) -> frozenset[str]:
     """The contents that steps may join with in a batch: `Joins` needs all of them."""
-    names = {step.lookup.table for step in steps if isinstance(step, LookupStep)}
+    names = tables_of(steps)
     held = (content for name, content in before.items() if name in names)
     return frozenset((*held, *(content for _, name, content in reloads if name in names)))
+
+
+def tables_of(steps: Sequence[Step]) -> frozenset[str]:
+    """The lookup tables that steps join with."""
+    return frozenset(step.lookup.table for step in steps if isinstance(step, LookupStep))
+
+
+def lost_functions(steps: Sequence[Step]) -> list[str]:
+    """The registered functions of steps whose text this process does not have: such steps cannot be run here."""
+    return [step.name for step in steps if isinstance(step, PythonStep) and step.function is None]
 
 
 def compile_steps(

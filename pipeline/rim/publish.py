@@ -24,7 +24,7 @@ EMIT_ROWS = 500  # rows a step downstream: XADD is about 1.4 µs a row in a scri
 STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
 
 
-Row = Mapping[str, bytes | str | int]  # fields of an entry of a metric's downstream stream
+Row = Sequence[bytes | str]  # an entry of a metric's downstream stream: field and value in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +160,11 @@ class Outgoing:
     revision: int
     row: int
 
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """Whose rows: start, end and revision."""
+        return (self.start_ms, self.end_ms, self.revision)
+
     def __str__(self) -> str:
         return f"{self.start_ms}:{self.end_ms}:{self.revision}:{self.row}"
 
@@ -182,8 +187,8 @@ def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequ
         after = Outgoing(head.start_ms, head.end_ms, head.revision, end)
         args: list[bytes | str | int] = [str(position), str(after) if end < len(rows) else "", len(step)]
         for row in step:
-            args.append(len(row))
-            args.extend(part for pair in row.items() for part in pair)
+            args.append(len(row) // 2)
+            args += row
         sent = scripts.run("emit", keys=[keys.emit(metric, version), keys.rows(metric)], args=args)
         if not int(sent):
             return False
@@ -192,13 +197,11 @@ def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequ
         position = after
 
 
-def _emit_step(
-    rows: Sequence[Mapping[str, bytes | str | int]], first: int
-) -> Sequence[Mapping[str, bytes | str | int]]:
+def _emit_step(rows: Sequence[Row], first: int) -> Sequence[Row]:
     """The rows of one script call: as many as it takes in a millisecond or two, by number and by bytes."""
     size = 0
     for number, row in enumerate(rows[first : first + EMIT_ROWS], start=1):
-        size += sum(len(value) for value in row.values() if isinstance(value, bytes | str))
+        size += sum(map(len, row))
         if size > STAGING_BYTES:
             return rows[first : first + number]
     return rows[first : first + EMIT_ROWS]

@@ -14,7 +14,7 @@ from pipeline.core.session_walk import Span
 from pipeline.rim import keys
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.session_store import Account, bucket_of, session_field
+from pipeline.rim.session_store import Account, bucket_width_ms
 
 ROWS_A_STEP = 250  # published or retracted: some 6 µs each, with its row downstream
 FIELDS_A_STEP = 2_000  # deleted by one script
@@ -71,20 +71,22 @@ def publish_sessions(
 
     None: sessions of a newer commit have been published, nothing was written.
     """
-    starts = sorted({bucket_of(of.window, first) for s in sessions for first, _ in [(s.first, s.last), *s.forebears]})
-    numbers = {start: number for number, start in enumerate(starts, start=1)}
-    args: list[bytes | str | int] = [of.version, of.partition, str(of.mark), "" if account is None else str(account)]
-    args += [of.output, len(starts), len(sessions), *starts]
+    numbers: dict[int, int] = {}  # bucket → its number among those of this call
+    width_ms = bucket_width_ms(of.window)
+
+    def form(first: int, last: int) -> str:
+        start = first - first % width_ms
+        number = numbers.setdefault(start, len(numbers) + 1)
+        return f"{number} {first} {last} {last + of.window.gap_ms}"
+
+    rows: list[bytes | str | int] = []
     for session in sessions:
-        args += _form(of.window, numbers, session.group, (session.first, session.last))
-        args += [session.cell, session.group, session.latest]
-        for values in (session.named, session.values):
-            texts = {"": values} if isinstance(values, bytes) else values
-            args.append(len(texts))
-            args += (part for pair in texts.items() for part in pair)
-        args.append(len(session.forebears))
-        for span in session.forebears:
-            args += _form(of.window, numbers, session.group, span)
+        named, values = _pairs(session.named), _pairs(session.values)
+        counts = f"{len(named) // 2} {len(values) // 2} {len(session.forebears)}"
+        rows += (f"{form(session.first, session.last)} {counts}", session.cell, session.group, session.latest)
+        rows += (*named, *values, *(form(*span) for span in session.forebears))
+    args: list[bytes | str | int] = [of.version, of.partition, str(of.mark), "" if account is None else str(account)]
+    args += [of.output, len(numbers), len(sessions), *numbers, *rows]
     changed = scripts.run(
         "publish_sessions",
         keys=[
@@ -95,16 +97,17 @@ def publish_sessions(
             keys.rows(of.metric),
             keys.latest(of.metric),
             keys.versions(of.metric),
-            *(keys.session_rows(of.metric, of.version, start) for start in starts),
+            *(keys.session_rows(of.metric, of.version, start) for start in numbers),
         ],
         args=args,
     )
     return None if int(changed) < 0 else int(changed)
 
 
-def _form(window: Session, numbers: Mapping[int, int], group: bytes, span: Span) -> list[bytes | str | int]:
-    first, last = span
-    return [numbers[bucket_of(window, first)], session_field(first, last, group), first, last, last + window.gap_ms]
+def _pairs(values: Outgoing) -> list[str | bytes]:
+    if isinstance(values, bytes):
+        return ["", values]
+    return [part for pair in values.items() for part in pair]
 
 
 def settle_sessions(

@@ -105,30 +105,42 @@ def load_panes(
 
 @dataclass(frozen=True, slots=True)
 class MarkedPane:
-    """One pane of one partition at one moment: its mark and the fields of its hash."""
+    """One pane of one partition at one moment: its mark, and the fields of its hash; None where they are known."""
 
     partition: int
     start_ms: int
     mark: Mark
-    stored: Mapping[bytes, bytes]
+    stored: Mapping[bytes, bytes] | None
 
 
 def read_marked_panes(
-    client: redis.Redis, stream: str, partitions: int, group: str, starts: Sequence[int]
+    client: redis.Redis,
+    stream: str,
+    partitions: int,
+    group: str,
+    starts: Sequence[int],
+    known: Mapping[tuple[int, int], Mark],
 ) -> dict[int, list[MarkedPane] | None]:
     """The panes that there are at some starts, by partition; None for a start where one changed while it was read.
 
     Marks are read before and after the cells, and an unchanged mark means unchanged cells: each pane is of one moment.
+    The cells of a (partition, start) that still has its `known` mark are not read.
     """
     before = _marks(client, stream, partitions, group, starts)
+    marks = {
+        (partition, start): Mark.parse(mark)
+        for start in starts
+        for partition, mark in enumerate(before[start])
+        if mark is not None
+    }
     panes = []
     for partition in range(partitions):
-        there = [start for start in starts if before[start][partition] is not None]
-        panes.append(load_panes(client, stream, partition, group, there))
+        wanted = [start for p, start in marks if p == partition and known.get((p, start)) != marks[p, start]]
+        panes.append(load_panes(client, stream, partition, group, wanted))
     after = _marks(client, stream, partitions, group, starts)
     return {
         start: [
-            MarkedPane(partition, start, Mark.parse(mark), panes[partition][start])
+            MarkedPane(partition, start, marks[partition, start], panes[partition].get(start))
             for partition, mark in enumerate(before[start])
             if mark is not None
         ]

@@ -89,8 +89,17 @@ def load(client: redis.Redis, named: str) -> Table:
     Raises:
         MissingTableError: it is not there, or not what its hash says.
     """
+    return decode(stored(client, named))
+
+
+def stored(client: redis.Redis, named: str) -> bytes:
+    """The bytes of the content with a hash.
+
+    Raises:
+        MissingTableError: it is not there, or not what its hash says.
+    """
     key = keys.table_content(named)
-    content = client.execute_command("GET", key)
+    content: bytes | None = client.execute_command("GET", key)
     if content is None:
         raise MissingTableError(
             f"{key}: a log names this content of a lookup table, and it is not there. Something else deleted it; "
@@ -98,7 +107,7 @@ def load(client: redis.Redis, named: str) -> Table:
         )
     if content_hash(content) != named:
         raise MissingTableError(f"{key}: the content of this lookup table is not the one of its hash; it was changed.")
-    return decode(content)
+    return content
 
 
 @dataclass(slots=True)

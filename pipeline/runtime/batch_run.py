@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,19 +24,16 @@ from pipeline.core.session_form import StoredSession
 from pipeline.core.session_process import session_window
 from pipeline.core.session_twin import PartitionSessions, SessionTwin, twin_of
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.tables import encode
+from pipeline.core.steps import lost_functions
 from pipeline.core.twin import PaneTwin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import FrameError
-from pipeline.rim.tables import TableCache
 from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
 from pipeline.runtime.closer import state_at
-from pipeline.runtime.computations import AggregateComputation
 from pipeline.runtime.config import load_config
 from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.frame_tables import Joined
 from pipeline.runtime.replay_files import FileRow, file_format, read_rows
-from pipeline.runtime.table_files import read_table
-from pipeline.runtime.table_reloads import tables_in
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +114,8 @@ def batch(
 
     `stages`: the metrics wanted, by default all of the stream. `stream`: which, where the config has several.
     With the columns of `client.raw` lateness is exact; without them the rows count in their order, in one partition,
-    and all windows are final at the end. Lookups join with their files as they are now.
+    and all windows are final at the end. A lookup joins with what the log says its table was, else with its file as it
+    is now.
 
     Raises:
         FrameError: a column, a row or a name does not fit; the message says which.
@@ -126,14 +124,13 @@ def batch(
     known = config if isinstance(config, Config) else load_config(Path(config), os.environ)
     programs = _programs(known, stages, stream)
     source = next(iter(programs.values())).stream
-    tables = TableCache()
-    joined = {table: tables.put(encode(read_table(known, table))) for table in tables_in(known)}
     log = FrameLog.of(source, _read_file(source, Path(df)) if isinstance(df, str | os.PathLike) else df)
+    joined = Joined.of(known, programs.values(), log)
     numbers = log.partition_numbers()
+    begins = {number: log.begin(number, joined.files) for number in numbers}
     done = {}
     for name, program in programs.items():
-        begins = {number: replace(log.begin(number), tables=joined) for number in numbers}
-        found = _Recomputed(twin_of(program, begins, AggregateComputation(program, 0, tables).compute))
+        found = _Recomputed(twin_of(program, begins, joined.computing(program)))
         reader = Reader(source, program.needs)
         for number in numbers:
             for taken in log.batches(number, reader):
@@ -160,6 +157,9 @@ def _programs(config: Config, stages: Sequence[str] | None, stream: str | None) 
         raise FrameError(
             f"the config has metrics of several streams ({', '.join(streams)}); say whose events these are: stream="
         )
+    for name, program in wanted.items():
+        if lost := lost_functions(program.steps):
+            raise FrameError(f"{name} calls the function '{lost[0]}', of which this process has another text, or none")
     if not wanted:
         raise FrameError("no metric is left to compute: stages= and stream= leave none")
     return wanted

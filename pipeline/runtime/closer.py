@@ -7,7 +7,7 @@ Publishing needs no owner: any worker may run a pass, and two that run at once p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
@@ -24,11 +24,12 @@ from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import Due, MarkedPane
-from pipeline.runtime.downstream import outgoing_entries
+from pipeline.runtime.downstream import Finished, outgoing_entries
 from pipeline.runtime.finishing import finished_result, finished_rows
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
 WINDOWS_A_READ = 20  # windows whose panes are read together
+CACHED_CELLS = 100_000  # of panes kept for the next pass: some 100 MB of quantiles
 
 Read = Mapping[int, list[tuple[MarkedPane, list[Piece]]] | None]  # pane start → the panes there; None: one changed
 Marks = tuple[Mark, ...]  # of a window: for each partition the newest mark of its panes
@@ -49,6 +50,30 @@ def minimum_watermark(checkpoints: Sequence[Checkpoint], disorder_ms: int) -> in
     return min(known) - disorder_ms if len(known) == len(seen) else None
 
 
+@dataclass(slots=True)
+class PieceCache:
+    """Panes as they were unpacked for the last windows, which the next ones overlap; a mark names one content.
+
+    By (partition, pane start). Pieces are only ever merged from, never into.
+    """
+
+    panes: dict[tuple[int, int], tuple[Mark, list[Piece]]] = field(default_factory=dict)
+
+    @property
+    def marks(self) -> dict[tuple[int, int], Mark]:
+        return {place: mark for place, (mark, _) in self.panes.items()}
+
+    def keep(self, panes: Mapping[tuple[int, int], tuple[Mark, list[Piece]]]) -> None:
+        """Keep the newest of these panes, and nothing else, up to CACHED_CELLS."""
+        self.panes = {}
+        cells = 0
+        for place in sorted(panes, key=lambda place: place[1], reverse=True):
+            cells += sum(len(piece.groups) for piece in panes[place][1])
+            if cells > CACHED_CELLS:
+                return
+            self.panes[place] = panes[place]
+
+
 def waiting_windows(
     program: Program, due: Sequence[Mapping[int, Due]], *, from_ms: int = -FOREVER_MS, to_ms: int = FOREVER_MS
 ) -> list[Span]:
@@ -64,11 +89,12 @@ def waiting_windows(
 
 @dataclass(frozen=True, slots=True)
 class Closer:
-    """Publishes the closed windows of one metric."""
+    """Publishes the closed windows of one metric; `cache` lives from pass to pass."""
 
     program: Program
     client: redis.Redis
     scripts: Scripts
+    cache: PieceCache = field(default_factory=PieceCache)
 
     def close_once(self) -> Pass:
         """Publish the windows that are due and whose end the minimum watermark has passed, oldest first."""
@@ -117,22 +143,27 @@ class Closer:
         starts = sorted({start for span in spans for start in program.panes.panes_of(span)})
         if not starts:
             return {}
-        read = store.read_marked_panes(self.client, stream.name, stream.partitions, program.group, starts)
-        return {
+        known = self.cache.panes
+        read = store.read_marked_panes(
+            self.client, stream.name, stream.partitions, program.group, starts, self.cache.marks
+        )
+        found = {
             start: None
-            if found is None
-            else [(pane, pieces_of(program.layout, pane.partition, start, pane.stored)) for pane in found]
-            for start, found in read.items()
+            if panes is None
+            else [
+                (pane, known[pane.partition, start][1])
+                if pane.stored is None
+                else (pane, pieces_of(program.layout, pane.partition, start, pane.stored))
+                for pane in panes
+            ]
+            for start, panes in read.items()
         }
+        if len(starts) > len(spans):  # else every window has panes of its own
+            used = [each for panes in found.values() for each in panes or ()]
+            self.cache.keep({(pane.partition, pane.start_ms): (pane.mark, pieces) for pane, pieces in used})
+        return found
 
-    def _publish(
-        self,
-        span: Span,
-        read: Read,
-        watermark_ms: int | None,
-        *,
-        is_newest: bool,
-    ) -> bool | None:
+    def _publish(self, span: Span, read: Read, watermark_ms: int | None, *, is_newest: bool) -> bool | None:
         """Merge and publish one window: True when it is in place now, False when what is in place is as good.
 
         None when a pane changed under our hands, or when another publisher's result is newer: it stays due.
@@ -142,8 +173,11 @@ class Closer:
             return None
         marks = self._marks(pane for pane, _ in panes)
         window = merged(self.program.layout, span, (piece for _, pieces in panes for piece in pieces))
-        closed = self._closed(window, marks, watermark_ms, is_newest=is_newest)
-        if publish.publish(self.client, self.scripts, closed) is not None:
+        rows = self._rows(window) if is_newest or self.program.stage.output != "none" else []
+        closed = self._closed(window, marks, watermark_ms, rows if is_newest else [])
+        revision = publish.publish(self.client, self.scripts, closed)
+        if revision is not None:
+            self._emit_rest(Finished(*span, closed.state, revision, window.groups, rows))
             return True
         # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged.
         [stored] = store.stored_marks(self.client, self.program.name, self.program.version, [span])
@@ -193,11 +227,13 @@ class Closer:
         next_ms = int(panes.ends_after(starts, np.array([end_ms]))[0])
         return next_ms if next_ms <= int(panes.last_ends(starts)[0]) else None
 
-    def _closed(self, window: Merged, marks: Marks, watermark_ms: int | None, *, is_newest: bool) -> Closed:
+    def _rows(self, window: Merged) -> list[dict[str, Any]]:
+        return finished_rows(self.program, window.columns, window.slots, [window.span[1]] * len(window.groups))
+
+    def _closed(
+        self, window: Merged, marks: Marks, watermark_ms: int | None, latest: Sequence[Mapping[str, Any]]
+    ) -> Closed:
         program, (start_ms, end_ms) = self.program, window.span
-        latest = (
-            finished_rows(program, window.columns, window.slots, [end_ms] * len(window.groups)) if is_newest else []
-        )
         return Closed(
             metric=program.name,
             version=program.version,
@@ -212,20 +248,23 @@ class Closer:
             tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
 
-    def _emit_rest(self) -> None:
-        """Send downstream what is published and not out yet, ours or of a publisher that died."""
+    def _emit_rest(self, just: Finished | None = None) -> None:
+        """Send downstream what is published and not out yet, ours or of a publisher that died; `just`: known rows."""
         program = self.program
+        if program.stage.output == "none":
+            just = None
         while heads := publish.outgoing(self.client, program.name, program.version):
             for head in heads:
-                entries = outgoing_entries(program, self._result(head))
+                is_just = just is not None and (just.start_ms, just.end_ms, just.revision) == head.window
+                entries = outgoing_entries(program, just if is_just else self._result(head))
                 if not publish.emit(self.scripts, program.name, program.version, head, entries):
                     return  # somebody else is sending
 
-    def _result(self, head: Outgoing) -> store.Result | None:
+    def _result(self, head: Outgoing) -> Finished | None:
         """The result that is to be sent; None when it expired, or a newer revision is in the list behind it."""
         span = (head.start_ms, head.end_ms)
         found = store.load_results(self.client, self.program.name, self.program.version, [span])
-        return found[0] if found and found[0].revision == head.revision else None
+        return Finished.of(self.program, found[0]) if found and found[0].revision == head.revision else None
 
     def show_latest(self) -> None:
         """Put the newest published window of this version into the `latest` hash."""

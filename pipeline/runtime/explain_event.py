@@ -36,13 +36,13 @@ from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import computations_of, reads_log
 from pipeline.runtime.closer import minimum_watermark, state_at
 from pipeline.runtime.computations import AggregateComputation, PublishComputation
-from pipeline.runtime.explain_window import ATTEMPTS, beside
+from pipeline.runtime.explain_window import ATTEMPTS, beside, why_not_again
 from pipeline.runtime.finishing import group_values
 from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.session_query import SessionReader
 
-Outcome = Literal["accepted", "filtered", "late", "dead", "published", "not for it"]
+Outcome = Literal["accepted", "filtered", "late", "dead", "published", "not for it", "not known"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +307,8 @@ class _Path:
             return replace(base, outcome="not for it")
         if seen.one is None:
             return _dead(base, seen.dead)
+        if (why := why_not_again(program.name, program.steps)) is not None:
+            return replace(base, outcome="not known", error=why)
         before = replace(
             self.before,
             max_seen_ms=seen.max_seen_ms,
@@ -381,6 +383,8 @@ class _Path:
             return replace(base, outcome="not for it")
         if seen.one is None:
             return _dead(base, seen.dead)
+        if (why := why_not_again(stage.name, work.steps)) is not None:
+            return replace(base, outcome="not known", error=why)
         published = work.compute(seen.one, TimeState(seen.max_seen_ms, tables=self.before.tables))
         if published.dead:
             return replace(base, outcome="dead", error=f"{published.dead[0].code}: {published.dead[0].message}")

@@ -138,6 +138,8 @@ def _outcome(fate: StageFate) -> str:
             return f"late by {format_duration(fate.late_by_ms)}: its last window, {window}, had closed for good"
         case "published":
             return "published"
+        case "not known":
+            return f"not known: {fate.error}"
         case "not for it":
             return "not counted: it was replayed for another stage"
         case _:

@@ -21,6 +21,7 @@ from pipeline.core.fates import Account, Place, Side, account_of
 from pipeline.core.ndjson import iso_time
 from pipeline.core.programs import Program
 from pipeline.core.session_twin import SessionTwin, twin_of
+from pipeline.core.steps import Step, lost_functions
 from pipeline.core.twin import PaneTwin, PartitionTwin
 from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError, LogTrimmedError
@@ -100,9 +101,12 @@ def explain_window(
     """Account for one window.
 
     Raises:
-        BadRequestError: 410, the log is trimmed faster than it can be read.
+        BadRequestError: 422, this process has not the text of a function that the metric was made with; 410, the log
+            is trimmed faster than it can be read.
     """
     side, program = subject.side, subject.side.program
+    if (why := why_not_again(program.name, program.steps)) is not None:
+        raise BadRequestError(why, code="no_account", status=422)
     stream, span = program.stream, side.span
     checkpoints = store.load_checkpoints(client, stream.name, stream.partitions, program.group)
     state = _state(subject, checkpoints)
@@ -137,6 +141,12 @@ def explain_window(
         whole_from_ms=whole_from_ms(program, floors),
         truncated=truncated,
     )
+
+
+def why_not_again(stage: str, steps: Sequence[Step]) -> str | None:
+    """Why a stage cannot be asked again: a registered function of its steps is another one here."""
+    lost = lost_functions(steps)
+    return f"{stage} was made with another text of the function '{lost[0]}' than this process has" if lost else None
 
 
 @dataclass(slots=True)

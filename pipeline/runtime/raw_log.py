@@ -13,7 +13,7 @@ import redis
 
 from pipeline.core.batches import read_row
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import Chunk, EntryError, Row, Tick, parse_entry
+from pipeline.core.entries import Chunk, Control, EntryError, Row, Tick, parse_entry
 from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.errors import BadRequestError, LogTrimmedError
 from pipeline.rim.log import LogPlace, log_begin, order_of, place_before, read_log
@@ -25,11 +25,13 @@ RawKind = Literal["row", "chunk", "tick", "cut", "control"]
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """One line of the log: an event, a tick, or the cut the log begins at.
+    """One line of the log: an event, a tick, a control entry, or the cut the log begins at.
 
     `tick_ms`: where a tick moves time to; of a cut, the running maximum there. `cut_ms`: the largest event time that
     went with the cut. `error`: why it cannot be read, `events` then says how many events it stands for.
-    `backfill`: old data put into a live stream. `only`: the one consumer group it was replayed for.
+    `backfill`: old data put into a live stream. `only`: the one consumer group it was replayed for. `table`, `hash`: of
+    a control entry, the lookup table that has the content with this hash from here on; those at the place of a cut say
+    what the tables are there.
     """
 
     position: str
@@ -43,6 +45,8 @@ class RawRow:
     error: str | None = None
     backfill: bool = False
     only: str | None = None
+    table: str | None = None
+    hash: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def raw_page(
     place = begin if after is None else LogPlace(after)
     if after is None and start_ms is not None:
         place = place_before(client, stream.name, partition, entry_id=b"%d-0" % max(start_ms, 0))
-    rows = [] if after is not None or place.is_begin else [_cut(place)]
+    rows = [] if after is not None or place.is_begin else [_cut(place), *_tables_at(place)]
     reader = Reader(stream, [field.name for field in stream.fields])
     to = b"+" if end_ms is None else b"(%d-0" % max(end_ms, 0)
     try:
@@ -104,6 +108,10 @@ def _cut(begin: LogPlace) -> RawRow:
     return RawRow(begin.cursor.decode(), arrival_ms, "cut", tick_ms=begin.max_seen_ms, cut_ms=begin.max_ts_ms, events=0)
 
 
+def _tables_at(place: LogPlace) -> Iterator[RawRow]:
+    return (_control(Control(place.cursor, "table", table, named)) for table, named in place.tables.items())
+
+
 def _rows(reader: Reader, partition: int, raw: Entry) -> Iterator[RawRow]:
     assert raw.fields is not None, f"XRANGE gave entry {raw.id!r} without fields"
     name = raw.id.decode()
@@ -114,8 +122,13 @@ def _rows(reader: Reader, partition: int, raw: Entry) -> Iterator[RawRow]:
             yield from _of_chunk(reader, name, chunk)
         case Row() as row:
             yield _of_row(reader, partition, name, row)
-        case _:
-            yield RawRow(name, order_of(raw.id)[0], "control", events=0)
+        case Control() as control:
+            yield _control(control)
+
+
+def _control(entry: Control) -> RawRow:
+    row = RawRow(entry.id.decode(), order_of(entry.id)[0], "control", events=0)
+    return replace(row, table=entry.table, hash=entry.hash) if entry.kind == "table" else row
 
 
 def _of_chunk(reader: Reader, name: str, chunk: Chunk) -> Iterator[RawRow]:

@@ -79,7 +79,7 @@ class SessionCloser:
                 return None
             out = slots[done : done + len(step)]
             table.published[out] = True
-            for slot in out.tolist():
+            for slot in out.tolist() if table.forebears else ():
                 table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
             done, published = done + len(step), published + changed
         return published
@@ -135,15 +135,17 @@ def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list
     spans = list(zip(table.firsts[slots].tolist(), table.lasts[slots].tolist(), strict=True))
     rows = finished_rows(program, table.columns, slots, None)
     cells = table.layout.pack(table.columns, slots)
+    nothing: Outgoing = {}
+    is_sent = program.stage.output != "none"
     return [
         ClosedSession(
             *span,
             group,
             cell,
             latest_json(program, span, row),
-            outgoing(program, group_values(program, group)),
-            outgoing(program, row),
-            table.forebears.get(slot, []),
+            outgoing(program, group_values(program, group)) if is_sent else nothing,
+            outgoing(program, row) if is_sent else nothing,
+            table.forebears.get(slot, ()),
         )
         for span, group, cell, row, slot in zip(spans, table.groups(slots), cells, rows, slots.tolist(), strict=True)
     ]

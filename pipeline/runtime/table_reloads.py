@@ -51,7 +51,7 @@ class TableReloads:
         if not all(self._is_set_up(place) for place in places):
             return 0
         try:
-            content = _content(self.config, table)
+            content = table_content(self.config, table)
         except TableError as error:
             log.error("a changed table cannot be used; the one before stays", why=str(error))
             if before is not None:
@@ -86,7 +86,7 @@ def announce_tables(client: redis.Redis, scripts: Scripts, config: Config) -> No
         TableError: a file is not (any more) one that its lookups can use.
     """
     for table in tables_in(config):
-        content = _content(config, table)
+        content = table_content(config, table)
         tables.announce(client, scripts, places_of(config, table), table, content, redis_time_ms(client))
 
 
@@ -107,8 +107,12 @@ def _lookups(config: Config) -> Iterator[tuple[Transform, Lookup]]:
             yield from ((stage, lookup) for lookup in stage.lookup.values())
 
 
-def _content(config: Config, table: str) -> bytes:
-    """The bytes of a table's file as every lookup of the config can use it."""
+def table_content(config: Config, table: str) -> bytes:
+    """The bytes of a table's file as every lookup of the config can use it.
+
+    Raises:
+        TableError: it is not (any more) one that they can use.
+    """
     try:
         frame = read_table(config, table)
         for _, lookup in _lookups(config):

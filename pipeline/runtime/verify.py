@@ -24,9 +24,10 @@ from pipeline.core.definitions import Aggregate, Config
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
 from pipeline.core.session_twin import SessionTwin, twin_of
+from pipeline.core.steps import lost_functions, tables_of
 from pipeline.core.twin import PaneTwin, PartitionPanes, PartitionTwin
 from pipeline.core.windows import FOREVER_MS, Span
-from pipeline.errors import LogTrimmedError, StreamgaugeError
+from pipeline.errors import LogTrimmedError, MissingTableError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.log import BEGIN, LogPlace, log_begin, order_of
@@ -80,6 +81,8 @@ class _Verification:
                 return self._attempt()
             except LogTrimmedError as error:
                 trimmed = error
+            except MissingTableError as error:
+                return MetricReport(self.program.name, self.program.version, unchecked=str(error))
         raise StreamgaugeError(f"{self.program.name}: {trimmed}") from trimmed
 
     def _attempt(self) -> MetricReport:
@@ -106,6 +109,8 @@ class _Verification:
         return self.report
 
     def _hindrance(self) -> str | None:
+        if lost := lost_functions(self.program.steps):
+            return f"version {self.program.version} was made with another text of the function '{lost[0]}'"
         for number, (checkpoint, begin) in enumerate(zip(self.checkpoints, self.begins, strict=True)):
             if checkpoint.torn:
                 return (
@@ -145,6 +150,8 @@ class _Verification:
         pairs: list[tuple[Where, str, Any, Any]] = [
             ("time", name, getattr(checkpoint, name), getattr(twin.time, name)) for name in ("max_seen_ms", "max_ts_ms")
         ]
+        tables, again = checkpoint.tables, twin.time.tables
+        pairs += [("time", f"table {n}", tables.get(n), again.get(n)) for n in sorted(tables_of(self.program.steps))]
         judged_again = not self._has_old_data_expired(number)
         if self.begins[number].is_begin:  # the whole log is there, so the books can be done again
             names = [each.name for each in fields(Ledger)]

@@ -25,7 +25,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import load_checkpoints
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import reads_log
-from pipeline.runtime.closer import Closer, Pass
+from pipeline.runtime.closer import Closer, Pass, PieceCache
 from pipeline.runtime.leases import Leases, Partition
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.runtime.metric_completeness import complete_from_ms
@@ -74,6 +74,7 @@ class Worker:
     _next_close_s: float = 0.0
     _next_tidy_s: float = 0.0
     _next_update_s: dict[str, float] = field(default_factory=dict)
+    _panes: dict[str, PieceCache] = field(default_factory=dict)
     _committed: bool = False
 
     def __post_init__(self) -> None:
@@ -95,7 +96,9 @@ class Worker:
             done = self._poll(work)
             (self._hot.add if done or work.again else self._hot.discard)(partition)
             events += done
-        self._committed |= events > 0
+        if events:
+            self._committed = True
+            self._next_close_s = min(self._next_close_s, time.monotonic() + CLOSE_EVERY_S)
         polled = Polled(events, self._close())
         if polled.idle and block_ms:
             self._wait(block_ms)
@@ -124,6 +127,7 @@ class Worker:
         for work in self._work.values():
             work.forget()
         self.leases.forget()
+        self._panes.clear()
         self._hot = set(self._work)
 
     def _follow_leases(self) -> None:
@@ -203,7 +207,7 @@ class Worker:
         if program.stage.emit != "on_update" or now_s < self._next_update_s.get(program.name, 0.0):
             return 0
         self._next_update_s[program.name] = now_s + UPDATE_EVERY_S
-        return Closer(program, self.client, self.scripts).update_once()
+        return self._closer(program).update_once()
 
     def _activate(self, program: Program) -> None:
         if activate_when_caught_up(self.client, self.config, program.name, program.group):
@@ -229,7 +233,10 @@ class Worker:
         return Pass(published, more)
 
     def _close_metric(self, program: Program) -> Pass:
-        return self._guarded(program, Closer(program, self.client, self.scripts).close_once)
+        return self._guarded(program, self._closer(program).close_once)
+
+    def _closer(self, program: Program) -> Closer:
+        return Closer(program, self.client, self.scripts, self._panes.setdefault(program.name, PieceCache()))
 
     def _guarded(self, program: Program, close: Callable[[], Pass]) -> Pass:
         """Close, unless a key has been overwritten by somebody: that is said, and the other metrics go on."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import reduce
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,15 @@ from hypothesis import strategies as st
 
 from pipeline.core.accumulators import Column, Values
 from pipeline.core.hashing import LONG_BYTES, hash_values
-from pipeline.core.sketch_distinct import STANDARD_ERROR, Distinct, DistinctExact, Registers, estimate
+from pipeline.core.sketch_distinct import (
+    EXACT_UP_TO,
+    STANDARD_ERROR,
+    Distinct,
+    DistinctExact,
+    Partial,
+    estimate,
+    is_registers,
+)
 from pipeline.core.sketches import Sketch
 from tests.laws.logs import law
 from tests.laws.sketch_cases import column_of, floats, ints, texts
@@ -27,9 +37,9 @@ def batch(values: Column) -> Values:
     return Values(where.astype(np.intp), values, where, where, where)
 
 
-def registers_of(values: Column) -> Registers:
-    _, partials = SKETCH.lift(batch(values))
-    return partials[0]
+def partial_of(values: Column) -> Partial:
+    _, [fresh] = SKETCH.lift(batch(values))
+    return SKETCH.fold(SKETCH.empty(), fresh)[0]
 
 
 KINDS: dict[str, Callable[[Any], Column]] = {
@@ -46,7 +56,7 @@ KINDS: dict[str, Callable[[Any], Column]] = {
 @pytest.mark.parametrize(("count", "sets"), [(1_000, 40), (20_000, 15), (100_000, 5)])
 def test_the_estimate_has_the_stated_standard_error(kind: str, count: int, sets: int) -> None:
     errors = [
-        estimate(registers_of(KINDS[kind](np.arange(number * 10**7, number * 10**7 + count)))) / count - 1
+        estimate(partial_of(KINDS[kind](np.arange(number * 10**7, number * 10**7 + count)))) / count - 1
         for number in range(sets)
     ]
 
@@ -57,27 +67,38 @@ def test_the_estimate_has_the_stated_standard_error(kind: str, count: int, sets:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_handful_of_values_is_nearly_always_counted_exactly(kind: str) -> None:
-    counted = [estimate(registers_of(KINDS[kind](np.arange(at * 10**7, at * 10**7 + 10)))) for at in range(100)]
+@pytest.mark.parametrize("count", [1, 2, 10, 100, 300, EXACT_UP_TO - 1, EXACT_UP_TO])
+def test_few_values_are_counted_exactly(kind: str, count: int) -> None:
+    """In registers two of ten values meet once in 360 times, and two of 512 nearly always."""
+    partials = [partial_of(KINDS[kind](np.arange(at * 10**7, at * 10**7 + count))) for at in range(100)]
 
-    assert counted.count(10) >= 95  # two of ten values share a register once in 360 times
-    assert set(counted) <= {9, 10}
+    assert {estimate(partial) for partial in partials} == {count}
+    assert {estimate(SKETCH.restore(SKETCH.dump(partial))) for partial in partials} == {count}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_just_above_the_estimate_takes_over_within_its_error(kind: str) -> None:
+    partials = [partial_of(KINDS[kind](np.arange(at * 10**7, at * 10**7 + EXACT_UP_TO + 1))) for at in range(40)]
+
+    assert all(is_registers(SKETCH.restore(SKETCH.dump(partial))) for partial in partials)
+    errors = [estimate(partial) / (EXACT_UP_TO + 1) - 1 for partial in partials]
+    assert max(map(abs, errors)) <= 5 * STANDARD_ERROR
 
 
 def test_the_estimate_holds_for_millions() -> None:
-    registers: Registers = SKETCH.empty()
+    partial: Partial = SKETCH.empty()
     for part in range(5):
-        registers = SKETCH.merge(registers, registers_of(np.arange(part * 10**6, (part + 1) * 10**6)))
+        partial = SKETCH.merge(partial, partial_of(np.arange(part * 10**6, (part + 1) * 10**6)))
 
-    assert estimate(registers) == pytest.approx(5 * 10**6, rel=3 * STANDARD_ERROR)
+    assert estimate(partial) == pytest.approx(5 * 10**6, rel=3 * STANDARD_ERROR)
 
 
 def test_how_often_values_repeat_does_not_matter() -> None:
     rng = np.random.default_rng(3)
     values = rng.zipf(1.2, 200_000) % 50_000
 
-    assert estimate(registers_of(values)) == estimate(registers_of(np.unique(values)))
-    assert estimate(registers_of(values)) == pytest.approx(len(np.unique(values)), rel=4 * STANDARD_ERROR)
+    assert estimate(partial_of(values)) == estimate(partial_of(np.unique(values)))
+    assert estimate(partial_of(values)) == pytest.approx(len(np.unique(values)), rel=4 * STANDARD_ERROR)
 
 
 def test_no_values_are_zero() -> None:
@@ -142,28 +163,58 @@ def test_strings_that_differ_only_behind_the_long_limit_are_two() -> None:
     assert hash_of("x" * 300 + "a") != hash_of("x" * 300 + "b")
 
 
-def forms(count: int) -> Iterator[Registers]:
-    """The same registers, come by in different ways: at once, and one value after the other from nothing."""
+def forms(count: int) -> Iterator[Partial]:
+    """The same values, come by in different ways: at once, repeated, and some after the other from nothing."""
     values = np.arange(count)
-    yield registers_of(values)
-    slow: Registers = SKETCH.empty()
+    yield partial_of(values)
+    yield partial_of(np.repeat(values, 5)[::-1].copy())
+    slow, pieces = SKETCH.empty(), [SKETCH.dump(SKETCH.empty())]
     for part in np.array_split(values, 37):
-        slow, _ = SKETCH.fold(slow, registers_of(part)) if len(part) else (slow, None)
+        if len(part):
+            slow, admitted = SKETCH.fold(slow, partial_of(part))
+            pieces.append(SKETCH.dump(admitted))
     yield slow
     yield SKETCH.restore(SKETCH.dump(slow))
+    for order in (pieces, pieces[::-1]):
+        yield reduce(SKETCH.merge, map(SKETCH.restore, order), SKETCH.empty())
+    halves = [partial_of(values[: 2 * count // 3 + 1]), partial_of(values[count // 3 :])]  # which overlap
+    yield SKETCH.merge(SKETCH.restore(SKETCH.dump(halves[0])), halves[1])
+    yield SKETCH.merge(SKETCH.restore(SKETCH.dump(halves[1])), halves[0])
 
 
-@pytest.mark.parametrize("count", [1, 511, 512, 513, 530, 4_000, 4_700, 5_000, 20_000])
-def test_the_dump_does_not_tell_how_the_registers_were_come_by(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 30, 511, 512, 513, 514, 530, 1_024, 2_049, 4_000, 4_700, 5_000, 20_000])
+def test_the_dump_does_not_tell_how_the_values_were_come_by(count: int) -> None:
     assert len({SKETCH.dump(each) for each in forms(count)}) == 1
     assert len({estimate(each) for each in forms(count)}) == 1
+    assert {is_registers(SKETCH.restore(SKETCH.dump(each))) for each in forms(count)} == {count > EXACT_UP_TO}
+
+
+@law
+@given(
+    parts=st.lists(st.tuples(st.integers(0, 900), st.integers(1, 400)), min_size=1, max_size=6),
+    order=st.randoms(use_true_random=False),
+)
+def test_unions_around_the_cap_are_the_same_in_any_order(parts: list[tuple[int, int]], order: Random) -> None:
+    ranges = [np.arange(first, first + count) for first, count in parts]
+    whole = np.unique(np.concatenate(ranges))
+    expected = SKETCH.dump(partial_of(whole))
+
+    order.shuffle(ranges)
+    folded: Partial = SKETCH.empty()
+    for part in ranges:
+        folded, _ = SKETCH.fold(folded, partial_of(part))
+    merged = reduce(SKETCH.merge, [SKETCH.restore(SKETCH.dump(partial_of(part))) for part in ranges], SKETCH.empty())
+    again = SKETCH.merge(SKETCH.merge(SKETCH.empty(), folded), merged)
+
+    assert [SKETCH.dump(each) for each in (folded, merged, again)] == [expected] * 3
+    assert (estimate(folded) == len(whole)) or len(whole) > EXACT_UP_TO
 
 
 def test_what_raises_no_register_is_not_written_again() -> None:
     values = np.arange(3_000)
-    whole, first = SKETCH.fold(SKETCH.empty(), registers_of(values))
+    whole, first = SKETCH.fold(SKETCH.empty(), partial_of(values))
 
-    _, again = SKETCH.fold(whole, registers_of(values))
+    _, again = SKETCH.fold(whole, partial_of(values))
 
     assert len(SKETCH.dump(first)) > 5_000
     assert len(SKETCH.dump(again)) == 1
@@ -173,12 +224,17 @@ def test_what_raises_no_register_is_not_written_again() -> None:
     "data",
     [
         b"",
-        b"\x03",
+        b"\x04",
         b"\x01\x00\x00",  # cut off
         b"\x01\x00\x40\x01",  # register 16,384
         b"\x01\x01\x00\x01\x00\x01\x01",  # a register twice
         b"\x01\x01\x00\x00",  # a rank of 0
         b"\x01\x01\x00\x34",  # a rank above 51
+        b"\x01",  # no register at all
+        b"\x03" + bytes(7),  # cut off
+        b"\x03" + bytes(16),  # a hash twice
+        b"\x03" + bytes(7) + b"\x02" + bytes(7) + b"\x01",  # hashes that fall
+        b"\x03" + np.arange(513).astype("<u8").tobytes(),  # more hashes than are kept
         b"\x02" + bytes(12_287),
         b"\x02" + bytes(12_288),  # few registers written as many
         b"\x02" + b"\xff" * 12_288,  # ranks of 63
@@ -215,12 +271,3 @@ def test_the_exact_set_is_null_above_its_cap_whichever_way_it_got_there() -> Non
     assert sketch.fold(None, other) == (None, set())
     assert DistinctExact.is_over(None)
     assert not DistinctExact.is_over(full)
-
-
-def test_many_registers_are_held_as_an_array_and_few_as_a_dict() -> None:
-    cell: Registers = SKETCH.empty()
-    for at in range(0, 600, 100):
-        cell, _ = SKETCH.fold(cell, registers_of(np.arange(at, at + 100)))
-        assert isinstance(cell, dict) == (len(cell) <= 512)
-
-    assert isinstance(cell, np.ndarray)

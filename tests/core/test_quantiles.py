@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 
 from pipeline.core.accumulators import Values
 from pipeline.core.sketch_quantiles import (
+    NAN,
     RELATIVE_ERROR,
+    SHIFT,
     SMALLEST,
     Buckets,
     Quantiles,
@@ -24,6 +28,7 @@ from pipeline.core.sketch_quantiles import (
     histogram,
     quantile,
 )
+from pipeline.core.sketches import as_column, as_slots
 
 Floats = npt.NDArray[np.float64]
 QS = [0, 0.001, 0.01, 0.05, 0.25, 0.29, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1]
@@ -163,3 +168,41 @@ def test_a_histogram_s_ranges_hold_their_values_and_do_not_overlap(name: str) ->
         at += int(count)
     assert at == len(values)
     assert all(before[1] <= after[0] for before, after in pairwise(rows))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("steps", "counts"),
+    [
+        ([5, 0], [1, 1]),
+        ([SHIFT, 2], [1]),
+        ([SHIFT], [0]),
+        ([NAN + 1], [1]),
+        ([SHIFT + 36_000], [1]),
+        ([3], [1]),
+        ([2**63 - 1, 2], [1, 1]),
+        ([2**64 - 1], [1]),
+    ],
+)
+def test_one_damaged_dump_among_many_is_refused(steps: list[int], counts: list[int]) -> None:
+    sketch = Quantiles("f")
+    good = sketch.dump(buckets_of([1.0, 2.0, -3.0]))
+
+    with pytest.raises(ValueError, match="dump of"):
+        sketch.restore_all([good, msgspec.msgpack.encode((steps, counts)), good])
+
+
+def test_cells_of_few_buckets_far_apart_merge_as_well() -> None:
+    sketch = Quantiles("f")
+    partials = [buckets_of([10.0**e, -(10.0**e), 0.0, math.inf, math.nan]) for e in range(-300, 300, 7)]
+    column = as_column([sketch.empty(), sketch.empty()])
+
+    sketch.merge_all(column, as_slots([number % 2 for number in range(len(partials))]), partials)
+
+    assert [as_buckets(whole) for whole in column] == [merged(partials[::2]), merged(partials[1::2])]
+
+
+def merged(partials: list[Buckets]) -> Buckets:
+    whole: Buckets = {}
+    for partial in partials:
+        whole = Quantiles("f").merge(whole, partial)
+    return whole

@@ -109,7 +109,7 @@ def test_settling_leaves_a_pane_that_changed_after_the_publish(server: RunningSe
 
 
 def test_two_that_send_a_window_downstream_send_every_row_once(server: RunningServer) -> None:
-    rows = [{"row": str(number)} for number in range(2 * publish.EMIT_ROWS + 1)]
+    rows = [["row", str(number)] for number in range(2 * publish.EMIT_ROWS + 1)]
     head = Outgoing(0, 10_000, 0, 0)
     server.client.rpush(keys.emit(METRIC, "v"), str(head))
 

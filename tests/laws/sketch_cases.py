@@ -51,9 +51,9 @@ EXTENT = RegisteredAggregate(Extent(), "hash", "float")
 CASES: dict[str, tuple[Sketch, st.SearchStrategy[Any]]] = {
     "quantiles of floats": (Quantiles("f"), floats),
     "quantiles of ints": (Quantiles("f"), ints),
-    "distinct ints": (Distinct("f"), ints),
-    "distinct floats": (Distinct("f"), floats),
-    "distinct strings": (Distinct("f"), texts),
+    "distinct ints": (Distinct("f", cap=CAP), ints),
+    "distinct floats": (Distinct("f", cap=CAP), floats),
+    "distinct strings": (Distinct("f", cap=CAP), texts),
     "distinct_exact ints": (DistinctExact("f", cap=CAP), ints),
     "distinct_exact floats": (DistinctExact("f", cap=CAP), floats),
     "distinct_exact strings": (DistinctExact("f", cap=CAP), texts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 
 from pipeline.core.definitions import Aggregate, Calendar, Cumulating, Hopping, Session, Tumbling, Window
 from pipeline.core.programs import Program, compile_programs
-from tests.landed import needs
 from tests.laws.logs import METRIC, Logged, config, law, logs
 from tests.laws.naive import Fold, Group, Span, answers, meaning, values
 from tests.oracle import core_line
@@ -25,11 +25,7 @@ WINDOWS: dict[str, Window] = {
     "session": Session(2_500, max_ms=20_000),
 }
 LATENESS_MS = 6_000
-POSSIBLE = [
-    pytest.param(kind, lateness_ms, marks=needs(kind, *(["allowed_lateness"] if lateness_ms else [])))
-    for kind in WINDOWS
-    for lateness_ms in (0, LATENESS_MS)
-]
+POSSIBLE = list(product(WINDOWS, (0, LATENESS_MS)))
 
 
 @cache

@@ -22,7 +22,6 @@ from pipeline.core.process import Ledger
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.windows import Span
 from pipeline.runtime.computations import AggregateComputation
-from tests.landed import has, needs
 from tests.laws.logs import END_MS, Logged, as_bytes, law, small_law
 from tests.laws.naive import answers, meaning, values
 from tests.laws.outcomes import Outcome, outcome
@@ -35,7 +34,7 @@ from tests.oracle.random_logs import RandomLog, random_logs
 from tests.servers import RunningServer
 
 SHORT, LONG = 200, 2_000
-LATENESS = (0, 5) if has("allowed_lateness") else (0,)
+LATENESS = (0, 5)
 SPECS = (
     AggregateSpec("n", "count"),
     AggregateSpec("sum_v", "sum", "v"),
@@ -73,7 +72,6 @@ hopping = st.sampled_from(CASES["hopping"]).flatmap(lambda case: st.tuples(st.ju
 lateness_units = st.sampled_from(LATENESS)
 
 
-@needs("hopping")
 @schedule_law
 @given(chosen=hopping, lateness=lateness_units)
 def test_two_schedules_and_two_splits_give_the_same(chosen: tuple[Case, RandomLog], lateness: int) -> None:
@@ -81,7 +79,6 @@ def test_two_schedules_and_two_splits_give_the_same(chosen: tuple[Case, RandomLo
 
 
 @pytest.mark.slow
-@needs("hopping")
 @long_law
 @given(chosen=hopping, lateness=lateness_units)
 def test_two_schedules_and_two_splits_give_the_same_2000_times(chosen: tuple[Case, RandomLog], lateness: int) -> None:
@@ -94,7 +91,6 @@ def test_two_schedules_and_two_splits_give_the_same_of_tumbling_windows(log: Ran
     assert_same_whatever_the_schedule(CASES["tumbling"][0], log, 0)
 
 
-@needs("hopping")
 @line_law
 @given(chosen=hopping, lateness=lateness_units)
 def test_the_whole_line_gives_the_same_whichever_partition_s_log_comes_first(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from pipeline.core.definitions import (
     AGGREGATE_FUNCTIONS,
@@ -29,8 +30,10 @@ from pipeline.core.definitions import (
     Tumbling,
     Window,
 )
-from tests.landed import KINDS, LANDED_FUNCTIONS, Kind, has
 from tests.oracle.duck import Fate
+
+Kind = Literal["tumbling", "hopping", "cumulating", "calendar", "session"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 STREAM, METRIC = "events", "answer"
 GROUPS = ("key", "on")
@@ -133,13 +136,8 @@ assert CASES.keys() == set(KINDS)
 assert {spec.function for spec in FLOATS} == {spec.function for spec in INTEGERS} == set(AGGREGATE_FUNCTIONS)
 
 
-def landed(specs: Sequence[AggregateSpec]) -> tuple[AggregateSpec, ...]:
-    """Those that the pipeline has."""
-    return tuple(s for s in specs if s.function in LANDED_FUNCTIONS and (s.where is None or has("where")))
-
-
 def config_of(case: Case, of: str, *, is_late_allowed: bool = False) -> Config:
-    """One stage of the aggregates over `floats` or `integers` that have landed; time goes in the case's units."""
+    """One stage of every aggregate over `floats` or `integers`; time goes in the case's units."""
     stream = Stream(
         STREAM,
         FIELDS,
@@ -147,9 +145,7 @@ def config_of(case: Case, of: str, *, is_late_allowed: bool = False) -> Config:
         partition_by="key",
         partitions=PARTITIONS,
     )
-    stage = Aggregate(METRIC, "kept", case.window, GROUPS, landed(AGGREGATES[of]))
-    if is_late_allowed and has("allowed_lateness"):
+    stage = Aggregate(METRIC, "kept", case.window, GROUPS, AGGREGATES[of], select=SELECT[of])
+    if is_late_allowed:
         stage = replace(stage, allowed_lateness_ms=LATENESS_UNITS * case.unit_ms)
-    if has("select"):
-        stage = replace(stage, select=SELECT[of])
     return Config({STREAM: stream}, {"kept": Transform("kept", STREAM, filter=FILTER), METRIC: stage})

@@ -16,9 +16,8 @@ Row = dict[str, Any]
 RELATIVE_ERROR = 1e-9  # of float sums: DuckDB adds in another order
 QUANTILE_ERROR = 0.01  # relative, of a quantile's value and of a bucket's middle
 DISTINCT_ERROR = 4 * 0.0081  # four standard errors of the HyperLogLog that DESIGN states
-# Besides, one: the answer is whole, and two values of a small set may meet in one of the 16,384 registers, as in a
-# window of travel_time whose 10 values are 9.
-DISTINCT_ROUNDING = 1
+DISTINCT_EXACT = 512  # up to so many are counted, not estimated
+DISTINCT_ROUNDING = 1  # an estimate is whole
 _EDGE = 1 + 1e-9  # a bucket's edges are powers: they may be rounded
 
 
@@ -45,14 +44,14 @@ class Near:
 
 @dataclass(frozen=True, slots=True)
 class Distinct:
-    """A number of different values, estimated where there are many."""
+    """A number of different values: exact of few, estimated where there are many."""
 
     value: int
 
     def allows(self, found: Any) -> bool:
         if type(found) is not int:
             return False
-        off_by = 0.0 if self.value <= 1 else DISTINCT_ROUNDING + DISTINCT_ERROR * self.value
+        off_by = 0.0 if self.value <= DISTINCT_EXACT else DISTINCT_ROUNDING + DISTINCT_ERROR * self.value
         return abs(found - self.value) <= off_by
 
 

@@ -32,8 +32,8 @@ from pipeline.core.definitions import (
     Tumbling,
     Window,
 )
-from tests.landed import Kind
 from tests.oracle import duck
+from tests.oracle.every_kind import Kind
 from tests.oracle.real_files import ROOT, TEMPERATURE, WEB_LOG
 
 SPEED = ROOT / "tests/data/speed_7578.csv"

@@ -8,16 +8,14 @@ import pytest
 
 from pipeline.core.definitions import Config
 from pipeline.runtime.config import load_config
-from tests.landed import KINDS, needs
 from tests.oracle.as_yaml import as_yaml
-from tests.oracle.every_kind import AGGREGATES, CASES, config_of
+from tests.oracle.every_kind import AGGREGATES, CASES, KINDS, config_of
 from tests.oracle.real_kinds import FILES
 
 CONFIGS = [config_of(CASES[kind][0], of, is_late_allowed=True) for kind in KINDS for of in AGGREGATES]
 CONFIGS += [file.config() for file in FILES]
 
 
-@needs("config")
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: next(reversed(config.stages)))
 def test_what_is_written_is_what_is_read(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"

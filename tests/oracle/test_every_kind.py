@@ -1,7 +1,7 @@
 """Every kind of window with every aggregate, over random logs through the pure core, equals DuckDB's answer.
 
-One example asks all aggregates of a kind at once, so that DuckDB is asked once; what is not in the pipeline yet is left
-out by tests/landed.py. The same through real processes: tests/product/test_every_kind.py.
+One example asks all aggregates of a kind at once, so that DuckDB is asked once. The same through real processes:
+tests/product/test_every_kind.py.
 """
 
 from __future__ import annotations
@@ -12,19 +12,16 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.definitions import AGGREGATE_FUNCTIONS
 from pipeline.core.programs import Program, compile_programs
-from tests.landed import FEATURES, KINDS, LANDED_FEATURES, LANDED_FUNCTIONS, LANDED_KINDS, Kind, needs
 from tests.laws.logs import law
 from tests.oracle import core_line, duck
-from tests.oracle.every_kind import AGGREGATES, CASES, FATE, METRIC, Case, config_of
+from tests.oracle.every_kind import AGGREGATES, CASES, FATE, KINDS, METRIC, Case, Kind, config_of
 from tests.oracle.random_logs import random_logs
 
 SHORT, LONG = 40, 200  # examples of each kind: in `make test`, and in `make faults`
 UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # shrinking takes minutes: ask for it when needed
 short_law = settings(law, max_examples=SHORT, phases=UNSHRUNK)
 long_law = settings(law, max_examples=LONG, phases=UNSHRUNK)
-EVERY_KIND = [pytest.param(kind, marks=needs(kind)) for kind in KINDS]
 
 
 @cache
@@ -32,7 +29,7 @@ def program_of(case: Case, of: str, is_late_allowed: bool) -> Program:
     return compile_programs(config_of(case, of, is_late_allowed=is_late_allowed))[METRIC]
 
 
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 @short_law
 @given(data=st.data())
 def test_the_core_gives_duckdbs_answer(kind: Kind, data: st.DataObject) -> None:
@@ -40,7 +37,7 @@ def test_the_core_gives_duckdbs_answer(kind: Kind, data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", EVERY_KIND)
+@pytest.mark.parametrize("kind", KINDS)
 @long_law
 @given(data=st.data())
 def test_the_core_gives_duckdbs_answer_two_hundred_times(kind: Kind, data: st.DataObject) -> None:
@@ -65,9 +62,3 @@ def assert_the_core_gives_duckdbs_answer(kind: Kind, data: st.DataObject) -> Non
     assert (ledger.accepted, ledger.filtered, ledger.late) == (expected.accepted, expected.filtered, expected.late)
     assert (ledger.read, ledger.dead) == (expected.read + log.too_far, log.too_far)
     assert found.ledger.partial == expected.partial
-
-
-def test_what_has_landed_is_named_as_it_is_in_the_definitions() -> None:
-    assert set(LANDED_KINDS) <= set(KINDS)
-    assert set(LANDED_FUNCTIONS) <= set(AGGREGATE_FUNCTIONS)
-    assert set(LANDED_FEATURES) <= set(FEATURES)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -29,7 +30,6 @@ from pipeline.core.definitions import (
     Window,
 )
 from pipeline.core.programs import compile_programs
-from tests.landed import needs
 from tests.laws.logs import Logged, as_bytes
 from tests.line import CHUNK_ROWS, Line, chunk_fields
 from tests.oracle import core_line, duck
@@ -53,7 +53,7 @@ WINDOWS: dict[str, Window] = {
 }
 DISORDERS = [0, 5 * SECOND_MS, 30 * SECOND_MS, 60 * SECOND_MS]
 PANES, SESSIONS = ("tumbling", "hopping"), ("session", "session with max")
-POSSIBLE = [pytest.param(kind, ms, marks=needs(kind)) for kind in PANES for ms in DISORDERS]
+POSSIBLE = list(product(PANES, DISORDERS))
 ASKED = 30  # windows that are explained at each disorder: those with the most causes first
 
 
@@ -119,7 +119,6 @@ def test_the_accounts_of_the_windows_add_up_to_the_account_of_the_stage(kind: st
     assert shown == {(row["window_start"], row["status"]): row["accepted"] for row in of_windows if row["accepted"]}
 
 
-@needs("explain")
 @pytest.mark.parametrize(("kind", "disorder_ms"), POSSIBLE)
 def test_explain_accounts_for_every_event_of_a_window(server: RunningServer, kind: str, disorder_ms: int) -> None:
     asked = config(kind, disorder_ms)
@@ -135,7 +134,6 @@ def test_explain_accounts_for_every_event_of_a_window(server: RunningServer, kin
         assert explained(line, row) == {name: row[name] for name in CAUSES}, row
 
 
-@needs("explain")
 @pytest.mark.parametrize("disorder_ms", DISORDERS)
 @pytest.mark.parametrize("kind", SESSIONS)
 def test_the_accounts_of_all_sessions_add_up_to_what_the_stage_accepted(
@@ -166,7 +164,6 @@ def test_the_accounts_of_all_sessions_add_up_to_what_the_stage_accepted(
     assert disorder_ms > 0 or sum(row["late"] for row in found) > 0, "some are late in the middle of a session"
 
 
-@needs("explain")
 @pytest.mark.parametrize("disorder_ms", DISORDERS)
 def test_sessions_of_everything_account_for_what_was_filtered_and_dead_too(
     server: RunningServer, disorder_ms: int

@@ -9,19 +9,15 @@ from typing import Any
 import pytest
 
 from pipeline.core.programs import compile_programs
-from tests.landed import Kind, needs
 from tests.laws.logs import Logged, as_bytes
 from tests.line import chunk_fields
 from tests.oracle import core_line, duck
+from tests.oracle.every_kind import Kind
 from tests.oracle.real_files import WEB_LOG, chunks, web_log_events
 from tests.oracle.real_kinds import FILES, RealFile
 
 ARRIVAL_MS = 2**45  # long after the newest of them
-POSSIBLE = [
-    pytest.param(file, kind, marks=needs(kind), id=f"{file.stream.name}-{kind}")
-    for file in FILES
-    for kind in file.windows
-]
+POSSIBLE = [pytest.param(file, kind, id=f"{file.stream.name}-{kind}") for file in FILES for kind in file.windows]
 
 
 @cache

@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from pipeline.core.definitions import Aggregate, Config, Stage, Stream, Transform
-from tests.landed import KINDS, LANDED_KINDS, Kind, needs
 from tests.oracle import duck
 from tests.oracle.as_yaml import as_yaml
-from tests.oracle.every_kind import AGGREGATES, CASES, FATE, METRIC, STREAM, Case, config_of
+from tests.oracle.every_kind import AGGREGATES, CASES, FATE, KINDS, METRIC, STREAM, Case, Kind, config_of
 from tests.oracle.random_logs import MAX_EVENTS, RandomLog, log_of
 from tests.oracle.real_kinds import WEB, RealFile
 from tests.product.product import Product, Row, assert_balanced
@@ -29,8 +28,6 @@ BYTES_AN_EVENT = 9
 PIECE = 7  # events a request
 ALL: dict[str, Any] = {"start": "1900-01-01T00:00:00Z", "limit": 100_000}
 REAL = (WEB,)
-
-pytestmark = needs("config")
 
 
 def example(kind: Kind, number: int) -> tuple[str, Case, RandomLog]:
@@ -43,7 +40,7 @@ def example(kind: Kind, number: int) -> tuple[str, Case, RandomLog]:
 def config_of_all() -> Config:
     streams: dict[str, Stream] = {}
     stages: dict[str, Stage] = {}
-    for kind in LANDED_KINDS:
+    for kind in KINDS:
         for number in range(EXAMPLES):
             name, case, _ = example(kind, number)
             of = sorted(AGGREGATES)[number % len(AGGREGATES)]
@@ -57,7 +54,7 @@ def config_of_all() -> Config:
     for file in REAL:
         of_file = file.config()
         streams |= of_file.streams
-        stages |= {name: stage for name, stage in of_file.stages.items() if name.rpartition("_")[2] in LANDED_KINDS}
+        stages |= of_file.stages
     return Config(streams, stages)
 
 
@@ -73,7 +70,7 @@ def product(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     (folder / "config.yaml").write_text(as_yaml(config), encoding="utf-8")
     with Product(folder, "--no-demo", "--workers", 2, config=folder / "config.yaml") as product:
         product.wait_until_ready()
-        for kind in LANDED_KINDS:
+        for kind in KINDS:
             for number in range(EXAMPLES):
                 name, _, log = example(kind, number)
                 post(product, name, log.sent())
@@ -96,7 +93,7 @@ def post(product: Product, stream: str, events: Sequence[Row]) -> None:
 
 
 @pytest.mark.parametrize("number", range(EXAMPLES))
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(kind)) for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_random_events_give_duckdbs_answer(product: Product, config: Config, kind: Kind, number: int) -> None:
     name, _, log = example(kind, number)
     stage, time = config.stages[f"answer_{name}"], config.streams[name].time
@@ -109,7 +106,7 @@ def test_random_events_give_duckdbs_answer(product: Product, config: Config, kin
     assert_same_account(product, stage, duck.account(events, stage, time, FATE))
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=needs(kind)) for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("file", REAL, ids=lambda file: file.stream.name)
 def test_a_real_file_gives_duckdbs_answer(product: Product, file: RealFile, kind: Kind) -> None:
     stage, time = file.stage(kind), file.stream.time

@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 
 import pipeline
-from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Tumbling
+from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Lookup, Stage, Transform, Tumbling
 from pipeline.errors import FrameError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.tables import MAX_CACHED
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime.setup import groups_of
 from tests.clicks import CONFIG as SESSIONS
@@ -123,6 +124,23 @@ def test_rows_without_a_place_end_with_every_session_final() -> None:
     assert done.metric("counted")["n"].sum() == done.ledger("counted").accepted
 
 
+def test_a_damaged_chunk_replayed_for_one_stage_is_dead_in_that_one_alone(server: RunningServer) -> None:
+    line, old = filled(server), visits(3, seed=5)
+    fields = chunk_fields(old, [row["ts"] for row in old], position=0, at_ms=store.redis_time_ms(line.client))
+    line.entry("visits", fields | {"mode": "backfill", "only": line.programs["hops"].group, "crc": 1})
+    line.settle()
+    client = LineClient(line)
+
+    again = pipeline.batch(CONFIG, client.raw("visits"))
+
+    for name in METRICS:
+        stage = client.get(f"/v1/stages/{name}")
+        ledger = again.ledger(name)
+        assert (ledger.dead, ledger.replayed) == (stage["ledger"]["dead"], stage["replayed"])
+        assert again.dead(name)["events"].sum() == ledger.dead
+    assert [again.ledger(name).dead for name in ("by_page", "hops")] == [4, 7]
+
+
 def test_the_frame_may_be_polars_shuffled_or_of_one_part_of_the_columns(server: RunningServer) -> None:
     raw = LineClient(filled(server)).raw("visits")
     wanted = pipeline.batch(CONFIG, raw).metric("dated")
@@ -207,6 +225,21 @@ def test_a_page_of_the_raw_log_is_asked_for_exactly(server: RunningServer, query
 
 
 # --- frames without the columns of the log
+
+
+def test_any_number_of_tables_is_joined(tmp_path: Path) -> None:
+    names = [f"t{number}" for number in range(MAX_CACHED + 2)]
+    stages: dict[str, Stage] = {}
+    for name in names:
+        (tmp_path / f"{name}.csv").write_text(f"page,site\n/1,{name}\n")
+        lookup = {"site": Lookup(f"{name}.csv", "page", "page", "site", "string", "string")}
+        stages[f"with_{name}"] = Transform(f"with_{name}", "visits", lookup=lookup)
+        count = (AggregateSpec("n", "count"),)
+        stages[name] = Aggregate(name, f"with_{name}", Tumbling(10_000), ("site",), count)
+
+    done = pipeline.batch(Config({"visits": STREAM}, stages, folder=str(tmp_path)), pd.DataFrame(visits(20)))
+
+    assert [set(done.metric(name)["site"].dropna()) for name in names] == [{name} for name in names]
 
 
 def test_rows_without_a_place_count_in_their_order_and_end_with_every_window_final() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 from pipeline.core.definitions import Hopping, Session, Tumbling, Window
-from tests.landed import needs
 from tests.servers import RunningServer
 from tests.vectors.vectors import Bench, Case, Question, answers, by_name, hopping, load, ms
 
@@ -51,13 +50,7 @@ def test_no_case_is_forgotten() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=needs("tumbling" if case["slide_s"] == case["size_s"] else "hopping"))
-        for name, case in WINDOW_IDS.items()
-    ],
-)
+@pytest.mark.parametrize("name", WINDOW_IDS)
 def test_window_numbers_count_from_where_windows_are_aligned_to(server: RunningServer, name: str) -> None:
     case = WINDOW_IDS[name]
     size_ms, every_ms, align_ms = case["size_s"] * 1_000, case["slide_s"] * 1_000, ms(case["align_to"])
@@ -90,7 +83,6 @@ def test_counts_by_window_and_type(server: RunningServer) -> None:
     assert [(row["window_start"], row["key"], row["value"]) for row in bench.closed()] == expected
 
 
-@needs("hopping")
 def test_what_each_hopping_window_collects_is_what_ours_counts(server: RunningServer) -> None:
     case = FOLDS["sliding_10s_by_5s"]
     window = hopping(case)
@@ -105,7 +97,6 @@ def test_what_each_hopping_window_collects_is_what_ours_counts(server: RunningSe
     assert [int(row["time"]) for row in bench.late()] == late_times(case)
 
 
-@needs("session")
 def test_what_each_session_collects_is_what_ours_counts(server: RunningServer) -> None:
     case = FOLDS["session_gap_5s"]
     bench = Bench(server, [Question(Session(case["gap_s"] * 1_000), group_by=("key",))], case["wait_s"] * 1_000)
@@ -142,7 +133,6 @@ def test_first_and_last_go_by_event_time_as_a_sorted_collection_does(
     assert found == {number: values[place] for number, values in case["expect"].items()}
 
 
-@needs("session")
 @pytest.mark.parametrize("case", MERGES, ids=lambda case: ",".join(map(str, case["events_s"])))
 def test_sessions_are_found_whatever_the_order_and_the_exact_gap_joins(server: RunningServer, case: Case) -> None:
     bench = Bench(server, [Question(Session(case["gap_s"] * 1_000), group_by=("key",))], FOREVER_MS)
@@ -219,7 +209,7 @@ def test_the_end_of_the_input_closes_every_window(server: RunningServer) -> None
     ("name", "window"),
     [
         ("tumbling_30m", Tumbling(30 * 60_000)),
-        pytest.param("hopping_60m_by_15m", Hopping(60 * 60_000, 15 * 60_000), marks=needs("hopping")),
+        ("hopping_60m_by_15m", Hopping(60 * 60_000, 15 * 60_000)),
     ],
 )
 def test_windows_of_the_guide_s_data_set(server: RunningServer, name: str, window: Window) -> None:
@@ -233,7 +223,6 @@ def test_windows_of_the_guide_s_data_set(server: RunningServer, name: str, windo
     assert answers(bench.closed()) == expected
 
 
-@needs("session")
 def test_sessions_of_the_guide_s_data_set(server: RunningServer) -> None:
     data = VECTORS["dataset_smoothie"]
     bench = Bench(server, [Question(Session(5 * 60_000), group_by=("key",))])

@@ -13,7 +13,6 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.definitions import Cumulating, Session, Tumbling, Window
-from tests.landed import needs
 from tests.servers import RunningServer
 from tests.vectors.vectors import Bench, Case, Question, answers, by_name, expected, hopping, load, ms
 
@@ -56,7 +55,6 @@ def test_tumbling_sums(server: RunningServer, name: str) -> None:
     assert answers(bench.closed()) == expected(case["expect"])
 
 
-@needs("hopping")
 def test_hopping_sums(server: RunningServer) -> None:
     case = SQL["hopping_10m_every_5m"]
     bench = Bench(server, [Question(hopping(case), "sum")])
@@ -67,7 +65,6 @@ def test_hopping_sums(server: RunningServer) -> None:
     assert answers(bench.closed()) == expected(case["expect"])
 
 
-@needs("cumulating")
 def test_a_cumulating_window_answers_at_every_step_even_one_that_adds_nothing(server: RunningServer) -> None:
     case = SQL["cumulate_step_2m_max_10m"]
     window = Cumulating(case["window"]["size_s"] * 1_000, case["window"]["step_s"] * 1_000)
@@ -79,7 +76,6 @@ def test_a_cumulating_window_answers_at_every_step_even_one_that_adds_nothing(se
     assert answers(bench.closed()) == expected(case["expect"])
 
 
-@needs("session")
 def test_sessions_by_item(server: RunningServer) -> None:
     case = SQL["session_gap_5m_by_item"]
     bench = Bench(server, [Question(Session(case["window"]["gap_s"] * 1_000), "sum", ("key",))], DISORDER_MS * 100)
@@ -92,7 +88,6 @@ def test_sessions_by_item(server: RunningServer) -> None:
     assert answers(found, "item") == expected(case["expect"], "item")
 
 
-@needs("session")
 def test_sessions_of_a_whole_stream_have_one_key_for_all(server: RunningServer) -> None:
     """Flink runs them in one task; ours need a key, so that what they are made of is in one partition."""
     case = SQL["session_gap_5m_unkeyed"]
@@ -207,7 +202,6 @@ def test_the_window_operator_drops_what_is_late_at_zero_lateness(server: Running
     assert len(operator.bench.late()) == operator.case["dropped"]
 
 
-@needs("hopping")
 def test_an_event_late_for_one_window_counts_in_its_others(server: RunningServer) -> None:
     operator = Operator(server, OPERATOR["drop_late_per_window_sliding_3s_by_1s_zero_lateness"])
 
@@ -216,7 +210,6 @@ def test_an_event_late_for_one_window_counts_in_its_others(server: RunningServer
     assert [int(row["time"]) for row in operator.bench.late()] == [3001]
 
 
-@needs("allowed_lateness")
 def test_a_late_revision_is_the_whole_window_where_a_purging_flink_sends_what_is_new(server: RunningServer) -> None:
     operator = Operator(server, OPERATOR["lateness_500ms_purging_tumbling_2s"])
 
@@ -229,7 +222,6 @@ def test_a_late_revision_is_the_whole_window_where_a_purging_flink_sends_what_is
     assert len(operator.bench.late()) == operator.case["dropped"]
 
 
-@needs("session")
 def test_a_closed_session_is_joined_by_what_is_not_late_where_flink_begins_a_new_one(server: RunningServer) -> None:
     operator = Operator(server, OPERATOR["session_gap_3s_zero_lateness"])
 
@@ -242,7 +234,6 @@ def test_a_closed_session_is_joined_by_what_is_not_late_where_flink_begins_a_new
     assert len(operator.bench.late()) == operator.case["dropped"]
 
 
-@needs("session", "allowed_lateness")
 def test_an_event_is_late_for_sessions_by_itself_where_flink_asks_what_it_would_join(
     server: RunningServer,
 ) -> None:
@@ -256,7 +247,6 @@ def test_an_event_is_late_for_sessions_by_itself_where_flink_asks_what_it_would_
     assert [int(row["time"]) for row in operator.bench.late()] == [10000]
 
 
-@needs("session", "allowed_lateness")
 def test_a_late_event_merges_two_published_sessions_and_retracts_both(server: RunningServer) -> None:
     operator = Operator(server, OPERATOR["session_gap_3s_lateness_10s_accumulating"])
 
@@ -266,7 +256,6 @@ def test_a_late_event_merges_two_published_sessions_and_retracts_both(server: Ru
     assert answers(gone) == [(1000, 11500, 5), (1000, 14600, 7), (11600, 14600, 1)]
 
 
-@needs("session", "allowed_lateness")
 def test_sessions_never_forget_what_they_published_as_a_purging_flink_does(server: RunningServer) -> None:
     """The vector says of Flink's answer `do not adopt`: ours is that of the accumulating case."""
     operator = Operator(server, OPERATOR["session_gap_3s_lateness_10s_purging"])

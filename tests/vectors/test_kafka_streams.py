@@ -20,7 +20,6 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.core.definitions import Tumbling, Window
-from tests.landed import needs
 from tests.line import Row
 from tests.servers import RunningServer
 from tests.vectors.vectors import Bench, Case, Question, answers, by_name, expected, hopping, load
@@ -34,15 +33,11 @@ UPDATES = "hopping_10_by_5_grace_100_on_update_out_of_order"
 LATE = ["tumbling_10_grace_90_late", "hopping_10_by_5_grace_90_late"]
 
 
-def marked(names: list[str]) -> list[object]:
-    return [pytest.param(name, marks=needs(CASES[name]["window"]["type"])) for name in names]
-
-
 def test_no_case_is_forgotten() -> None:
     assert CASES.keys() == {*ASSIGNED, *FINAL, *PROGRESS, UPDATES, *LATE}
 
 
-@pytest.mark.parametrize("name", marked(ASSIGNED))
+@pytest.mark.parametrize("name", ASSIGNED)
 def test_a_time_is_assigned_to_its_windows(server: RunningServer, name: str) -> None:
     case = CASES[name]
     bench = bench_of(server, case)
@@ -70,7 +65,6 @@ def test_a_final_result_comes_out_once_and_late_records_are_dropped(server: Runn
     assert [int(row["time"]) for row in bench.late()] == dropped
 
 
-@needs("on_update")
 @pytest.mark.parametrize("name", FINAL)
 def test_every_change_comes_out_on_update(server: RunningServer, name: str) -> None:
     case = CASES[name]
@@ -85,7 +79,6 @@ def test_every_change_comes_out_on_update(server: RunningServer, name: str) -> N
     assert next(updates, None) is None
 
 
-@needs("hopping", "on_update")
 def test_every_window_of_a_change_comes_out_on_update(server: RunningServer) -> None:
     case = CASES[UPDATES]
     bench = bench_of(server, case, on_update=True)
@@ -100,7 +93,6 @@ def test_every_window_of_a_change_comes_out_on_update(server: RunningServer) -> 
     assert bench.closed() == case["expect_on_close"] == []
 
 
-@needs("hopping")
 @pytest.mark.parametrize("name", PROGRESS)
 def test_final_results_come_out_as_stream_time_goes_on(server: RunningServer, name: str) -> None:
     case = CASES[name]
@@ -112,7 +104,7 @@ def test_final_results_come_out_as_stream_time_goes_on(server: RunningServer, na
         assert sorted(came_out) == sorted(map(update_of, step["emits"]))
 
 
-@pytest.mark.parametrize("name", marked(LATE))
+@pytest.mark.parametrize("name", LATE)
 def test_a_record_behind_the_grace_is_late_for_the_windows_that_closed(server: RunningServer, name: str) -> None:
     """A record that only some of its windows are closed for counts in the others: `partial`, not late."""
     case = CASES[name]

@@ -8,7 +8,6 @@ Its `updated` are the windows that an event changed; ours are read, which shows 
 from __future__ import annotations
 
 from pipeline.core.definitions import Tumbling
-from tests.landed import needs
 from tests.servers import RunningServer
 from tests.vectors.vectors import Bench, Question, answers, by_name, expected, hopping, load
 
@@ -61,7 +60,6 @@ def test_an_open_window_answers_after_every_event(server: RunningServer) -> None
         assert answers([row]) == expected([update])
 
 
-@needs("on_update")
 def test_an_open_window_comes_out_after_every_event_on_update(server: RunningServer) -> None:
     case = CASES["tumbling_1h_mean_current"]
     bench = Bench(server, [Question(Tumbling(case["window"]["size"]), "mean", emit="on_update")])
@@ -103,7 +101,6 @@ def test_what_closes_after_each_event_with_a_grace(server: RunningServer) -> Non
         assert updated <= set(answers(bench.open_and_closed(), "key"))
 
 
-@needs("hopping")
 def test_what_closes_after_each_event_of_hopping_windows(server: RunningServer) -> None:
     case = CASES["hopping_10_by_5_expire"]
     bench = Bench(server, [Question(hopping(case), "sum")], case["grace"], value="int")

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from pipeline.core.definitions import AggregateSpec, Tumbling
-from tests.landed import needs
 from tests.line import Row
 from tests.servers import RunningServer
 from tests.vectors.vectors import Bench, Case, Question, by_name, load
@@ -59,8 +58,6 @@ PLAIN = ["by_all_labels", "by_nothing", "without_abc", "last_by_timestamp_out_of
 COUNTERS = ["counter_increase_with_reset", "counter_total_older_sample_ignored"]
 RATES = ["rate_sum_avg_by_cde", "rate_duplicate_events"]
 QUANTILES = ["quantiles_0_0.5_1", "quantiles_without_cpu"]
-
-pytestmark = needs("stddev", "var", "distinct_exact", "quantile", "increase", "rate")
 
 
 def test_no_case_is_forgotten() -> None:

@@ -8,9 +8,9 @@
 -- ARGV[1] version   ARGV[2] partition   ARGV[3] mark of the commit the caller's sessions are as of: 'load_ms-commit'
 -- ARGV[4] the account after this call ('' = not yet)   ARGV[5] rows | chunks | none: what goes downstream
 -- ARGV[6] B   ARGV[7] n: sessions   then B bucket starts, then n x
---   (bucket 1..B, field, first, last, closes_at, cell, group JSON, latest JSON,
---    g, g x group field/value pairs, v, v x field/value pairs, f, f x forebear (bucket, field, first, last, closes_at))
--- For chunks a pair is '' and members of a JSON object: the rows of a call are one entry of NDJSON.
+--   ('BUCKET FIRST LAST CLOSES_AT g v f', cell, group JSON, latest JSON,
+--    g x group field/value pairs, v x field/value pairs, f x forebear 'BUCKET FIRST LAST CLOSES_AT'), BUCKET being 1..B
+-- One argument for many numbers: an argument costs the server more than its bytes. For chunks a pair is '' and members of a JSON object: the rows of a call are one entry of NDJSON.
 -- Returns how many sessions were published or retracted, or -1 when sessions of a newer commit have been published.
 
 local at = 7
@@ -32,7 +32,9 @@ local function order(mark)
   if not load then error('publish_sessions.lua: not a mark: ' .. mark) end
   return tonumber(load), tonumber(commit)
 end
+local none = {}
 local function pairs_of(n)
+  if n == 0 then return none end
   local found = {}
   for i = 1, 2 * n do found[i] = take() end
   return found
@@ -44,22 +46,26 @@ local n_buckets, n_rows = count(ARGV[6]), count(ARGV[7])
 if #KEYS ~= 7 + n_buckets then error('publish_sessions.lua: keys do not match their count') end
 local buckets = {}
 for i = 1, n_buckets do buckets[i] = {key = KEYS[7 + i], start = time(take()), fields = {}, sets = {}} end
-local function form()
-  local bucket = buckets[count(take())]
-  if not bucket then error('publish_sessions.lua: bad bucket') end
-  local found = {bucket = bucket, field = take(), first = time(take()), last = time(take()), closes_at = time(take())}
-  bucket.fields[#bucket.fields + 1] = found.field
-  return found
+local SPAN = '(%d+) (%-?%d+) (%-?%d+) (%-?%d+)'
+local function form(group, number, first, last, closes_at)
+  local bucket = buckets[tonumber(number)]
+  if not bucket then error('publish_sessions.lua: bad session or bucket') end
+  local field = first .. ':' .. last .. ' ' .. group
+  bucket.fields[#bucket.fields + 1] = field
+  return {bucket = bucket, field = field, first = first, last = last, closes_at = closes_at, forebears = none}
 end
 local rows, groups = {}, {}
 for i = 1, n_rows do
-  local row = form()
-  row.cell, row.group, row.latest = take(), take(), take()
-  row.groups = pairs_of(count(take()))
-  row.values = pairs_of(count(take()))
-  row.forebears = {}
-  for j = 1, count(take()) do row.forebears[j] = form() end
-  rows[i], groups[i] = row, row.group
+  local number, first, last, closes_at, g, v, f = string.match(take() or '', '^' .. SPAN .. ' (%d+) (%d+) (%d+)$')
+  local cell, group, latest = take(), take(), take()
+  local row = form(group, number, first, last, closes_at)
+  row.cell, row.group, row.latest = cell, group, latest
+  row.groups, row.values = pairs_of(tonumber(g)), pairs_of(tonumber(v))
+  if f ~= '0' then
+    row.forebears = {}
+    for j = 1, tonumber(f) do row.forebears[j] = form(group, string.match(take() or '', '^' .. SPAN .. '$')) end
+  end
+  rows[i], groups[i] = row, group
 end
 if at ~= #ARGV then error('publish_sessions.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
 
