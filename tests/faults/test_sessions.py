@@ -293,6 +293,44 @@ def test_settling_deletes_only_what_the_caller_knows(server: RunningServer, *, g
     assert line.live() == (2 if guarded else 1)
 
 
+def metric_keys(client: redis.Redis) -> dict[bytes, bytes]:
+    return {key: client.dump(key) for key in client.scan_iter(f"{{{METRIC}}}:*")}  # type: ignore[misc]
+
+
+def rolled_back(client: redis.Redis, kept: Mapping[bytes, bytes]) -> None:
+    """A server that lost the newest of what was written: publications, and not the commit before them."""
+    client.delete(*metric_keys(client))
+    for key, value in kept.items():
+        client.restore(key, 0, value)
+
+
+@pytest.mark.parametrize("revised", [False, True])
+def test_publications_that_a_restarted_server_lost_are_made_again_by_the_worker_that_made_them(
+    server: RunningServer, *, revised: bool
+) -> None:
+    """Its connections come back silently, and it remembers what it published."""
+    line = Line(server.client)
+    runner = three_closed(line)
+    if revised:
+        line.close(runner)
+        line.add(("a", 105, 16.0), ("b", 101, 32.0))
+        line.work(runner)
+    before = metric_keys(server.client)
+    assert line.close(runner) > 0
+    rolled_back(server.client, before)
+
+    assert line.close(runner) == 0  # it loads
+    assert line.close(runner) > 0
+    assert line.right()
+    line.add(("open", 1_000, 64.0))
+    line.work(runner)
+    line.close(runner)
+
+    assert line.right()
+    assert line.all_equal()
+    assert line.live() == 1
+
+
 def test_a_torn_partition_is_rebuilt_and_nothing_goes_out_again(server: RunningServer) -> None:
     line = Line(server.client)
     runner = three_closed(line)
