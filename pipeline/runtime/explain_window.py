@@ -14,6 +14,7 @@ import redis
 
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS
 from pipeline.core.closing_time import closes_at_ms
+from pipeline.core.codings import CODINGS
 from pipeline.core.definitions import Config, Session
 from pipeline.core.entries import Chunk, Control, Entry, Tick, parse_entry
 from pipeline.core.events import Reader
@@ -225,7 +226,7 @@ def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick 
     if fields.get(b"_k") != b"chunk" or overlaps or high_ms > arrival_ms + max_future_ms:
         return None
     parsed = parse_entry(entry.id, fields)
-    if not isinstance(parsed, Chunk) or parsed.coding != b"ndjson":
+    if not isinstance(parsed, Chunk) or parsed.coding not in CODINGS:
         return None
     return Control(entry.id) if parsed.backfill else Tick(entry.id, arrival_ms, high_ms)  # old data moves no time
 
