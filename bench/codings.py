@@ -38,7 +38,7 @@ from pipeline.core.entries import parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.process import TimeState
 from pipeline.core.programs import Program, compile_programs
-from pipeline.core.twin import PartitionTwin
+from pipeline.core.twin import PartitionPanes
 from pipeline.core.validation import MAX_BODY_BYTES, Validator
 from pipeline.rim import keys, replies
 from pipeline.rim.connection import writer
@@ -125,7 +125,7 @@ def measure(client: Any, program: Program, stream: Stream, bodies: list[bytes], 
 
 
 def _work(client: Any, program: Program, stream: Stream, steps: Steps) -> Counter[tuple[int, str]]:
-    reader, twin, after = Reader(stream, program.needs), PartitionTwin(program, 0, TimeState()), b"-"
+    reader, twin, after = Reader(stream, program.needs), PartitionPanes(program, 0, TimeState()), b"-"
     while True:
         with steps.timed("read"):
             reply = client.execute_command("XRANGE", keys.raw(stream.name, 0), after, "+", "COUNT", ENTRIES_A_READ)
