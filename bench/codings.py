@@ -41,7 +41,7 @@ from pipeline.core.events import Reader
 from pipeline.core.process import TimeState, prepare
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.tables import content_hash, decode, encode
-from pipeline.core.twin import PartitionTwin
+from pipeline.core.twin import PartitionPanes
 from pipeline.core.validation import MAX_BODY_BYTES, Validator
 from pipeline.rim import keys, replies
 from pipeline.rim.connection import writer
@@ -109,7 +109,7 @@ def _work(client: Any, program: Program, stream: Stream, steps: Steps) -> Counte
     content = encode(pl.read_csv(io.StringIO(ads_table(yahoo_names()))))
     contents, tables = {content_hash(content): decode(content)}, {TABLE: content_hash(content)}
     compute = partial(prepare, program, contents=contents)
-    twin = PartitionTwin(program, 0, TimeState(tables=tables), compute)
+    twin = PartitionPanes(program, 0, TimeState(tables=tables), compute)
     reader, after = Reader(stream, program.needs), b"-"
     while True:
         with steps.timed("read"):

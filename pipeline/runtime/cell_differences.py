@@ -21,15 +21,20 @@ class FieldDifference:
     recomputed: Any
 
 
-def cell_differences(program: Program, stored: bytes | None, again: bytes | None, end_ms: int) -> list[FieldDifference]:
-    """Where two different cells differ; `end_ms` is the end of their window. None is a cell that is not there."""
+def cell_differences(
+    program: Program, stored: bytes | None, again: bytes | None, end_ms: int | None
+) -> list[FieldDifference]:
+    """Where two different cells differ; `end_ms` is the end of their window (None: a session's).
+
+    None is a cell that is not there.
+    """
     if stored is None or again is None:
         return [FieldDifference("group", _values(program, stored, end_ms), _values(program, again, end_ms))]
     try:
         old, new = (program.layout.unpack([cell]) for cell in (stored, again))
     except ValueError as error:
         return [FieldDifference("cell", f"unreadable: {error}", _values(program, again, end_ms))]
-    [values], [expected] = (finished_rows(program, columns, _all(1), [end_ms]) for columns in (old, new))
+    [values], [expected] = (finished_rows(program, columns, _all(1), _ends(end_ms)) for columns in (old, new))
     differ = [FieldDifference(n, values[n], expected[n]) for n in expected if repr(values[n]) != repr(expected[n])]
     if differ:
         return differ
@@ -44,14 +49,18 @@ def cell_differences(program: Program, stored: bytes | None, again: bytes | None
     ]
 
 
-def _values(program: Program, cell: bytes | None, end_ms: int) -> Any:
+def _values(program: Program, cell: bytes | None, end_ms: int | None) -> Any:
     """A whole cell's finished values, for a group that is only on one side."""
     if cell is None:
         return None
     try:
-        return finished_rows(program, program.layout.unpack([cell]), _all(1), [end_ms])[0]
+        return finished_rows(program, program.layout.unpack([cell]), _all(1), _ends(end_ms))[0]
     except ValueError as error:
         return f"unreadable: {error}"
+
+
+def _ends(end_ms: int | None) -> list[int] | None:
+    return None if end_ms is None else [end_ms]
 
 
 def _plain(value: Any) -> Any:
