@@ -52,7 +52,7 @@ class TimestampsError(ValueError):
         super().__init__(next(iter(errors.values())))
 
 
-def to_ms(values: Sequence[TimeValue], unit: TimeUnit = "auto", zone: str = "UTC") -> Int64:
+def to_ms(values: Sequence[TimeValue] | Int64, unit: TimeUnit = "auto", zone: str = "UTC") -> Int64:
     """Return epoch milliseconds; what is finer is floored, towards the past for times before 1970 too.
 
     Numbers are in `unit`; seconds may have a fraction, which is first rounded to the microsecond a double can carry.
@@ -61,13 +61,12 @@ def to_ms(values: Sequence[TimeValue], unit: TimeUnit = "auto", zone: str = "UTC
     Raises:
         TimestampsError: some values are no times, or lie outside the years 1 to 9999.
     """
-    numbers = _int_column(values)
-    if numbers is None:
-        return _slow_to_ms(values, unit, zone)
-    times_ms = _ints_to_ms(numbers, unit)
-    if len(times_ms) and (times_ms.min() < MIN_TIME_MS or times_ms.max() > MAX_TIME_MS):
-        return _slow_to_ms(values, unit, zone)
-    return times_ms
+    numbers = values if isinstance(values, np.ndarray) else _int_column(values)
+    if numbers is not None:
+        times_ms = _ints_to_ms(numbers, unit)
+        if not len(times_ms) or (times_ms.min() >= MIN_TIME_MS and times_ms.max() <= MAX_TIME_MS):
+            return times_ms
+    return _slow_to_ms(values.tolist() if isinstance(values, np.ndarray) else values, unit, zone)
 
 
 def _int_column(values: Sequence[TimeValue]) -> Int64 | None:

@@ -71,12 +71,17 @@ def _first_unpublished(
 
 def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
     """The start of the first window that lost nothing to a trim this stage did not see, over all partitions."""
-    floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
-    if not floors:
+    return whole_from_ms(program, [checkpoint.floor_ms for checkpoint in checkpoints])
+
+
+def whole_from_ms(program: Program, floors_ms: Sequence[int | None]) -> int | None:
+    """Where the first window begins that lost nothing, when events up to `floors_ms` are gone; None: nothing is."""
+    floor_ms = max((ms for ms in floors_ms if ms is not None), default=None)
+    if floor_ms is None:
         return None
     if isinstance(program.window, Session):
-        return max(floors) + program.window.gap_ms + 1
-    return program.panes.begin_after(max(floors))
+        return floor_ms + program.window.gap_ms + 1
+    return program.panes.begin_after(floor_ms)
 
 
 def kept_from_ms(client: redis.Redis, program: Program, tier_ms: int | None) -> int | None:

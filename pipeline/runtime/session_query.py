@@ -51,6 +51,7 @@ class SessionRow:
     state: str
     revision: int
     cell: bytes
+    partition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class SessionReader:
         Raises:
             BadRequestError: the range holds too many sessions (400), or too many are open (422).
         """
-        window, step_ms = session_window(self.program), query.step_ms
+        step_ms = query.step_ms
         start_ms, end_ms = query.start_ms, query.end_ms
         if step_ms is not None:
             start_ms = None if start_ms is None else start_ms - start_ms % step_ms
@@ -100,19 +101,25 @@ class SessionReader:
         if query.state == "retracted":
             found = [_row(session, "retracted") for session in published if session.state == "retracted"]
         else:
-            out = [_row(s, self._state(s, accounts)) for s in published if s.state == "closed"]
-            found = newest_forms(window, [*out, *live])
+            found = self._newest(published, live, accounts)
         if step_ms is not None:
             rows = self._steps([row for row in found if row.state == "final"], step_ms, accounts, (start_ms, end_ms))
             return SessionAnswer(rows, start_ms, end_ms, completeness)
-        wanted = [
-            row
-            for row in found
-            if _is_wanted(row.state, query.state)
-            and (start_ms is None or row.last + window.gap_ms > start_ms)
-            and (end_ms is None or row.first < end_ms)
-        ]
+        wanted = [row for row in self._overlapping(found, start_ms, end_ms) if _is_wanted(row.state, query.state)]
         return SessionAnswer(self._rows(wanted), start_ms, end_ms, completeness)
+
+    def at(self, time_ms: int, where: Mapping[str, Sequence[Any]], matches: Matches) -> list[SessionRow]:
+        """The sessions, published or open, that a time lies in.
+
+        Raises:
+            BadRequestError: the range holds too many sessions (400), or too many are open (422).
+        """
+        checkpoints, accounts = self._read_accounts()
+        live = self._live(checkpoints, where, matches)
+        program, end_ms = self.program, time_ms + 1
+        buckets = session_store.buckets(self.client, program.name, program.version, time_ms, end_ms)
+        found = self._newest(self._published(buckets, matches), live, accounts)
+        return self._overlapping(found, time_ms, end_ms)
 
     def latest(self, limit: int) -> SessionAnswer:
         """The newest closed session of each group; of at most `limit` groups."""
@@ -138,6 +145,20 @@ class SessionReader:
         return SessionAnswer(rows, None, None, self._completeness(checkpoints, accounts))
 
     # --- reading
+
+    def _newest(
+        self, published: Sequence[PublishedSession], live: Sequence[SessionRow], accounts: Sequence[Account | None]
+    ) -> list[SessionRow]:
+        out = [_row(session, self._state(session, accounts)) for session in published if session.state == "closed"]
+        return newest_forms(session_window(self.program), [*out, *live])
+
+    def _overlapping(self, rows: Iterable[SessionRow], start_ms: int | None, end_ms: int | None) -> list[SessionRow]:
+        gap_ms = session_window(self.program).gap_ms
+        return [
+            row
+            for row in rows
+            if (start_ms is None or row.last + gap_ms > start_ms) and (end_ms is None or row.first < end_ms)
+        ]
 
     def _read_accounts(self) -> tuple[list[Checkpoint], list[Account | None]]:
         stream, program = self.program.stream, self.program
@@ -176,7 +197,7 @@ class SessionReader:
             firsts = np.array([session.first for session in stored], dtype=np.int64)
             hidden = doubtful(window, firsts, checkpoint.floor_ms).tolist()
             found += [
-                SessionRow(s.first, s.last, s.group, "open", 0, s.cell)
+                SessionRow(s.first, s.last, s.group, "open", 0, s.cell, partition)
                 for s, is_hidden in zip(stored, hidden, strict=True)
                 if not is_hidden and matches(s.group)
             ]
@@ -306,7 +327,9 @@ def _touch(window: Session, before: SessionRow, after: SessionRow) -> bool:
 
 
 def _row(session: PublishedSession, state: str) -> SessionRow:
-    return SessionRow(session.first, session.last, session.group, state, session.revision, session.cell)
+    return SessionRow(
+        session.first, session.last, session.group, state, session.revision, session.cell, session.partition
+    )
 
 
 def _is_wanted(state: str, wanted: str) -> bool:

@@ -20,7 +20,6 @@ from pipeline.core.definitions import (
     Config,
     Field,
     Lookup,
-    Session,
     Stage,
     Transform,
     Tumbling,
@@ -31,6 +30,9 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.tables import MAX_CACHED
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime.setup import groups_of
+from tests.clicks import CONFIG as SESSIONS
+from tests.clicks import METRICS as SESSION_METRICS
+from tests.clicks import clicks, filled_with_sessions, send
 from tests.line import Line, chunk_fields
 from tests.servers import RunningServer
 from tests.visits import BASE_MS, CONFIG, METRICS, STREAM, LineClient, filled, visits
@@ -79,6 +81,56 @@ def test_old_data_in_the_log_is_counted_as_the_pipeline_did(server: RunningServe
             again.metric(name).drop(columns="revision"), told.drop(columns="revision"), check_exact=True, obj=name
         )
     assert (again.ledger("by_page").read, again.ledger("hops").read) == (685, 765)
+
+
+def test_sessions_of_a_frame_of_the_raw_log_are_those_of_the_api(server: RunningServer) -> None:
+    line = filled_with_sessions(server)
+    client = LineClient(line)
+
+    again = pipeline.batch(SESSIONS, client.raw("clicks"))
+
+    assert again.metrics == SESSION_METRICS
+    for name in SESSION_METRICS:
+        told = client.metric(name, start="1970-01-01", limit=100_000)
+        found = again.metric(name)
+        assert {"open", "closed", "final"} >= set(told["state"]) > {"final"}
+        pd.testing.assert_frame_equal(
+            found.drop(columns="revision"), told.drop(columns="revision"), check_exact=True, obj=name
+        )
+        assert again.late(name)["time"].astype("int64").tolist() == [
+            int(row["time"]) for partition in (0, 1) for row in line.late(name, partition)
+        ]
+    assert len(again.late("stays")) > 3
+
+
+def test_sessions_that_may_have_lost_their_beginning_are_left_out_of_a_frame_too(server: RunningServer) -> None:
+    line = filled_with_sessions(server)
+    stream = replace(SESSIONS.streams["clicks"], retention_ms=1)
+    trim_stream(server.client, Scripts(server.client), stream, groups_of(SESSIONS, "clicks"), 2**61)
+    more = [row | {"ts": row["ts"] + 200_000} for row in clicks(200, seed=2)]
+    send(line, more)
+    for partition in (0, 1):
+        line.tick("clicks", BASE_MS + 600_000, partition=partition)
+    line.settle()
+    client = LineClient(line)
+
+    again = pipeline.batch(SESSIONS, client.raw("clicks"))
+
+    for name in SESSION_METRICS:
+        told = client.metric(name, start="1970-01-01", limit=100_000)
+        found = again.metric(name)
+        assert 0 < len(found) < len(told)
+        behind = told[told.index >= found.index.min()]
+        pd.testing.assert_frame_equal(found.drop(columns="revision"), behind.drop(columns="revision"), check_exact=True)
+
+
+def test_rows_without_a_place_end_with_every_session_final() -> None:
+    rows = [row | {"user": "ada"} for row in clicks(50)]
+
+    done = pipeline.batch(SESSIONS, pd.DataFrame(rows), stages=["counted"])
+
+    assert set(done.metric("counted")["state"]) == {"final"}
+    assert done.metric("counted")["n"].sum() == done.ledger("counted").accepted
 
 
 def test_a_damaged_chunk_replayed_for_one_stage_is_dead_in_that_one_alone(server: RunningServer) -> None:
@@ -316,10 +368,9 @@ def test_a_number_that_is_not_finite_is_refused_as_the_door_refuses_it(bad: floa
 def test_names_that_are_not_there_are_refused_with_the_nearest(tmp_path: Path) -> None:
     frame = pl.DataFrame({"ts": [BASE_MS]})
     other = Aggregate("other", "quiet", Tumbling(1_000), (), (AggregateSpec("n", "count"),))
-    sessions = Aggregate("sessions", "visits", Session(1_000), (), (AggregateSpec("n", "count"),))
     two = Config(
         streams={**CONFIG.streams, "quiet": replace(STREAM, name="quiet")},
-        stages={**CONFIG.stages, "other": other, "sessions": sessions},
+        stages={**CONFIG.stages, "other": other},
     )
     path = tmp_path / "visits.ndjson"
     path.write_text('{"ts": 1}\n\n{"ts": 1, "n": "x"}\n')
@@ -328,7 +379,6 @@ def test_names_that_are_not_there_are_refused_with_the_nearest(tmp_path: Path) -
         ("Did you mean 'by_page'?", lambda: pipeline.batch(CONFIG, frame, stages=["by_pag"])),
         ("Did you mean 'visits'?", lambda: pipeline.batch(CONFIG, frame, stream="visit")),
         ("say whose events these are", lambda: pipeline.batch(two, frame)),
-        ("session windows", lambda: pipeline.batch(two, frame, stages=["sessions"])),
         ("Did you mean 'dated'?", lambda: pipeline.batch(two, frame, stream="visits").metric("datd")),
         ("line 3", lambda: pipeline.batch(CONFIG, path)),
         ("a pandas or polars DataFrame is needed, not a list", lambda: pipeline.batch(CONFIG, [{"ts": 1}])),

@@ -111,7 +111,10 @@ REFUSED_STREAMS = [
     ),
     ("streams: {s: {schema: {a: int}, ¦dedup: {}}}", "streams.s.dedup: `dedup` is not built yet in this version."),
     ("streams: {s: {schema: {a: int}, ¦archive: x}}", "streams.s.archive: `archive` is not built yet in this version."),
-    ("streams: {s: {schema: {a: int}, ¦compression: lz4}}", "streams.s.compression: `compression` is not built yet"),
+    (
+        "streams: {s: {schema: {a: int}, compression: ¦gzip}}",
+        "streams.s.compression: must be none, lz4 or zstd, not 'gzip'.",
+    ),
 ]
 
 REFUSED_STAGES = [
