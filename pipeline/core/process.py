@@ -217,23 +217,27 @@ def _field_of(program: Program, group: tuple[Any, ...], from_end: bytes) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What a batch changed in the table: the cells, their slots, and how many rows went to the group `__other__`."""
+    """What a batch changed in the table: the cells, their slots, and how many rows went to the group `__other__`.
+
+    `counted_in`: for each cell of the batch the one it was folded into, which is another above the cap.
+    """
 
     cells: list[tuple[int, bytes]]
     slots: Slots
     others: int
+    counted_in: list[tuple[int, bytes]]
 
 
 def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -> Folded:
     """Fold the accepted rows into their cells, in stream order."""
     cells, others = _within_cap(program.stage.max_groups, prepared, table)
-    cell_slots = table.slots(cells)
+    counted_in, cell_slots = cells, table.slots(cells)
     if len(prepared.rows):
         fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
     if others:  # several cells of the batch have become one
         pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
         cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
-    return Folded(cells, cell_slots, others)
+    return Folded(cells, cell_slots, others, counted_in)
 
 
 class Table(Protocol):

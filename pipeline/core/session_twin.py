@@ -19,7 +19,7 @@ from pipeline.core.programs import Program
 from pipeline.core.session_form import StoredSession, parse_session
 from pipeline.core.session_process import arrivals, doubtful, fold_sessions, session_window
 from pipeline.core.sessions import SessionTable
-from pipeline.core.twin import Compute, PaneTwin, PartitionTwin, Twin, first_arrival_ms
+from pipeline.core.twin import Cells, Compute, PaneTwin, PartitionTwin, Twin, first_arrival_ms
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class PartitionSessions(PartitionTwin):
     def __post_init__(self) -> None:
         self.table = SessionTable(self.program.layout, session_window(self.program))
 
-    def _fold(self, batch: Batch, prepared: Prepared) -> int:
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
         changed = fold_sessions(self.program, batch, prepared, arrivals(self.program, batch, prepared), self.table)
         for name in changed.gone:
             self.arrivals_ms.pop(name)
@@ -46,7 +46,7 @@ class PartitionSessions(PartitionTwin):
             final = self.table.final(self.watermark_ms, self.program.stage.allowed_lateness_ms)
             self.final.update(zip(self.table.fields(final), self.table.packed(final), strict=True))
             self.table.drop(final)
-        return 0
+        return 0, prepared.cells
 
     def live(self) -> dict[bytes, bytes]:
         """The sessions that an event may still join."""

@@ -22,6 +22,7 @@ from pipeline.core.watermarks import watermark_ms
 from pipeline.core.windows import FOREVER_MS, Span
 
 Compute = Callable[[Batch, TimeState], Prepared]
+Cells = list[tuple[int, bytes]]  # (pane start, cell field)
 
 
 @dataclass(slots=True)
@@ -38,18 +39,22 @@ class PartitionTwin:
     ledger: Ledger = field(default_factory=Ledger)
 
     def take(self, batch: Batch) -> Prepared:
-        """Compute and fold the next batch of the log; return what became of its events."""
+        """Compute and fold the next batch of the log; return what became of its events.
+
+        Its `cells` are those they were counted in: of groups above the cap, `__other__`.
+        """
         prepared = self.judged(batch, self.time)
         self.time = prepared.time  # before the fold: sessions are final by the time after their batch
-        self.ledger += replace(prepared.ledger, others=self._fold(batch, prepared))
-        return prepared
+        others, cells = self._fold(batch, prepared)
+        self.ledger += replace(prepared.ledger, others=others)
+        return replace(prepared, cells=cells)
 
     def judged(self, batch: Batch, before: TimeState) -> Prepared:
         """What the program makes of a batch; nothing is folded."""
         return prepare(self.program, batch, before) if self.compute is None else self.compute(batch, before)
 
-    def _fold(self, batch: Batch, prepared: Prepared) -> int:
-        """Fold the accepted rows; return how many of them went to the group `__other__`."""
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
+        """Fold the accepted rows; return how many went to the group `__other__`, and for each cell where it went."""
         raise NotImplementedError
 
     @property
@@ -70,13 +75,13 @@ class PartitionPanes(PartitionTwin):
     def __post_init__(self) -> None:
         self.table = CellTable(self.program.layout)
 
-    def _fold(self, batch: Batch, prepared: Prepared) -> int:
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
         known = set(self.table.panes)
         folded = fold(self.program, batch, prepared, self.table)
         self.table.forget_changes()
         for start_ms in self.table.panes.keys() - known:
             self.first_arrivals_ms[start_ms] = first_arrival_ms(batch)
-        return folded.others
+        return folded.others, folded.counted_in
 
     def packed(self, start_ms: int) -> dict[bytes, bytes]:
         """The whole packed cells of a pane, by field."""

@@ -26,6 +26,7 @@ from pipeline.core.definitions import (
 from pipeline.rim import keys, store
 from tests.line import Line, Row
 from tests.servers import RunningServer
+from tests.visits import LineClient
 from tests.zoo import SECOND, T0, Zoo, filled_zoo, zoo_config
 
 
@@ -181,3 +182,49 @@ def test_an_order_by_a_list_is_refused_for_what_it_is(zoo: Zoo) -> None:
     assert (
         "'-h' is a list in tu, and lists have no order. There are: window, c, tw, sn, z." in answer.get_json()["detail"]
     )
+
+
+def test_the_batch_gives_a_session_the_value_that_the_answer_has(zoo: Zoo, tmp_path: Path) -> None:
+    again = pipeline.batch(zoo_config(tmp_path), zoo.client.raw("s"), stages=["se"]).metric("se")
+    told = zoo.client.metric("se", start=T0)
+
+    assert again["tw"].tolist() == told["tw"].tolist() == [pytest.approx(10 * 20 / 21)]
+    explained = zoo.client.get("/v1/metrics/se/explain", {"start": str(T0)})
+    assert explained["values"]["tw"] == explained["recomputed"]["tw"] == told["tw"].iloc[0]
+
+
+@pytest.fixture
+def capped(server: RunningServer, tmp_path: Path) -> Zoo:
+    """A window of nine events, three of a group below the cap, two of them late, and one that is called __other__."""
+    text = """
+streams:
+  s: {schema: {ts: timestamp, k: "string?"}, time: {field: ts, disorder: 0s}, partitions: 1}
+stages:
+  m: {from: s, window: {tumbling: 10s}, group_by: [k], max_groups: 2, aggregates: {c: count}}
+"""
+    line = Line(zoo_config(tmp_path, text), server)
+    for keys_sent, at_ms in (("ab", 1), ("eead", 2), ("a", 3), ("f", 11_000), ("ea", 4)):
+        line.post("s", [{"ts": T0 + at_ms, "k": key} for key in keys_sent])
+        line.settle()
+    line.post("s", [{"ts": T0 + 12_000, "k": "__other__"}])
+    line.settle()
+    return Zoo(line, LineClient(line))
+
+
+def test_the_account_of_a_group_is_of_the_events_that_its_row_has(capped: Zoo) -> None:
+    def explained(group: str, start: int = T0) -> tuple[object, ...]:
+        told = capped.client.get("/v1/metrics/m/explain", {"start": str(start), "k": group})
+        assert told["values"] == told["recomputed"]
+        values = None if told["values"] is None else told["values"]["c"]
+        return values, told["groups"], told["accounts"]["accepted"], told["accounts"]["late"]
+
+    rows = counts(capped.answer("m", start=T0, end=T0 + 10 * SECOND)["data"], "k")
+
+    assert rows == [(0, "__other__", 3), (0, "a", 3), (0, "b", 1)]
+    assert explained("__other__") == (3, 1, 3, 0)
+    assert explained("a") == (3, 1, 3, 1)
+    assert explained("b") == (1, 1, 1, 0)
+    assert explained("e") == (None, 0, 0, 1), "its events are in __other__, but for the late one"
+    assert explained("__other__", T0 + 10 * SECOND) == (1, 1, 1, 0)
+    told = capped.client.get("/v1/metrics/m/explain", {"start": str(T0)})
+    assert (told["accounts"]["accepted"], told["accounts"]["late"]) == (7, 2)
