@@ -91,7 +91,7 @@ def workers_check(status: Status, alive: set[str]) -> Check:
 
 
 def torn_check(status: Status) -> Check:
-    """No commit was cut off in the middle."""
+    """No commit was cut off in the middle, and no key of a stage was deleted."""
     torn = [
         f"{stage.stage.name} on partition {partition.partition} of {stage.stream.name}"
         for stage in status.stages.values()
@@ -99,8 +99,10 @@ def torn_check(status: Status) -> Check:
         if partition.state.checkpoint.torn
     ]
     if torn:
-        advice = "its results are in doubt: change the stage's definition or its name, and it is computed from the log"
-        return Check("checkpoints", False, f"a commit was cut off: {_some(torn)}", advice)
+        advice = (
+            "the worker that holds the partition counts it again from its log, within seconds: start one if none runs"
+        )
+        return Check("checkpoints", False, f"a commit was cut off, or a key was deleted: {_some(torn)}", advice)
     return Check("checkpoints", True, "none is torn")
 
 

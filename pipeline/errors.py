@@ -64,7 +64,7 @@ class FenceError(StreamgaugeError):
 
 
 class TornError(StreamgaugeError):
-    """A commit was cut off in the middle (a server error after its first write): the partition needs a rebuild."""
+    """A commit was cut off in the middle, or a key of the state was deleted: the partition needs a rebuild."""
 
 
 class MissingTableError(StreamgaugeError):

@@ -72,6 +72,13 @@ class Panes(Protocol):
         ...
 
 
+def begun_and_over(window: PaneWindow, time_ms: int) -> int:
+    """The last moment of which every window that begins at or before it ends at or before `time_ms`."""
+    if isinstance(window, Calendar):
+        return panes_of(window).end_at_or_before(time_ms) - 1
+    return time_ms - window.size_ms
+
+
 @cache
 def panes_of(window: PaneWindow) -> Panes:
     """The panes of a window's definition."""

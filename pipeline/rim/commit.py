@@ -199,6 +199,10 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
         return
     if answer == b"torn":
         raise TornError(f"{where}: an earlier commit was cut off in the middle; the partition has to be rebuilt")
+    if answer.startswith(b"lost "):
+        raise TornError(f"{where}: {answer[5:].decode()} is not what was committed: it was deleted")
+    if answer == b"group":
+        raise FenceError(f"{where}: the consumer group is gone; nothing was written")
     if answer == b"expired":
         raise FenceError(f"{where}: windows expired while old data was added to them; nothing was written")
     if answer in (b"checkpoint", b"pending"):

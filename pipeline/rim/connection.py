@@ -83,11 +83,6 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, redis.exceptions.ResponseError) and str(error).partition(" ")[0] in _AWAY_CODES
 
 
-def is_foreign_type(error: redis.ResponseError) -> bool:
-    """Tell whether a key of ours holds another type than ours: something else writes to this Redis."""
-    return str(error).startswith("WRONGTYPE")
-
-
 def _client(url: str, retry: Retry, reply_timeout_s: float, *, large_values: bool = False) -> redis.Redis:
     """Make a client with a thread-safe pool; what the URL's query says never overrides the retry policy."""
     options: dict[str, Any] = {"protocol": DEFAULT_PROTOCOL, "max_connections": MAX_CONNECTIONS}

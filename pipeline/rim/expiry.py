@@ -101,10 +101,11 @@ def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Sp
     for partition in range(stream.partitions):
         marks = keys.panes(stream.name, partition, kept.group)
         due = keys.due(stream.name, partition, kept.group)
+        checkpoint = keys.checkpoint(stream.name, partition, kept.group)
         for start in starts:
             if start not in used:
                 pane = keys.pane(stream.name, partition, kept.group, start)
-                scripts.run("expire_pane", keys=[marks, due, pane], args=[start])
+                scripts.run("expire_pane", keys=[marks, due, pane, checkpoint], args=[start])
     deleted = scripts.run(
         "expire_result",
         keys=[

@@ -1,7 +1,6 @@
-"""Consumer groups of raw streams: made by set-up only, read without blocking, and taken over entry by entry.
+"""Consumer groups of raw streams: read without blocking, and taken over entry by entry; `soundness` makes them.
 
-A group is `<stage>@<version>`. NOGROUP is fatal to a worker: a group made again at 0 would count everything again
-(FACTS 6).
+A group is `<stage>@<version>`. One that is gone is never made here: at 0 it would count everything again (FACTS 6).
 """
 
 from __future__ import annotations
@@ -31,15 +30,28 @@ class Claimed:
 def read_new(
     client: redis.Redis, stream: str, partition: int, groups: Mapping[str, tuple[str, int]]
 ) -> dict[str, list[Entry]]:
-    """Take the next entries for each group: `groups` maps a group to (consumer, how many). Never blocks."""
+    """Take the next entries for each group: `groups` maps a group to (consumer, how many). Never blocks.
+
+    A group that is gone is left out: the others' entries are theirs all the same.
+    """
     key = keys.raw(stream, partition)
     pipe = client.pipeline(transaction=False)
     for group, (consumer, count) in groups.items():
         pipe.execute_command("XREADGROUP", "GROUP", group, consumer, "COUNT", count, "STREAMS", key, ">")
+    answers = pipe.execute(raise_on_error=False)
+    for answer in answers:
+        if isinstance(answer, Exception) and not is_gone(answer):
+            raise answer
     return {
-        group: [entry for _, entries in replies.parse_streams(reply) for entry in entries]
-        for group, reply in zip(groups, pipe.execute(), strict=True)
+        group: [entry for _, entries in replies.parse_streams(answer) for entry in entries]
+        for group, answer in zip(groups, answers, strict=True)
+        if not isinstance(answer, Exception)
     }
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether an error says that there is no such consumer group, or no stream."""
+    return isinstance(error, redis.ResponseError) and str(error).startswith("NOGROUP")
 
 
 def claim_all(client: redis.Redis, stream: str, partition: int, group: str, consumer: str) -> Claimed:

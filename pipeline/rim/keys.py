@@ -17,7 +17,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:replayed     hash    id of a quarantined row → the request that replayed it; with the row
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
-                               table:TABLE
+                               table:TABLE, and how many fields panes, due and live_sessions have: panes due sessions
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
@@ -110,7 +110,11 @@ def due(stream: str, partition: int, group: str) -> str:
 
 
 def pane(stream: str, partition: int, group: str, start_ms: int) -> str:
-    return _of_partition(stream, partition, f"pane:{group}:{start_ms}")
+    return f"{pane_prefix(stream, partition, group)}{start_ms}"
+
+
+def pane_prefix(stream: str, partition: int, group: str) -> str:
+    return _of_partition(stream, partition, f"pane:{group}:")
 
 
 def live_sessions(stream: str, partition: int, group: str) -> str:
@@ -162,7 +166,11 @@ def versions(metric: str) -> str:
 
 
 def result(metric: str, version: str, start_ms: int, end_ms: int) -> str:
-    return _of_metric(metric, f"result:{version}:{start_ms}:{end_ms}")
+    return f"{result_prefix(metric, version)}{start_ms}:{end_ms}"
+
+
+def result_prefix(metric: str, version: str) -> str:
+    return _of_metric(metric, f"result:{version}:")
 
 
 def windows(metric: str, version: str) -> str:
@@ -194,7 +202,11 @@ def tier_due(metric: str, version: str, size_ms: int) -> str:
 
 
 def session_rows(metric: str, version: str, bucket_ms: int) -> str:
-    return _of_metric(metric, f"session_rows:{version}:{bucket_ms}")
+    return f"{session_rows_prefix(metric, version)}{bucket_ms}"
+
+
+def session_rows_prefix(metric: str, version: str) -> str:
+    return _of_metric(metric, f"session_rows:{version}:")
 
 
 def session_accounts(metric: str, version: str) -> str:

@@ -218,14 +218,14 @@ class Settled:
 
 def settle(scripts: Scripts, stream: str, partition: int, group: str, panes: Sequence[Settled]) -> int:
     """Note what was published of due panes, unless they changed since; return how many are off the list."""
-    return settle_key(scripts, keys.due(stream, partition, group), panes)
+    return settle_key(scripts, keys.due(stream, partition, group), panes, keys.checkpoint(stream, partition, group))
 
 
-def settle_key(scripts: Scripts, key: str, panes: Sequence[Settled]) -> int:
-    """The same of any list of what is due."""
+def settle_key(scripts: Scripts, key: str, panes: Sequence[Settled], *counted_in: str) -> int:
+    """The same of any list of what is due; `counted_in` the checkpoint that counts it, if one does."""
     if not panes:
         return 0
     args: list[int | str] = []
     for pane in panes:
         args += [pane.start_ms, str(pane.mark), "" if pane.next_end_ms is None else pane.next_end_ms]
-    return int(scripts.run("settle", keys=[key], args=args))
+    return int(scripts.run("settle", keys=[key, *counted_in], args=args))

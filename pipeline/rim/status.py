@@ -7,7 +7,7 @@ value and not an error.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis
@@ -66,6 +66,7 @@ class GroupState:
     next_id: bytes | None
     late_entries: int
     dead_entries: int
+    gone: tuple[str, ...] = ()  # keys that must be there by what the checkpoint has counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +99,25 @@ def read_partitions(
             pipe.execute_command("XLEN", keys.late(stream, partition, group))
             pipe.execute_command("XLEN", keys.dead(stream, partition, group))
             pipe.execute_command("XPENDING", raw, group)
+            pipe.execute_command("EXISTS", keys.late(stream, partition, group))
+            pipe.execute_command("EXISTS", keys.dead(stream, partition, group))
     answers = iter(pipe.execute(raise_on_error=False))
     return [_partition(scripts, stream, partition, groups, answers) for partition in range(partitions)]
 
 
 def _partition(scripts: Scripts, stream: str, partition: int, groups: Sequence[str], answers: Any) -> PartitionState:
     length, door, quarantined, holder, known = (_present(next(answers)) for _ in range(5))
-    found = [tuple(_present(next(answers)) for _ in range(4)) for _ in groups]
+    found = [tuple(_present(next(answers)) for _ in range(6)) for _ in groups]
     checkpoints = [Checkpoint.parse(replies.parse_hash(stored)) for stored, *_ in found]
     on_server = {each.name: each for each in replies.parse_groups(known)}
     cursors = [checkpoint.cursor for checkpoint in checkpoints]
     last_id, *next_ids = scripts.run("peek", keys=[keys.raw(stream, partition)], args=cursors)
     states = {
-        group: _group(checkpoint, on_server.get(group.encode()), next_id, int(late), int(dead), pending)
-        for group, checkpoint, next_id, (_, late, dead, pending) in zip(
+        group: replace(
+            _group(checkpoint, on_server.get(group.encode()), next_id, int(late), int(dead), pending),
+            gone=_gone(stream, partition, group, checkpoint, has_late=bool(has_late), has_dead=bool(has_dead)),
+        )
+        for group, checkpoint, next_id, (_, late, dead, pending, has_late, has_dead) in zip(
             groups, checkpoints, next_ids, found, strict=True
         )
     }
@@ -138,6 +144,14 @@ def _group(
     elif behind == 0:
         behind = 1
     return GroupState(checkpoint, waiting.total, oldest_ms, behind, next_id or None, late, dead)
+
+
+def _gone(
+    stream: str, partition: int, group: str, checkpoint: Checkpoint, *, has_late: bool, has_dead: bool
+) -> tuple[str, ...]:
+    """A stream of rows put aside is trimmed, but stays: where the key is missing, somebody has deleted it."""
+    gone = [keys.late(stream, partition, group)] if checkpoint.late and not has_late else []
+    return (*gone, *([keys.dead(stream, partition, group)] if checkpoint.dead and not has_dead else []))
 
 
 def _present(reply: Any) -> Any:

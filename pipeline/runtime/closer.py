@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import redis
+import structlog
 
 from pipeline.core.definitions import Tumbling
 from pipeline.core.merging import Merged, Piece, merged, pieces_of, windows_by_end
@@ -23,6 +24,7 @@ from pipeline.rim import publish, store
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.soundness import what_is_lost
 from pipeline.rim.store import Due, MarkedPane
 from pipeline.runtime.downstream import Finished, outgoing_entries
 from pipeline.runtime.finishing import finished_result, finished_rows
@@ -30,6 +32,8 @@ from pipeline.runtime.finishing import finished_result, finished_rows
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
 WINDOWS_A_READ = 20  # windows whose panes are read together
 CACHED_CELLS = 100_000  # of panes kept for the next pass: some 100 MB of quantiles
+
+log = structlog.get_logger(__name__)
 
 Read = Mapping[int, list[tuple[MarkedPane, list[Piece]]] | None]  # pane start → the panes there; None: one changed
 Marks = tuple[Mark, ...]  # of a window: for each partition the newest mark of its panes
@@ -106,7 +110,7 @@ class Closer:
         published, in_place = 0, set[Span]()
         for at in range(0, min(len(waiting), WINDOWS_A_PASS), WINDOWS_A_READ):
             spans = waiting[at : at + WINDOWS_A_READ]
-            read = self._read(spans)
+            read = self._read(spans, due)
             for span in spans:
                 done = self._publish(span, read, watermark_ms, is_newest=span == spans[-1])
                 published += done is True
@@ -121,7 +125,7 @@ class Closer:
         due, watermark_ms = self._due()
         from_ms = -FOREVER_MS if watermark_ms is None else watermark_ms + 1
         spans = waiting_windows(self.program, due, from_ms=from_ms)[:WINDOWS_A_PASS]
-        read = self._read(spans)
+        read = self._read(spans, due)
         changed = self._changed(spans, read)
         published = sum(self._publish(span, read, None, is_newest=False) is True for span in changed)
         self._emit_rest()
@@ -137,8 +141,9 @@ class Closer:
         checkpoints = store.load_checkpoints(self.client, stream.name, partitions, program.group)
         return due, minimum_watermark(checkpoints, stream.time.disorder_ms)
 
-    def _read(self, spans: Sequence[Span]) -> Read:
-        """The panes of some windows by start, each read and unpacked once; None where one changed meanwhile."""
+    def _read(self, spans: Sequence[Span], due: Sequence[Mapping[int, Due]]) -> Read:
+        """The panes of some windows by start, each read and unpacked once; None where one changed meanwhile, or is
+        gone although it is due: a window is not published without what was counted in it."""
         program, stream = self.program, self.program.stream
         starts = sorted({start for span in spans for start in program.panes.panes_of(span)})
         if not starts:
@@ -149,7 +154,7 @@ class Closer:
         )
         found = {
             start: None
-            if panes is None
+            if panes is None or self._lacks(start, panes, due)
             else [
                 (pane, known[pane.partition, start][1])
                 if pane.stored is None
@@ -162,6 +167,17 @@ class Closer:
             used = [each for panes in found.values() for each in panes or ()]
             self.cache.keep({(pane.partition, pane.start_ms): (pane.mark, pieces) for pane, pieces in used})
         return found
+
+    def _lacks(self, start: int, panes: Sequence[MarkedPane], due: Sequence[Mapping[int, Due]]) -> bool:
+        """Whether a pane at `start` was lost in some partition; it is marked torn then, and its worker rebuilds it."""
+        there = {pane.partition for pane in panes if pane.stored is None or pane.stored}
+        marked = {pane.partition for pane in panes}
+        missing = {partition for partition, of in enumerate(due) if start in of} | marked
+        stream, group = self.program.stream.name, self.program.group
+        for partition in sorted(missing - there):
+            if lost := what_is_lost(self.scripts, stream, partition, group, [start]):
+                log.error("a pane is gone", stage=self.program.name, stream=stream, partition=partition, why=lost)
+        return not missing <= there
 
     def _publish(self, span: Span, read: Read, watermark_ms: int | None, *, is_newest: bool) -> bool | None:
         """Merge and publish one window: True when it is in place now, False when what is in place is as good.

@@ -6,7 +6,7 @@ state and returns what the commit has to write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -18,13 +18,13 @@ import redis
 from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.codings import NDJSON
-from pipeline.core.definitions import Stream
+from pipeline.core.definitions import PaneWindow, Session, Stream
 from pipeline.core.entries import Row
-from pipeline.core.process import Ledger, Prepared, TimeState, fold, ledger_of, prepare
+from pipeline.core.process import Ledger, Prepared, Rows, TimeState, fold, ledger_of, prepare
 from pipeline.core.programs import Program
 from pipeline.core.steps import DeadRow, Joins, Step, apply_steps, hashes_in
 from pipeline.core.windows import final_panes
-from pipeline.rim import keys, store
+from pipeline.rim import keys, replies, store
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.user_failures import say_failures
 
@@ -50,6 +50,10 @@ class Computation(Protocol):
     def group(self) -> str: ...
     @property
     def needs(self) -> frozenset[str]: ...
+    @property
+    def open_panes(self) -> Collection[int]: ...
+    @property
+    def window(self) -> PaneWindow | None: ...
     def load(self, client: redis.Redis, time: TimeState) -> None: ...
     def recall(self, client: redis.Redis, computed: Any) -> None: ...
     def compute(self, batch: Batch, before: TimeState) -> Any: ...
@@ -83,13 +87,23 @@ class AggregateComputation:
     def stream(self) -> Stream:
         return self.program.stream
 
+    @property
+    def window(self) -> PaneWindow | None:
+        return None if isinstance(self.program.window, Session) else self.program.window
+
+    @property
+    def open_panes(self) -> Collection[int]:
+        """The panes in memory: in Redis there is a mark and a hash of each."""
+        return self.table.panes.keys()
+
     def load(self, client: redis.Redis, time: TimeState) -> None:
-        """Load the panes that can still change."""
+        """Load the panes that can still change; one whose hash is gone is here without cells, for a look to find."""
         self.table = CellTable(self.program.layout)
         marks = store.pane_marks(client, self.stream.name, self.partition, self.group)
         starts = sorted(marks.keys() - set(self._final(marks, time)))
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
+            self.table.panes.setdefault(start, {})
 
     def recall(self, client: redis.Redis, computed: Prepared) -> None:
         """Load those panes of a backfill again that were forgotten because no live event counts in them any more."""
@@ -201,6 +215,7 @@ class Published:
     """A batch after a transform: the rows for outside readers, and what became of the others."""
 
     frame: pl.DataFrame
+    rows: Rows  # numbers of the input rows that those of the frame were made from
     dead: tuple[DeadRow, ...]
     ledger: Ledger
     time: TimeState
@@ -208,7 +223,11 @@ class Published:
 
 @dataclass(slots=True)
 class PublishComputation:
-    """A transform with `publish: true`: its rows go to a stream of their own, for outside readers."""
+    """A transform with `publish: true`: its rows go to a stream of their own, for outside readers.
+
+    `sent`: the place in the log up to which this version's rows are in that stream. They go there once, also when the
+    log is counted again because the stage's own keys were lost.
+    """
 
     name: str
     group: str
@@ -218,9 +237,27 @@ class PublishComputation:
     columns: tuple[str, ...]
     needs: frozenset[str]
     tables: TableCache = field(default_factory=TableCache)
+    sent: RowPlace | None = None
+
+    @property
+    def window(self) -> None:
+        return None
+
+    @property
+    def open_panes(self) -> Collection[int]:
+        return ()
+
+    @property
+    def version(self) -> str:
+        return self.group.partition("@")[2]
+
+    @property
+    def key(self) -> str:
+        return keys.published_transform(self.stream.name, self.partition, self.name)
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
-        """A transform keeps no state."""
+        """Look how far the rows have gone; a transform keeps no other state."""
+        self.sent = last_sent(client, self.key, self.version, own_names(self.columns))
 
     def recall(self, client: redis.Redis, computed: Published) -> None:
         """Nor is there any to load again."""
@@ -230,25 +267,60 @@ class PublishComputation:
         numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
         contents = self.tables.contents(hashes_in(self.steps, before.tables, batch.reloads))
         frame, dead = apply_steps(self.steps, numbered, Joins(before.tables, batch.reloads, contents))
-        ledger = ledger_of(batch, frame[ROW].to_numpy(), np.zeros(len(frame), dtype=np.bool_), len(dead))
-        return Published(frame.select(self.columns), dead, ledger, before.after(batch, max_seen_ms))
+        rows = frame[ROW].to_numpy()
+        ledger = ledger_of(batch, rows, np.zeros(len(frame), dtype=np.bool_), len(dead))
+        return Published(frame.select(self.columns), rows, dead, ledger, before.after(batch, max_seen_ms))
 
     def size(self, computed: Published) -> int:
         return len(computed.frame)
 
     def apply(self, batch: Batch, computed: Published) -> Changes:
         rows: dict[str, Sequence[RowFields]] = {}
-        if len(computed.frame):
-            key = keys.published_transform(self.stream.name, self.partition, self.name)
-            rows[key] = flat_rows(computed.frame)
+        if len(computed.frame) and (sent := self._unsent(batch, computed)):
+            rows[self.key] = sent
         rows |= dead_letters(self.stream, self.partition, self.group, batch, computed.dead)
         return Changes({}, rows, computed.ledger, computed.time)
+
+    def _unsent(self, batch: Batch, computed: Published) -> list[RowFields]:
+        """The rows as they go out, each with its version and where in the log it is from; not those that are out."""
+        names = own_names(self.columns)
+        places = [(batch.entry_id(row), batch.row_in_entry(row)) for row in computed.rows.tolist()]
+        return [
+            {**dict(zip(names, (self.version, *place), strict=True)), **fields}
+            for place, fields in zip(places, flat_rows(computed.frame), strict=True)
+            if self.sent is None or (split_id(place[0]), place[1]) > self.sent
+        ]
 
     def forget(self, time: TimeState) -> None:
         """Nothing to forget."""
 
     def fresh(self) -> PublishComputation:
         return self
+
+
+RowPlace = tuple[tuple[int, int], int]  # of a row in the log: the id of its entry, and its number there
+ROWS_A_LOOK = 1_000  # of a transform's stream, newest first
+
+
+def own_names(columns: Sequence[str]) -> list[str]:
+    """The fields of a published row that say what made it and of what; `_` before one that is a column's name."""
+    return [f"_{name}" if name in columns else name for name in ("version", "entry", "row")]
+
+
+def last_sent(client: redis.Redis, key: str, version: str, names: Sequence[str]) -> RowPlace | None:
+    """Where in the log the newest published row of a version is from; None where there is none."""
+    of_version, of_entry, of_row = (name.encode() for name in names)
+    before = b"+"
+    while True:
+        reply = client.execute_command("XREVRANGE", key, before, "-", "COUNT", ROWS_A_LOOK)
+        page = replies.parse_entries(reply)
+        for entry in page:
+            fields = entry.fields or {}
+            if fields.get(of_version) == version.encode() and of_entry in fields:
+                return split_id(fields[of_entry]), int(fields[of_row])
+        if len(page) < ROWS_A_LOOK:
+            return None
+        before = b"(" + page[-1].id
 
 
 def flat_rows(frame: pl.DataFrame) -> list[RowFields]:
@@ -258,7 +330,7 @@ def flat_rows(frame: pl.DataFrame) -> list[RowFields]:
         for name, dtype in frame.schema.items()
     )
     return [
-        {name: _text(value) for name, value in row.items() if value is not None} or {"_empty": "1"}
+        {name: _text(value) for name, value in row.items() if value is not None}
         for row in as_text.iter_rows(named=True)
     ]
 

@@ -32,9 +32,14 @@ from pipeline.runtime.status import GroupStatus, Status, read_status
 
 Scope = Literal["stream", "stage"]
 REPORT = "something else writes to our keys, or this is a bug of ours: please report it with these numbers"
-SEND_AGAIN = (
-    "entries went from the log before this stage had read them (XDEL, XTRIM, a restored Redis): compare with what was "
-    "sent, and send what is missing to the stream again"
+ROWS_GONE = (
+    "no window is wrong by it: `streamgauge verify` lists which late rows and dead letters are not there any more"
+)
+LOOK_FIRST = (
+    "entries went from the log before this stage had read them (XDEL, XTRIM, a restored Redis). `streamgauge verify` "
+    "tells whether the windows are those of the events that are left. Do not send the rest again before you have "
+    "compared `read` of the other stages of this stream (`GET /v1/stages`): those that have read more would count it "
+    "twice, and only what no stage has read may go to this stream again"
 )
 
 
@@ -91,6 +96,8 @@ def _of_group(place: _Place, group: GroupStatus, partition: PartitionState) -> I
             f"{checkpoint.late} + dead {checkpoint.dead} = {total}",
             REPORT,
         )
+    for key in group.state.gone:
+        yield place.finding(f"{key} was deleted, with rows that were put aside", ROWS_GONE)
     if checkpoint.offset is None:
         return
     if checkpoint.position != checkpoint.read + checkpoint.offset:
@@ -103,4 +110,4 @@ def _of_group(place: _Place, group: GroupStatus, partition: PartitionState) -> I
     at_the_end = group.state.next_id is None and partition.last_id == checkpoint.cursor
     missing = checkpoint.missing + (max(0, partition.door.stored - checkpoint.position) if at_the_end else 0)
     if missing:
-        yield place.finding(f"the door stored at least {missing} events that the log did not bring", SEND_AGAIN)
+        yield place.finding(f"the door stored at least {missing} events that the log did not bring", LOOK_FIRST)

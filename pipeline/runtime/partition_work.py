@@ -5,7 +5,6 @@ Whatever the fence refuses is loaded again; nothing here decides whether a numbe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,15 +16,13 @@ from pipeline.core.definitions import Config, Stream
 from pipeline.core.entries import Entry
 from pipeline.core.events import Reader
 from pipeline.core.programs import Program
-from pipeline.errors import FenceError, TornError
-from pipeline.rim import groups, keys
+from pipeline.errors import FenceError, ForeignKeyError, MissingTableError, TornError
+from pipeline.rim import connection, groups, keys
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import computations_of
 from pipeline.runtime.runner import Loaded, Runner
-
-REST_S = 5.0  # between tries on a partition whose keys something else has overwritten; the others go on
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +37,6 @@ class PartitionWork:
     reader: Reader
     cursor: bytes = b""  # the last id we know of: an entry behind it wakes us
     again: bool = False  # a group lost its state and has to load before anything new comes
-    resting_until_s: float = 0.0
     _decoded: tuple[tuple[bytes, ...], Batch] | None = None
 
     @property
@@ -59,9 +55,10 @@ class PartitionWork:
         """Load what has no state, read for every group, compute and commit; return the events of the busiest group."""
         self.again = False
         announced = self.cursor
-        fresh = {runner.group for runner in self.runners if runner.state is None}
-        loaded = {runner.group: state for runner in self.runners if (state := self._loaded(runner)) is not None}
-        runners = [runner for runner in self.runners if runner.group in loaded]
+        awake = [runner for runner in self.runners if not runner.is_resting]
+        fresh = {runner.group for runner in awake if runner.state is None}
+        loaded = {runner.group: state for runner in awake if (state := self._loaded(runner)) is not None}
+        runners = [runner for runner in awake if runner.group in loaded]
         wanted = {
             runner.group: (loaded[runner.group].consumer, runner.read_count)
             for runner in runners
@@ -70,11 +67,17 @@ class PartitionWork:
         found = groups.read_new(client, self.stream.name, self.partition, wanted) if wanted else {}
         events = 0
         for runner in runners:
+            if runner.group in wanted and runner.group not in found:
+                log.info("a consumer group is gone; loading again", group=runner.group, partition=self.partition)
+                runner.state = None
+                self.again = True
+                continue
             runner.take(found.get(runner.group, []))
             if not loaded[runner.group].pending:
                 self._doubt(runner, announced, runner.group in fresh)
             events = max(events, self._process(runner, loaded[runner.group]))
         self._decoded = None
+        self.again |= any(runner.is_resting for runner in self.runners)  # tried again when its rest is over
         return events
 
     def _loaded(self, runner: Runner) -> Loaded | None:
@@ -83,13 +86,38 @@ class PartitionWork:
         except TornError as error:
             self._rebuild(runner, error)
             return None
+        except (ForeignKeyError, MissingTableError, redis.ResponseError) as error:
+            self._rest(runner, error)
+            return None
         self.see(state.checkpoint.cursor)
         return state
 
     def _rebuild(self, runner: Runner, error: TornError) -> None:
-        log.error("rebuilding a torn partition", group=runner.group, partition=self.partition, why=str(error))
-        rebuild_partition(runner.client, runner.scripts, self.stream.name, self.partition, runner.group)
+        log.error(
+            "rebuilding a torn partition from its log",
+            stage=runner.group.partition("@")[0],
+            group=runner.group,
+            stream=self.stream.name,
+            partition=self.partition,
+            why=str(error),
+            next="nothing: its windows are counted again, and what changes in published ones is a revision",
+        )
+        rebuild_partition(
+            runner.client,
+            runner.scripts,
+            self.stream.name,
+            self.partition,
+            runner.group,
+            partitions=self.stream.partitions,
+            window=runner.computation.window,
+        )
         self.again = True
+
+    def _rest(self, runner: Runner, error: Exception) -> None:
+        """What one stage cannot do is no reason for the others to wait; Redis away is one for all."""
+        if isinstance(error, redis.ResponseError) and connection.is_away(error):
+            raise error
+        runner.rest(error)
 
     def see(self, entry_id: bytes) -> None:
         """An entry is known to be in the log: the next poll has to bring every group at least there."""
@@ -123,22 +151,32 @@ class PartitionWork:
         except TornError as error:
             self._rebuild(runner, error)
             return 0
+        except (ForeignKeyError, MissingTableError, redis.ResponseError) as error:
+            self._rest(runner, error)
+            return 0
         self.see(last)
         return max(events, 1)  # a tick alone is work done as well
 
     def rest(self, error: Exception) -> None:
-        """Forget the state and leave the partition alone for a while."""
-        log.error("partition rests", stream=self.stream.name, partition=self.partition, seconds=REST_S, why=str(error))
-        self.forget()
-        self.resting_until_s = time.monotonic() + REST_S
+        """Leave the whole partition alone for a while: its log cannot be read."""
+        for runner in self.runners:
+            runner.rest(error)
+        self.again = True
 
     @property
     def is_resting(self) -> bool:
-        return time.monotonic() < self.resting_until_s
+        return all(runner.is_resting for runner in self.runners)
 
     def is_elsewhere(self) -> bool:
-        """Whether a group is not where we left it: a rollback of Redis, or another worker."""
-        return any(runner.is_elsewhere() for runner in self.runners)
+        """Whether a group is not where we left it: a rollback of Redis, another worker, or a key was deleted."""
+        return any(self._is_elsewhere(runner) for runner in self.runners)
+
+    def _is_elsewhere(self, runner: Runner) -> bool:
+        try:
+            return runner.is_elsewhere()
+        except redis.ResponseError as error:
+            self._rest(runner, error)
+            return False
 
     def forget(self) -> None:
         for runner in self.runners:

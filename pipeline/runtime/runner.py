@@ -7,6 +7,7 @@ the state in Redis; this module never tries to find out by itself (DESIGN 8.3, 8
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -21,12 +22,15 @@ from pipeline.rim import groups, keys, store
 from pipeline.rim.commit import MAX_CELLS, Checkpoint, Commit, Fence, commit
 from pipeline.rim.replies import Entry as RawEntry
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.soundness import what_is_lost
 from pipeline.runtime.computations import Changes, Computation
 from pipeline.runtime.poison import Decode, Journal, Trial, set_apart, suspects_of
 from pipeline.runtime.positions import position_after
+from pipeline.runtime.setup import look_after_group
 
 TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
 MAX_ENTRIES = 256  # entries a read takes at most: after many rows of one event may come as many chunks of a megabyte
+REST_S = 5.0  # between tries on a state that something else has overwritten; the other stages go on
 FIRST_GUESS = 5_000.0  # events an entry, before the first read: a backlog of large chunks must not fill the memory
 
 log = structlog.get_logger(__name__)
@@ -53,6 +57,7 @@ class Runner:
     scripts: Scripts
     worker: str
     state: Loaded | None = None
+    resting_until_s: float = 0.0
     _events_per_entry: float = field(default=FIRST_GUESS)
     _cells_per_entry: float = field(default=1.0)  # of the last batch: what fits in a commit is computed once
 
@@ -65,23 +70,31 @@ class Runner:
         """How many entries to take next, so that they bring about TARGET_EVENTS."""
         return max(1, min(MAX_ENTRIES, int(TARGET_EVENTS / max(1.0, self._events_per_entry))))
 
+    @property
+    def where(self) -> str:
+        return f"{self.group} on partition {self.partition} of {self.stream.name}"
+
     def load(self) -> Loaded:
         """Claim every pending entry under a new name, then read the checkpoint and the open panes.
 
         In this order: after the claim no other worker's commit can pass the fence, so what is read next stands still.
 
         Raises:
-            TornError: a commit was cut off, or entries were trimmed that this group had not read; rebuild it.
+            TornError: a commit was cut off, entries were trimmed that this group had not read, or a key of the state
+                was deleted; rebuild it.
         """
         consumer = f"{self.worker}-{secrets.token_hex(4)}"
+        look_after_group(self.scripts, self.stream.name, self.partition, self.group)
         load_ms = store.redis_time_ms(self.client)
         claimed = groups.claim_all(self.client, self.stream.name, self.partition, self.group, consumer)
         checkpoint = store.load_checkpoint(self.client, self.stream.name, self.partition, self.group)
         if checkpoint.torn:
-            raise TornError(f"{self.group} on partition {self.partition} of {self.stream.name} is marked torn")
+            raise TornError(f"{self.where}: {self._lost()}")
         if claimed.lost:
             log.error("pending entries are gone from the log", group=self.group, ids=[i.decode() for i in claimed.lost])
         self.computation.load(self.client, time_state(checkpoint))
+        if lost := self._lost():
+            raise TornError(f"{self.where}: {lost}")
         groups.retire_consumers(self.scripts, self.stream.name, self.partition, self.group)
         checkpoint = replace(checkpoint, load_ms=max(checkpoint.load_ms, load_ms))
         suspects = suspects_of(claimed.deliveries)
@@ -89,11 +102,34 @@ class Runner:
         return self.state
 
     def is_elsewhere(self) -> bool:
-        """Whether the checkpoint in Redis is not the one of the state in memory; False when there is none."""
+        """Whether the state in Redis is not the one in memory, or a key of it is gone; False when there is none."""
         if self.state is None:
             return False
         stored = store.load_checkpoint(self.client, self.stream.name, self.partition, self.group)
-        return stored.fence != self.state.checkpoint.fence
+        return stored.fence != self.state.checkpoint.fence or self._lost() is not None
+
+    def _lost(self) -> str | None:
+        """What something else deleted of the state; it is marked torn then."""
+        panes = self.computation.open_panes
+        return what_is_lost(self.scripts, self.stream.name, self.partition, self.group, panes)
+
+    def rest(self, error: Exception) -> None:
+        """Forget the state and leave it alone for a while; the other stages go on."""
+        log.error(
+            "stage rests",
+            stage=self.group.partition("@")[0],
+            group=self.group,
+            stream=self.stream.name,
+            partition=self.partition,
+            seconds=REST_S,
+            why=str(error),
+        )
+        self.state = None
+        self.resting_until_s = time.monotonic() + REST_S
+
+    @property
+    def is_resting(self) -> bool:
+        return time.monotonic() < self.resting_until_s
 
     def take(self, entries: Sequence[RawEntry]) -> None:
         """Add entries that XREADGROUP gave this consumer."""

@@ -26,6 +26,7 @@ from pipeline.rim import connection, expiry, keys, replies, trim
 from pipeline.rim.checks import check_server
 from pipeline.rim.expiry import Expired, Kept
 from pipeline.rim.ledger import Finding, Verdict
+from pipeline.rim.result_lists import restore_lists
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
 from pipeline.rim.trim import Trimmed
@@ -58,6 +59,7 @@ class Housekeeping:
         self._tables = TableReloads(config, client, self._scripts)
         self._unfit: frozenset[str] = frozenset()
         self._unbalanced: frozenset[Finding] = frozenset()
+        self._searched: frozenset[str] = frozenset()  # metrics whose results were looked for by their keys
 
     def tick_once(self, now_ms: int | None = None) -> list[str]:
         """Write the ticks that are due in any stream; return their entry ids."""
@@ -107,8 +109,26 @@ class Housekeeping:
             log.info("server is fit again", check=name)
         self._unfit = frozenset(unfit)
 
+    def restore_lists_once(self) -> int:
+        """Put results back into the lists that readers find them by, where somebody deleted one; return how many."""
+        restored = 0
+        for stage in self.config.aggregates():
+            version = version_of(self.config, stage.name)
+            search, self._searched = stage.name not in self._searched, self._searched | {stage.name}
+            found = restore_lists(self.client, self._scripts, stage, version, search=search)
+            if found:
+                log.error(
+                    "results were missing in a list of the metric's results, and are in it again",
+                    stage=stage.name,
+                    results=found,
+                    next="find out who deleted keys of this metric",
+                )
+            restored += found
+        return restored
+
     def ledger_once(self) -> Verdict:
         """Look at the books and keep what was found; say in the log what does not add up, once each time it changes."""
+        self.restore_lists_once()
         verdict = check_ledger(self.client, self.config)
         found = frozenset(verdict.findings)
         for finding in sorted(found - self._unbalanced, key=lambda finding: finding.sentence):

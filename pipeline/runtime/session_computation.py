@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import redis
@@ -56,6 +57,14 @@ class SessionComputation:
     @property
     def needs(self) -> frozenset[str]:
         return self.program.needs
+
+    @property
+    def window(self) -> None:
+        return None
+
+    @property
+    def open_panes(self) -> Collection[int]:
+        return ()
 
     @property
     def stream(self) -> Stream:

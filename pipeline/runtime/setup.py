@@ -6,6 +6,9 @@ old version answers until the new one has caught up with where the log was when 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import msgspec
 import redis
 import structlog
@@ -15,7 +18,9 @@ from pipeline.core.programs import encode_definition, version_of
 from pipeline.core.tables import TableError
 from pipeline.errors import ConfigError
 from pipeline.rim import groups, keys, replies
+from pipeline.rim.connection import is_away
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.soundness import Found, set_up_group
 from pipeline.rim.store import load_checkpoints, published_windows
 from pipeline.runtime.table_reloads import announce_tables
 
@@ -53,18 +58,49 @@ def set_up(client: redis.Redis, config: Config) -> None:
     for name, group in stage_groups(config).items():
         stream = config.stream_of(config.stages[name])
         for partition in range(stream.partitions):
-            scripts.run(
-                "setup",
-                keys=[
-                    keys.raw(stream.name, partition),
-                    keys.checkpoint(stream.name, partition, group),
-                    keys.cut(stream.name, partition),
-                    keys.tables(stream.name, partition),
-                ],
-                args=[group],
-            )
+            with _alone(name, keys.raw(stream.name, partition), keys.checkpoint(stream.name, partition, group)):
+                look_after_group(scripts, stream.name, partition, group)
     for aggregate in config.aggregates():
-        _announce(client, config, aggregate.name)
+        with _alone(aggregate.name, keys.versions(aggregate.name)):
+            _announce(client, config, aggregate.name)
+
+
+def look_after_group(scripts: Scripts, stream: str, partition: int, group: str) -> Found:
+    """Set up a stage on one partition, and say what it had lost; what has to be counted again is marked torn."""
+    found = set_up_group(scripts, stream, partition, group)
+    about = {"stage": group.partition("@")[0], "group": group, "stream": stream, "partition": partition}
+    if found is Found.REGROUPED:
+        log.error(
+            "a consumer group was gone; it is made again at the checkpoint: nothing is lost, nothing counted twice",
+            **about,
+            key=keys.raw(stream, partition),
+            next="find out who ran XGROUP DESTROY, or deleted the stream",
+        )
+    elif found is Found.LOST:
+        log.error(
+            "a checkpoint was gone; the partition is counted again from its log",
+            **about,
+            key=keys.checkpoint(stream, partition, group),
+            next="find out who deleted it",
+        )
+    return found
+
+
+@contextmanager
+def _alone(stage: str, *touched: str) -> Iterator[None]:
+    """What is wrong with the keys of one stage is said, and does not stop the others."""
+    try:
+        yield
+    except redis.ResponseError as error:
+        if is_away(error):
+            raise
+        log.error(
+            "a stage cannot be set up; the others go on",
+            stage=stage,
+            keys=touched,
+            why=str(error),
+            next="something else writes to these keys: delete the one that is wrong, its partition is rebuilt",
+        )
 
 
 def _keep_partitions(client: redis.Redis, config: Config, stream: Stream) -> None:

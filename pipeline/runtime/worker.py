@@ -19,7 +19,6 @@ import structlog
 
 from pipeline.core.definitions import Config, Session
 from pipeline.core.programs import Program, compile_programs
-from pipeline.errors import ForeignKeyError, MissingTableError
 from pipeline.rim import connection, groups
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import load_checkpoints
@@ -105,15 +104,13 @@ class Worker:
         return polled
 
     def _poll(self, work: PartitionWork) -> int:
-        """Poll one partition, unless it rests; a key of it that something else has overwritten makes it rest."""
+        """Poll one partition, unless it rests: a log that something else has overwritten makes it rest."""
         if work.is_resting:
             return 0
         try:
             return work.poll(self.client)
-        except (ForeignKeyError, MissingTableError) as error:
-            work.rest(error)
         except redis.ResponseError as error:
-            if not connection.is_foreign_type(error):
+            if connection.is_away(error):
                 raise
             work.rest(error)
         return 0
@@ -168,7 +165,14 @@ class Worker:
         awake = {partition: work for partition, work in among.items() if not work.is_resting}
         cursors = {work.key: work.cursor or b"0" for work in awake.values()}
         by_key = {work.key: partition for partition, work in awake.items()}
-        for key, entry_id in groups.wait_for_entries(self.waiter, cursors, block_ms).items():
+        try:
+            found = groups.wait_for_entries(self.waiter, cursors, block_ms)
+        except redis.ResponseError as error:
+            if connection.is_away(error):
+                raise
+            self._hot.update(awake)  # one of the logs cannot be read: polling each by itself finds out which
+            return True
+        for key, entry_id in found.items():
             self._work[by_key[key]].see(entry_id)
             self._hot.add(by_key[key])
         return bool(cursors)
@@ -185,22 +189,26 @@ class Worker:
         published = 0
         more = False
         for program in self.programs.values():
-            if isinstance(program.window, Session):
-                done = self.close_sessions(program)
-                published += done.published
-                more |= done.more
-                if everybody and not done.more:
-                    self._activate(program)
-            elif everybody or (program.stream.name, 0) in self.leases.held:
-                done = self._close_metric(program)
-                published += done.published
-                more |= done.more
-                published += self._update(program, now_s)
-                published += 0 if done.more else TierCloser(program, self.client, self.scripts).close_once()
-                if everybody and not done.more:  # else windows that were final would be shown open again
-                    self._activate(program)
+            done = self._guarded(program, partial(self._close_stage, program, now_s, everybody=everybody))
+            published += done.published
+            more |= done.more
         self._committed = more
         return published
+
+    def _close_stage(self, program: Program, now_s: float, *, everybody: bool) -> Pass:
+        """Everything there is to publish of one stage."""
+        if isinstance(program.window, Session):
+            done = self.close_sessions(program)
+        elif everybody or (program.stream.name, 0) in self.leases.held:
+            closed = self._closer(program).close_once()
+            published = closed.published + self._update(program, now_s)
+            published += 0 if closed.more else TierCloser(program, self.client, self.scripts).close_once()
+            done = Pass(published, closed.more)
+        else:
+            return Pass(0, more=False)
+        if everybody and not done.more:  # else windows that were final would be shown open again
+            self._activate(program)
+        return done
 
     def _update(self, program: Program, now_s: float) -> int:
         """Publish open windows where `emit: on_update` asks for it, once in a while: each time is a whole window."""
@@ -228,12 +236,9 @@ class Worker:
                 if runner.state is None or runner.group != program.group:
                     continue
                 assert isinstance(runner.computation, SessionComputation), f"{program.group} has sessions"
-                done = self._guarded(program, partial(closer.close_once, runner.computation, runner.state.checkpoint))
+                done = closer.close_once(runner.computation, runner.state.checkpoint)
                 published, more = published + done.published, more | done.more
         return Pass(published, more)
-
-    def _close_metric(self, program: Program) -> Pass:
-        return self._guarded(program, self._closer(program).close_once)
 
     def _closer(self, program: Program) -> Closer:
         return Closer(program, self.client, self.scripts, self._panes.setdefault(program.name, PieceCache()))
@@ -243,9 +248,14 @@ class Worker:
         try:
             return close()
         except redis.ResponseError as error:
-            if not connection.is_foreign_type(error):
+            if connection.is_away(error):
                 raise
-            log.error("cannot close windows", stage=program.name, why=str(error))
+            log.error(
+                "cannot close windows",
+                stage=program.name,
+                why=str(error),
+                next="something else writes to this stage's keys; windows are closed when they are right again",
+            )
             return Pass(0, more=False)
 
 

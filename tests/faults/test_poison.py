@@ -7,7 +7,7 @@ only what is in Redis. That is all a process has left behind after kill -9.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from pipeline.core.batches import Batch
+from pipeline.core.definitions import PaneWindow
 from pipeline.core.entries import Entry
 from pipeline.core.partitioning import Chunk
 from pipeline.core.process import TimeState
@@ -58,6 +59,14 @@ class Deadly:
     @property
     def needs(self) -> frozenset[str]:
         return self.inner.needs
+
+    @property
+    def open_panes(self) -> Collection[int]:
+        return self.inner.open_panes
+
+    @property
+    def window(self) -> PaneWindow | None:
+        return self.inner.window
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         self.inner.load(client, time)

@@ -28,7 +28,7 @@ from pipeline.rim.replies import parse_entries
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
 from pipeline.rim.tables import KEPT_UNNAMED_MS
-from pipeline.runtime.partition_work import REST_S
+from pipeline.runtime.runner import REST_S
 from pipeline.runtime.scheduler import Housekeeping
 from pipeline.runtime.setup import set_up
 from tests.line import Line
@@ -297,13 +297,14 @@ def test_a_partition_whose_content_is_gone_rests_and_goes_on_when_it_is_back(
 
     with capture_logs() as logged:
         worker.poll_once()
-    [said] = [entry for entry in logged if entry["event"] == "partition rests"]
-    assert said["seconds"] == REST_S
-    assert keys.table_content(content) in said["why"]
+    said = [entry for entry in logged if entry["event"] == "stage rests"]
+    assert {entry["stage"] for entry in said} == {"m", "placed"}
+    assert {entry["seconds"] for entry in said} == {REST_S}
+    assert all(keys.table_content(content) in entry["why"] for entry in said)
     assert not any(line.committed())
 
     set_up(server.client, line.config)
-    monkeypatch.setattr("pipeline.runtime.partition_work.REST_S", 0.0)
+    monkeypatch.setattr("pipeline.runtime.runner.REST_S", 0.0)
     line.settle(line.worker("next"))
     assert counts(line) == {(0, "attic"): 1}
 

@@ -47,6 +47,6 @@ def test_a_key_overwritten_by_others_rests_its_partition_and_no_other(server: Ru
     assert counted(server) == 1
 
     # And once the key is gone and the rest is over, nothing was lost
-    worker._work["steps", 0].resting_until_s = 0.0
+    worker._work["steps", 0].runners[0].resting_until_s = 0.0
     worker.poll_once()
     assert counted(server) == 2

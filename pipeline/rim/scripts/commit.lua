@@ -15,7 +15,9 @@
 -- P x (start, mark, from_end, n, d, n x field/value pairs to set, d fields to delete);
 -- H x (n, d, n x field/value pairs to set, d fields to delete)
 -- A due pane is 'MARK FROM_END': the windows that end at FROM_END or later are to be published ('-' = all of its windows).
--- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending', 'expired' or 'type <key>'.
+-- The checkpoint counts what its other keys hold ('panes', 'due', 'sessions'): a key that something else deleted is not
+-- filled again with a part of what was in it, but marks the stage torn here.
+-- Returns 'ok', or why nothing was written: 'torn', 'checkpoint', 'pending', 'expired', 'lost <key>', 'group' or 'type <key>'.
 
 local at = 14
 local function take()
@@ -69,13 +71,26 @@ for i = 1, #KEYS do
   local kind = redis.call('TYPE', KEYS[i]).ok
   if kind ~= 'none' and kind ~= wanted then return 'type ' .. KEYS[i] end
 end
-local checkpoint = redis.call('HMGET', KEYS[2], 'torn', 'cursor', 'commit', 'max_seen_ms', 'expired_ms')
+local checkpoint = redis.call('HMGET', KEYS[2], 'torn', 'cursor', 'commit', 'max_seen_ms', 'expired_ms', 'panes', 'due', 'sessions')
 if checkpoint[1] then return 'torn' end
 if (checkpoint[2] or '') ~= ARGV[3] or (checkpoint[3] or '0') ~= ARGV[4] or (checkpoint[4] or '') ~= ARGV[5] then
   return 'checkpoint'
 end
 if ARGV[8] ~= '' and (checkpoint[5] or 'none') ~= ARGV[8] then return 'expired' end
-local pending = redis.call('XPENDING', KEYS[1], ARGV[1])
+local counted = {[6] = KEYS[3], [7] = KEYS[4], [8] = n_hashes > 0 and KEYS[6 + n_streams + n_panes] or nil}
+local lost
+for position, key in pairs(counted) do
+  if redis.call('HLEN', key) < (tonumber(checkpoint[position]) or 0) then lost = key end
+end
+for _, pane in ipairs(panes) do
+  if redis.call('HEXISTS', KEYS[3], pane[2]) ~= redis.call('EXISTS', pane[1]) then lost = pane[1] end
+end
+if lost then
+  redis.call('HSET', KEYS[2], 'torn', lost .. ' is not what was committed')
+  return 'lost ' .. lost
+end
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1])
+if pending.err then return 'group' end
 local mine = 0
 for _, consumer in ipairs(pending[4] or {}) do
   if consumer[1] == ARGV[2] then mine = tonumber(consumer[2]) end
@@ -96,7 +111,7 @@ local function change(hash)
   in_steps(hash.set[1], hash.set[2], function(first, last) redis.call('HSET', hash[1], unpack(ARGV, first, last)) end)
   in_steps(hash.gone[1], hash.gone[2], function(first, last) redis.call('HDEL', hash[1], unpack(ARGV, first, last)) end)
 end
-redis.call('HSET', KEYS[2], 'torn', '1')
+redis.call('HSET', KEYS[2], 'torn', 'a commit was cut off')
 for _, pane in ipairs(panes) do
   redis.call('HSET', KEYS[3], pane[2], pane[3])
   redis.call('HSET', KEYS[4], pane[2], pane[3] .. ' ' .. pane[4])
@@ -109,5 +124,7 @@ end
 in_steps(1, n_ack, function(first, last) redis.call('XACK', KEYS[1], ARGV[1], unpack(ids, first, last)) end)
 redis.call('DEL', KEYS[5])
 redis.call('HSET', KEYS[2], unpack(ARGV, values_from, values_from + 2 * n_values - 1))
+redis.call('HSET', KEYS[2], 'panes', redis.call('HLEN', KEYS[3]), 'due', redis.call('HLEN', KEYS[4]))
+if n_hashes > 0 then redis.call('HSET', KEYS[2], 'sessions', redis.call('HLEN', KEYS[6 + n_streams + n_panes])) end
 redis.call('HDEL', KEYS[2], 'torn')
 return 'ok'

@@ -4,7 +4,9 @@
 -- KEYS[1] raw stream   KEYS[2] checkpoint hash   KEYS[3] hash of the last trim's cut   KEYS[4] hash of pane marks
 -- KEYS[5] list of reloads of tables
 -- KEYS[6..] what else goes: due panes, live sessions, late rows, dead letters, the journal of suspects
--- ARGV[1] consumer group
+-- ARGV[1] consumer group   ARGV[2] greatest load time that a publication carries
+-- ARGV[3] up to where the windows of the stage have expired in any partition, ARGV[4] windows that begin at or before it
+-- have all expired; '' = none has. They would come back with what this partition knows of them.
 -- Returns 1 when it was reset, 0 when it is not torn (any more) or has panes left.
 
 -- The tables a group begins with: those of the cut, and of one that the log speaks of later only, the first content.
@@ -32,10 +34,13 @@ redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[1])
 redis.call('XGROUP', 'CREATE', KEYS[1], ARGV[1], cut[1] or '0', 'MKSTREAM')
 redis.call('UNLINK', KEYS[2], unpack(KEYS, 6))
 -- Commits are numbered from 1 again, so the load time goes on: marks of the rebuilt panes must be ahead of the published ones.
-redis.call('HSET', KEYS[2], 'load_ms', string.format('%.0f', tonumber(torn[2] or '0') + 1))
+redis.call('HSET', KEYS[2], 'load_ms', string.format('%.0f', math.max(tonumber(torn[2] or '0'), tonumber(ARGV[2])) + 1))
+redis.call('HSET', KEYS[2], 'panes', '0', 'due', '0', 'sessions', '0')
 -- what expired is gone from the other partitions as well, so old data must not open it again in this one
-if torn[3] then redis.call('HSET', KEYS[2], 'expired_ms', torn[3]) end
+local expired = ARGV[3] ~= '' and ARGV[3] or torn[3]
+if expired then redis.call('HSET', KEYS[2], 'expired_ms', expired) end
 if cut[2] then redis.call('HSET', KEYS[2], 'cursor', cut[1], 'max_seen_ms', cut[2]) end
 if cut[3] then redis.call('HSET', KEYS[2], 'max_ts_ms', cut[3], 'floor_ms', cut[3]) end
+if ARGV[4] ~= '' and (not cut[3] or tonumber(cut[3]) < tonumber(ARGV[4])) then redis.call('HSET', KEYS[2], 'floor_ms', ARGV[4]) end
 for name, content in pairs(tables) do redis.call('HSET', KEYS[2], 'table:' .. name, content) end
 return 1

@@ -9,4 +9,8 @@ local checkpoint = redis.call('HMGET', KEYS[1], 'torn', 'cursor', 'commit', 'max
 if checkpoint[1] or (checkpoint[2] or '') ~= ARGV[1] or (checkpoint[3] or '0') ~= ARGV[2] or (checkpoint[4] or '') ~= ARGV[3] then
   return -1
 end
-return redis.call('HDEL', KEYS[2], unpack(ARGV, 4))
+local gone = redis.call('HDEL', KEYS[2], unpack(ARGV, 4))
+if string.match(redis.call('HGET', KEYS[1], 'sessions') or '', '^%d+$') then
+  redis.call('HINCRBY', KEYS[1], 'sessions', -gone)
+end
+return gone
