@@ -236,6 +236,7 @@ class Config:
     path: str | None = None
     folder: str | None = None  # where the paths of tables start; None: the current one
     functions: tuple[str, ...] = ()  # Python files beside the config file, as it names them
+    kept_tables: str | None = None  # of a process that `up` started: the tables as `up` checked them
 
     def transforms_of(self, stage: Stage) -> tuple[Transform, ...]:
         """The chain of transforms above `stage` (without itself), in the order events meet them."""

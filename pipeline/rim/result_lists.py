@@ -1,6 +1,6 @@
 """The two lists of a metric's results, by end and by age: each tells what the other lost when somebody deleted it.
 
-A result that is in neither is found by its key: looked for once in a process, where a version published without a list.
+A result that is in neither is found by its key: looked for once in a process, for a version without any list.
 """
 
 from __future__ import annotations

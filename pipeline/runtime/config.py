@@ -24,7 +24,7 @@ from pipeline.runtime.config_stages import build_stages
 from pipeline.runtime.config_streams import build_streams
 from pipeline.runtime.config_transforms import Sources
 from pipeline.runtime.config_windows import MANY_PANES, pane_count
-from pipeline.runtime.config_yaml import MAX_BYTES, read_document
+from pipeline.runtime.config_yaml import MAX_BYTES, Document, path_text, read_document
 from pipeline.runtime.functions import load_functions
 
 ENV_PREFIX = "STREAMGAUGE_"
@@ -32,21 +32,23 @@ ENV_TEST_PREFIX = "STREAMGAUGE_TEST_"
 ENV_REDIS_URL = "STREAMGAUGE_REDIS__URL"
 ENV_REDIS_URL_FILE = "STREAMGAUGE_REDIS__URL_FILE"
 ENV_FOLDER = "STREAMGAUGE_CONFIG_FOLDER"
-ENV_NAMES = (ENV_REDIS_URL, ENV_REDIS_URL_FILE, ENV_FOLDER)
+ENV_TABLES = "STREAMGAUGE_CONFIG_TABLES"
+ENV_NAMES = (ENV_REDIS_URL, ENV_REDIS_URL_FILE, ENV_FOLDER, ENV_TABLES)
 ENV_LIKENESS = 0.8  # of an unknown name to one of ours, above which it is a typo and not another program's
 
 
 def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     """Read and check a config file; `STREAMGAUGE_REDIS__URL` (or `…_FILE`) stands above its `redis.url`.
 
-    The paths of tables start at the file's folder, or at `STREAMGAUGE_CONFIG_FOLDER`: `up` runs a copy of the file.
+    The paths of tables start at the file's folder, or at `STREAMGAUGE_CONFIG_FOLDER`: `up` runs a copy of the file, and
+    the types of tables are those of its copies in `STREAMGAUGE_CONFIG_TABLES`.
 
     Raises:
         ConfigError: with every problem of the file and the environment.
     """
     env_problems, env_url = _read_environment(environ)
     try:
-        config = _read_file(str(path), environ.get(ENV_FOLDER) or str(Path(path).parent))
+        config = _read_file(str(path), environ.get(ENV_FOLDER) or str(Path(path).parent), environ.get(ENV_TABLES))
     except ConfigError as error:
         raise ConfigError([*error.problems, *env_problems]) from error
     if env_problems:
@@ -54,23 +56,42 @@ def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     return replace(config, redis_url=env_url or config.redis_url, path=str(path))
 
 
-def _read_file(path: str, folder: str) -> Config:
+def message_at(path: str | Path, place: tuple[str, ...], sentence: str) -> str:
+    """A problem that was found outside the file, at the place in it that it is about."""
+    document = _document(str(path))
+    return document.message(document.position(place), f"{path_text(place)}: {sentence}")
+
+
+def _document(path: str) -> Document:
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}. Give the path with --config."]) from error
-    document = read_document(data, path)
+    return read_document(data, path)
+
+
+def _read_file(path: str, folder: str, kept_tables: str | None) -> Config:
+    document = _document(path)
     report = Report(document)
     top = report.fit(TopShape, (), document.root, {})
     errors = load_functions(Path(path).parent, top.functions) if top is not None else {}
     for problem in errors.values():
         report.add(("functions",), str(problem))
-    streams, stages = _build(report, document.root, top, Sources(folder, functions_failed=bool(errors) or top is None))
+    streams, stages = _build(
+        report, document.root, top, Sources(folder, kept_tables, functions_failed=bool(errors) or top is None)
+    )
     report.raise_if_any()
     assert top is not None, "a misfit is a problem"
+    functions = tuple(dict.fromkeys(top.functions))
     return Config(
-        streams, stages, top.default_stream, top.redis.url, folder=folder, functions=tuple(dict.fromkeys(top.functions))
+        streams,
+        stages,
+        top.default_stream,
+        top.redis.url,
+        folder=folder,
+        functions=functions,
+        kept_tables=kept_tables,
     )
 
 

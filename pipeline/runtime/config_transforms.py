@@ -21,16 +21,20 @@ from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import LookupShape
 from pipeline.runtime.config_streams import check_field_name
 from pipeline.runtime.config_yaml import Path
-from pipeline.runtime.table_files import read_table_file, table_path
+from pipeline.runtime.table_files import kept_table_path, read_table_file, table_path
 
 KEY_TYPES: tuple[ScalarType, ...] = ("string", "int", "bool", "timestamp")  # equal floats are a matter of rounding
 
 
 @dataclass(slots=True)
 class Sources:
-    """What a config names outside itself: tables, each read once, and functions, loaded before stages are checked."""
+    """What a config names outside itself: tables, each read once, and functions, loaded before stages are checked.
+
+    `kept_tables`: a folder of the tables as `up` checked them; a file that was changed since changes no type.
+    """
 
     folder: str
+    kept_tables: str | None = None
     functions_failed: bool = False
     _tables: dict[str, pl.DataFrame | TableError] = field(default_factory=dict)
 
@@ -42,7 +46,9 @@ class Sources:
         """
         if name not in self._tables:
             try:
-                self._tables[name] = read_table_file(table_path(self.folder, name))
+                kept = self.kept_tables
+                path = table_path(self.folder, name) if kept is None else kept_table_path(kept, name)
+                self._tables[name] = read_table_file(path)
             except TableError as error:
                 self._tables[name] = error
         found = self._tables[name]

@@ -13,7 +13,7 @@ import msgspec
 import redis
 import structlog
 
-from pipeline.core.definitions import Aggregate, Config, Rollup, Stage, Stream, Transform, Tumbling
+from pipeline.core.definitions import Aggregate, Config, Rollup, Stage, Transform, Tumbling
 from pipeline.core.programs import encode_definition, version_of
 from pipeline.core.tables import TableError
 from pipeline.errors import ConfigError
@@ -22,6 +22,7 @@ from pipeline.rim.connection import is_away
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.soundness import Found, set_up_group
 from pipeline.rim.store import load_checkpoints, published_windows
+from pipeline.runtime.config import message_at
 from pipeline.runtime.table_reloads import announce_tables
 
 log = structlog.get_logger(__name__)
@@ -53,7 +54,8 @@ def set_up(client: redis.Redis, config: Config) -> None:
     """
     scripts = Scripts(client)
     for stream in config.streams.values():
-        _keep_partitions(client, config, stream)
+        client.execute_command("HSETNX", keys.record(stream.name), "partitions", stream.partitions)
+    require_partitions(client, config)
     _announce_tables(client, scripts, config)
     for name, group in stage_groups(config).items():
         stream = config.stream_of(config.stages[name])
@@ -103,18 +105,25 @@ def _alone(stage: str, *touched: str) -> Iterator[None]:
         )
 
 
-def _keep_partitions(client: redis.Redis, config: Config, stream: Stream) -> None:
-    key = keys.record(stream.name)
-    client.execute_command("HSETNX", key, "partitions", stream.partitions)
-    stored = int(client.execute_command("HGET", key, "partitions"))
-    if stored != stream.partitions:
-        raise ConfigError(
-            [
-                f"{config.path or 'config.yaml'}: streams.{stream.name}.partitions: this data has {stored} partitions, "
-                f"the file says {stream.partitions}. Events are already spread over {stored}; "
-                f"set it back to {stored}, or give the stream another name."
-            ]
-        )
+def require_partitions(client: redis.Redis, config: Config) -> None:
+    """Refuse another number of partitions than a stream's data has.
+
+    Raises:
+        ConfigError: at the place in the file.
+    """
+    problems = []
+    for stream in config.streams.values():
+        stored = client.execute_command("HGET", keys.record(stream.name), "partitions")
+        if stored is not None and int(stored) != stream.partitions:
+            sentence = (
+                f"this data has {int(stored)} partitions, the file says {stream.partitions}. Events are already spread "
+                f"over {int(stored)}; set it back to {int(stored)}, or give the stream another name."
+            )
+            place = ("streams", stream.name, "partitions")
+            found = f"config.yaml: {'.'.join(place)}: {sentence}"
+            problems.append(found if config.path is None else message_at(config.path, place, sentence))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _announce_tables(client: redis.Redis, scripts: Scripts, config: Config) -> None:

@@ -18,19 +18,23 @@ from pathlib import Path
 import redis
 
 from pipeline.core.definitions import Config
-from pipeline.errors import StreamgaugeError
+from pipeline.errors import ConfigError, StreamgaugeError
 from pipeline.rim.checks import require_fit
 from pipeline.rim.connection import is_away, without_password, writer
 from pipeline.rim.embedded import EmbeddedServer
 from pipeline.rim.folder_lock import FolderLock
 from pipeline.runtime.children import Child
-from pipeline.runtime.config import ENV_FOLDER, load_config
+from pipeline.runtime.config import ENV_FOLDER, ENV_TABLES, load_config
 from pipeline.runtime.process_tree import ProcessTree
+from pipeline.runtime.setup import require_partitions
 from pipeline.runtime.simulate import SIMULATIONS
+from pipeline.runtime.table_files import kept_table_path, table_path
+from pipeline.runtime.table_reloads import tables_in
 
 EMBEDDED = "embedded"
 COMMAND_MODULE = "api.main"  # every command; named, not imported: the runtime does not know the API
 RUNNING_CONFIG = Path("running", "config.yaml")  # in the data folder: the text this `up` runs
+RUNNING_TABLES = Path("running", "tables")  # and the tables it was checked with
 CONNECT_TIMEOUT_S = 0.2
 TRY_START = "-1m"  # six windows of the shipped demo: short enough to be seen moving in a terminal
 
@@ -60,6 +64,7 @@ class Up:
     demo: bool
     allow_volatile: bool
     folder: Path | None = None  # where the paths of tables start; the children run a copy of the config file
+    tables: Path | None = None  # where the tables are as they were checked
 
     @property
     def api_url(self) -> str:
@@ -101,7 +106,8 @@ def run_up(
         )
     with lock:
         require_free(host, port)
-        up = replace(up, config_path=_kept(config_path, config, data_dir), folder=config_path.parent.absolute())
+        folder, kept = config_path.parent.absolute(), _kept(config_path, config, data_dir)
+        up = replace(up, config_path=kept, folder=folder, tables=_kept_tables(config_path, config, data_dir).absolute())
         url = redis_url or config.redis_url
         if url != EMBEDDED:
             return _run_on(up, config, url, None, say)
@@ -112,13 +118,34 @@ def run_up(
 def _kept(config_path: Path, config: Config, data_dir: Path) -> Path:
     """Keep the text that was checked: a child that is started again must not read what was saved since.
 
-    Functions likewise; they are named relative to the config file. Tables are not kept: a changed one is read again.
+    Functions likewise; they are named relative to the config file.
     """
     kept = data_dir / RUNNING_CONFIG
     for name in (config_path.name, *config.functions):
         copy = kept if name == config_path.name else kept.parent / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(config_path.parent / name, copy)
+    return kept
+
+
+def _kept_tables(config_path: Path, config: Config, data_dir: Path) -> Path:
+    """Keep the tables as they were checked: a child that is started again takes the types of columns from these.
+
+    A table may be changed at any time, and what is announced is the file's own content. One that cannot be used is no
+    reason for a child to stop.
+
+    Raises:
+        ConfigError: a table was replaced, after it was checked, by one that cannot be used.
+    """
+    kept = data_dir / RUNNING_TABLES
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for table in tables_in(config):
+        try:
+            shutil.copyfile(table_path(config.folder, table), kept_table_path(str(kept), table))
+        except OSError as error:
+            raise ConfigError([f"{config_path}: the table {table} cannot be read: {error.strerror}."]) from error
+    load_config(config_path, {**os.environ, ENV_TABLES: str(kept)})
     return kept
 
 
@@ -130,7 +157,7 @@ def _run_on(
     say: Callable[[str], None],
 ) -> int:
     """Run the children on the Redis at `url`."""
-    _require_fit(url, up.allow_volatile)
+    _require_fit(url, config, up.allow_volatile)
     # Children find what stands in the config or the environment by themselves: a password in argv is seen by everybody.
     known_url = url if server is not None else up.redis_url
     tree = ProcessTree(
@@ -157,7 +184,8 @@ def children_of(up: Up, redis_url: str | None) -> list[Child]:
         children.append(Child("demo", command("simulate", "--url", up.api_url), "demo"))
     if up.folder is None:
         return children
-    return [replace(child, environment={ENV_FOLDER: str(up.folder)}) for child in children]
+    environment = {ENV_FOLDER: str(up.folder)} | ({} if up.tables is None else {ENV_TABLES: str(up.tables)})
+    return [replace(child, environment=environment) for child in children]
 
 
 def command(*args: str) -> tuple[str, ...]:
@@ -186,10 +214,12 @@ def path_to_try(config: Config, *, demo: bool) -> str:
     return f"/v1/metrics/{metrics[0][0]}" if metrics else "/v1/streams"
 
 
-def _require_fit(url: str, allow_volatile: bool) -> None:
+def _require_fit(url: str, config: Config, allow_volatile: bool) -> None:
+    """Refuse a Redis that cannot keep the promises, and a config that does not fit the data there."""
     client = writer(url)
     try:
         require_fit(client, allow_volatile)
+        require_partitions(client, config)
     except redis.exceptions.RedisError as error:
         if not is_away(error):
             raise

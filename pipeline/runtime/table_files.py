@@ -5,6 +5,7 @@ Invariant: one file gives one content, whichever process reads it; what is wrong
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 
@@ -21,6 +22,12 @@ KINDS = (".csv", ".parquet")
 def table_path(folder: str | None, table: str) -> Path:
     """Where a table's file is: a relative path starts at the folder of the config file."""
     return Path(folder or ".") / table
+
+
+def kept_table_path(folder: str, table: str) -> Path:
+    """Where `up` keeps a table as it checked it: by a hash, since a table may be named by any path."""
+    named = hashlib.blake2b(table.encode(), digest_size=8).hexdigest()
+    return Path(folder) / f"{named}{Path(table).suffix}"
 
 
 def read_table(config: Config, table: str) -> pl.DataFrame:

@@ -6,7 +6,7 @@ stages go on with the one they have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import redis
@@ -19,7 +19,7 @@ from pipeline.rim import keys, tables
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
 from pipeline.rim.tables import Place
-from pipeline.runtime.table_files import read_table, table_path
+from pipeline.runtime.table_files import kept_table_path, read_table, read_table_file, table_path
 
 Stat = tuple[int, int, int]  # modified ns, size, inode
 
@@ -82,12 +82,38 @@ class TableReloads:
 def announce_tables(client: redis.Redis, scripts: Scripts, config: Config) -> None:
     """Store the tables of a config and name them in the logs, before there is a group that could read rows.
 
+    In a process that `up` started, a file that cannot be used (any more) leaves its table as it is.
+
     Raises:
-        TableError: a file is not (any more) one that its lookups can use.
+        TableError: in any other process, a file is not (any more) one that its lookups can use.
     """
     for table in tables_in(config):
-        content = table_content(config, table)
-        tables.announce(client, scripts, places_of(config, table), table, content, redis_time_ms(client))
+        places = places_of(config, table)
+        try:
+            content = table_content(config, table)
+        except TableError as error:
+            if config.kept_tables is None:
+                raise
+            places = _without(client, places, table)
+            log.error(
+                "a table cannot be used; the content before stays",
+                why=str(error),
+                table=table,
+                content=_known_hash(client, config, table),
+                next="put a file there that can be used: it is read within a minute",
+            )
+            content = core_tables.encode(read_table_file(kept_table_path(config.kept_tables, table)))
+        tables.announce(client, scripts, places, table, content, redis_time_ms(client))
+
+
+def _without(client: redis.Redis, places: Sequence[Place], table: str) -> list[Place]:
+    """The partitions whose log does not know a table yet: they begin with what `up` checked."""
+    return [place for place in places if table not in tables.known(client, place)]
+
+
+def _known_hash(client: redis.Redis, config: Config, table: str) -> str | None:
+    """The content that stays, as the log of the first partition names it; None where it is what `up` checked."""
+    return tables.known(client, places_of(config, table)[0]).get(table)
 
 
 def tables_in(config: Config) -> list[str]:

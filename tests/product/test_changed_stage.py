@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,8 @@ def test_other_partitions_for_a_stream_with_data_are_refused_in_a_sentence(tmp_p
     with Product(tmp_path, "--no-demo", config=config_path) as second:
         assert second.end() == BAD_CONFIG
         assert "streams.weblog.partitions: this data has 2 partitions, the file says 3" in second.said
+        assert re.search(rf"{re.escape(str(config_path))}:\d+:\d+: streams\.weblog\.partitions", second.said)
+        assert "started" not in second.said
         assert "Traceback" not in second.said
 
     config_path.write_text(OLD)
