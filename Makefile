@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types docs-check format bench bench-e2e bench-windows faults lock clean
+.PHONY: help setup run test check format-check lint types docs-check format bench bench-windows bench-curves bench-peers bench-report faults lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -40,13 +40,20 @@ format: setup ## format the code and fix what lint can fix
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 
-bench: bench-e2e bench-windows ## every benchmark
+bench: setup ## every row of the table of targets, each recounted: events per second, latency, memory, CPU (5 minutes)
+	@"$(BIN)/python" bench/targets.py $(ARGS)
 
-bench-e2e: setup ## events per second from HTTP POST to closed windows, checked by a recount
-	@"$(BIN)/python" bench/e2e.py $(ARGS)
-
-bench-windows: setup ## the same for every kind of window and aggregate, beside plain counts; and bytes per group
+bench-windows: setup ## every kind of window and aggregate beside plain counts; and bytes per group (5 minutes and more)
 	@"$(BIN)/python" bench/windows.py $(ARGS)
+
+bench-curves: setup ## scaling curves: events per second and memory by batch, groups, partitions, workers, windows
+	@"$(BIN)/python" bench/curves.py $(ARGS)
+
+bench-peers: setup ## the same work by other tools beside ours; ARGS='--python PATH' names interpreters that have them
+	@"$(BIN)/python" -m bench.peers $(ARGS)
+
+bench-report: setup ## tables and plot of JSON results: ARGS='figures.json curves.json --svg docs/scaling.svg'
+	@"$(BIN)/python" bench/report.py $(ARGS)
 
 faults: ## the long fault suite: kills, pauses, restarts of real processes (minutes)
 	@sh scripts/setup.sh test

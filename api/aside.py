@@ -149,14 +149,16 @@ def row_account(shelf: Shelf, row: AsideRow) -> dict[str, Any]:
         case "dead":
             about |= {"entry": row.text("entry"), "row": int(row.text("row")), "n": int(row.text("n"))}
             about |= {"reason": row.text("code"), "error": row.text("error")}
-            return about | {"event": _event(row.fields.get(b"body", b""))}
+            return about | {"event": _event(row.fields.get(b"body", b""), row.text("coding"))}
         case "quarantine":
             about |= {"reason": row.text("code"), "error": row.text("reason"), "field": row.text("field") or None}
             return about | {"index": int(row.text("index") or 0), "body": row.text("body")}
 
 
-def _event(body: bytes) -> Any:
-    """An event as it was stored: its JSON, or its text where it is none."""
+def _event(body: bytes, coding: str = "") -> Any:
+    """An event as it was stored: its JSON, or its text where it is none; of a chunk of another coding its size."""
+    if coding:
+        return f"a chunk coded {coding}, {len(body):,} bytes"
     try:
         return msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -8,23 +8,26 @@ from __future__ import annotations
 import zlib
 from typing import BinaryIO, cast
 
+import pyarrow as pa
 from flask import Request
 
-from pipeline.core.validation import BodyKind
+from pipeline.core.arrow_stream import MAGIC
+from pipeline.core.validation import MAX_BODY_BYTES, PostedKind
 from pipeline.errors import BadRequestError
 
-# 130,000 events of 240 bytes. A request is held in memory, inflated, and split into chunks of 4 MB; with 8 threads
-# 32 MB each is what a small machine can stand.
-MAX_BODY_BYTES = 32_000_000
 READ_BYTES = 256 * 1024
+ARROW_START = MAGIC  # no JSON and no other coding begins so
 GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _GZIP_WBITS = 31  # zlib: a gzip header and trailer are expected
+
+ARROW_TYPE = "application/vnd.apache.arrow.stream"
+ARROW_FILE = "Arrow file (Feather)"
 
 _NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _UNREADABLE_TYPES = {
     "text/csv": "CSV",
-    "application/vnd.apache.arrow.stream": "Arrow",
-    "application/vnd.apache.arrow.file": "Arrow",
+    "application/vnd.apache.arrow.file": ARROW_FILE,
     "application/vnd.apache.parquet": "Parquet",
     "application/xml": "XML",
     "text/xml": "XML",
@@ -33,10 +36,8 @@ _UNREADABLE_TYPES = {
     "application/msgpack": "MessagePack",
 }
 _UNREADABLE_STARTS = {
-    b"ARROW1": "Arrow",
-    b"\xff\xff\xff\xff": "Arrow",
+    b"ARROW1": ARROW_FILE,
     b"PAR1": "Parquet",
-    b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "ZIP",
 }
 
@@ -57,8 +58,12 @@ def read_body(request: Request) -> bytes:
     return body
 
 
-def kind_of(request: Request) -> BodyKind:
-    """What the sender calls the body; it is only asked where the body itself leaves a doubt."""
+def kind_of(request: Request, body: bytes) -> PostedKind:
+    """What a body is; what the sender calls it is only asked where the body itself leaves a doubt."""
+    if body.startswith(ARROW_START):
+        return "arrow"
+    if request.mimetype == ARROW_TYPE and body.lstrip()[:1] not in (b"", b"{", b"["):
+        return "arrow"  # and so refused by what it lacks
     return "ndjson" if request.mimetype in _NDJSON_TYPES else "json"
 
 
@@ -90,7 +95,9 @@ def _read(request: Request) -> bytes:
 
 
 def inflate(body: bytes) -> bytes:
-    """Inflate a gzip body (of one or more members) up to the limit; others are returned as they are."""
+    """Inflate a gzip body (of one or more members) or a zstd frame up to the limit; others are returned as they are."""
+    if body.startswith(ZSTD_MAGIC):
+        return _inflate_zstd(body)
     parts: list[bytes] = []
     room = MAX_BODY_BYTES + 1
     compressed = body.startswith(GZIP_MAGIC)
@@ -117,6 +124,25 @@ def inflate(body: bytes) -> bytes:
     return inflated
 
 
+def _inflate_zstd(body: bytes) -> bytes:
+    """Inflate piece by piece: what a frame says of its size is not believed."""
+    parts: list[bytes] = []
+    size = 0
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
+            while part := stream.read(READ_BYTES):
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise _too_large("it inflates to more")
+                parts.append(part)
+    except OSError as error:
+        raise BadRequestError(f"The zstd body is damaged or cut off: {error}.", code="bad_zstd") from None
+    inflated = b"".join(parts)
+    if inflated.startswith(ZSTD_MAGIC):
+        raise BadRequestError("The body is zstd inside zstd: compress it once.", code="bad_zstd")
+    return inflated
+
+
 def _too_large(seen: str) -> BadRequestError:
     return BadRequestError(
         f"The body is too large: at most {MAX_BODY_BYTES:,} bytes, inflated too, and {seen}. Send smaller batches.",
@@ -127,7 +153,7 @@ def _too_large(seen: str) -> BadRequestError:
 
 def _unreadable(name: str) -> BadRequestError:
     return BadRequestError(
-        f"{name} bodies are not read yet. Send a JSON object, an array, or NDJSON, plain or gzip.",
+        f"{name} bodies are not read. Send JSON, an array, NDJSON or an Arrow IPC stream; plain, gzip or zstd.",
         code="unsupported_media_type",
         status=415,
     )

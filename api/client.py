@@ -113,9 +113,9 @@ class Client:
 
             fields = self.stream(stream).fields
             return frame_rows(cast("pd.DataFrame", rows), {name for name, kind in fields.items() if kind == "int"})
-        if isinstance(rows, (str, bytes, Mapping)):
+        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
             raise TypeError(f"send takes a list of dicts or a DataFrame, not a {type(rows).__name__}; one row is [row]")
-        return iter(rows)
+        return _checked_rows(rows)
 
     def post_rows(
         self, stream: str, body: bytes, count: int, key: str, *, wait: bool = False, backfill: bool = False
@@ -148,7 +148,7 @@ class Client:
         Times are what the API takes (`-1h`, RFC 3339, epoch numbers) or datetimes; `step` is a duration such as `1m`.
         `df.attrs["watermark"]` and `df.attrs["complete_to"]` say how complete it is. `order` is `window` or a value's
         name, with a `-` before it for descending. Without `start` it is the newest 1,000 windows; without `limit`,
-        every row, in as many requests as that takes.
+        every row, in as many requests as that takes. Ints are `Int64`, Python ints where one has more than 64 bits.
         """
         from api.frames import metric_frame
 
@@ -254,6 +254,13 @@ class Client:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _checked_rows(rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise TypeError(f"row {index}: send takes dicts, one a row, not a {type(row).__name__}: {row!r:.60}")
+        yield row
 
 
 def _batches(rows: Iterator[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:

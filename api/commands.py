@@ -191,10 +191,10 @@ def doctor(
 ) -> None:
     """Check config, Redis, API and lag, and say what to do. Exit code 1 when something is wrong."""
     from api.tables import print_checks
-    from pipeline.runtime.doctor import check_config, check_redis
+    from pipeline.runtime.doctor import check_config, check_native, check_redis
     from pipeline.runtime.redis_url import find_redis_url
 
-    checks = [check_config(config, os.environ)]
+    checks = [check_config(config, os.environ), check_native()]
     if checks[0].ok or redis_url is not None:
         checks += check_redis(lambda: find_redis_url(config, redis_url, data_dir, os.environ), allow_volatile)
     checks += _api_checks(url)

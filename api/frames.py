@@ -1,7 +1,7 @@
 """Between DataFrames and the API's rows.
 
-Invariant: a column's dtype follows from the metric's description alone, so an empty answer has the columns and dtypes
-of a full one.
+Invariant: a column's dtype follows from the metric's description, so an empty answer has the columns and dtypes of a
+full one; only values that fit no dtype make a column of objects (see `answer_frames`).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
         _only_parameters("wait", "backfill")
         intake, key, wait, backfill = _intake(intakes, stream), idempotency_key(), _wait(), _backfill()
         body, cut = read_body(request), may_be_cut(request)
-        receipt = intake.take(body, kind_of(request), key, may_be_cut=cut, backfill=backfill)
+        receipt = intake.take(body, kind_of(request, body), key, may_be_cut=cut, backfill=backfill)
         _refuse_if_none_taken(receipt)
         report = _report(receipt) | {"errors": error_list(receipt.refusals)}
         if wait:

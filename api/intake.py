@@ -10,25 +10,26 @@ from __future__ import annotations
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import redis
 
+from pipeline.core.arrow_stream import Limits
+from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
-from pipeline.core.partitioning import Chunk, chunks, partition_of, share_out
-from pipeline.core.refusals import Refusal
-from pipeline.core.validation import BodyKind, Checked, Validator, refuse_nested
+from pipeline.core.refusals import Refusal, too_many_rows
+from pipeline.core.validation import MAX_BODY_BYTES, MAX_ROWS, Checked, PostedKind, Validator, refuse_nested
 from pipeline.errors import BadRequestError
 from pipeline.rim.pressure import Pressure
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, append
 
 REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
-NEWLINE = ord("\n")  # counted by numpy: bytes.count takes five times as long where there are many
-MAX_ROWS = 200_000  # of one request: 32 MB of very small events; each refused row costs an object here
+
+
+Judged = Checked | CheckedColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +54,13 @@ class Intake:
         self._client = client
         self._scripts = Scripts(client)
         self._validator = Validator(stream)
+        self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
         self._turns = itertools.count()
 
     def take(
         self,
         body: bytes,
-        kind: BodyKind,
+        kind: PostedKind,
         key: str | None = None,
         *,
         may_be_cut: bool = False,
@@ -74,29 +76,30 @@ class Intake:
                 their arrival are called old.
             BackpressureError: nothing is taken now.
         """
-        if np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == NEWLINE) > MAX_ROWS:
-            raise _too_many_rows()
         if backfill and self.stream.time.field is None:
             raise _timed_by_arrival(self.stream)
         self.pressure.check()
         now_ms = self.pressure.now_ms()
-        checked = self._check(body, kind, now_ms, backfill=backfill)
+        checked = self._check(body, kind, now_ms, may_be_cut=may_be_cut, backfill=backfill)
         if may_be_cut and _has_unfinished_end(checked):
-            raise BadRequestError("The body breaks off in the middle of a row. Send all of it again.", code="cut_off")
+            raise _cut_off(checked, kind)
         if key is None:
-            return self._append(checked, self._next_partition(), None, now_ms, backfill=backfill)
+            home = self._next_partition()
+            return self._append(checked, self._steps(checked, home, now_ms, backfill=backfill), home, None)
         named, home = IdempotencyKey(key, fingerprint(body, backfill=backfill)), self._home(key)
         steps = self._steps(checked, home, now_ms, backfill=backfill)
         first = append(self._scripts, self.stream.name, home, steps[home][0], named)
         if first.known and first.judged_ms != now_ms:
-            checked = self._check(body, kind, first.judged_ms, backfill=backfill)
-        return self._append(checked, home, named, first.judged_ms, first, backfill=backfill)
+            checked = self._check(body, kind, first.judged_ms, may_be_cut=may_be_cut, backfill=backfill)
+            steps = self._steps(checked, home, first.judged_ms, backfill=backfill)
+        return self._append(checked, steps, home, named, first)
 
     def take_one(self, body: bytes, key: str | None = None) -> Receipt:
         """Store one event as a row entry, which any Redis client can read; a `key` makes it count once."""
         self.pressure.check()
         now_ms = self.pressure.now_ms()
         checked = self._check(body, "json", now_ms)
+        assert isinstance(checked, Checked), "JSON is judged as rows"
         if checked.n_received != 1:
             raise BadRequestError(
                 f"POST /publish takes one JSON object, this body has {checked.n_received} rows. "
@@ -109,9 +112,9 @@ class Intake:
         home = self._next_partition() if key is None else self._home(key)
         fields = {} if checked.refusals else row_fields(self.stream, self._validator.event(checked.body))
         if not fields:  # refused, or an event of nulls only: XADD takes no entry without fields, so it is a chunk
-            return self._append(checked, home, named, now_ms)
+            return self._append(checked, self._steps(checked, home, now_ms), home, named)
         entry = RowEntry(fields, None if checked.times_ms is None else int(checked.times_ms[0]))
-        partition = home if checked.keys is None else partition_of(checked.keys[0], self.stream.partitions)
+        partition = home if checked.owners is None else int(checked.owners[0])
         if named is not None and partition != home:  # only the record: the key with another body is refused there
             append(self._scripts, self.stream.name, home, Step([], [], 0, now_ms), named)
         done = append(self._scripts, self.stream.name, partition, Step([entry], [], checked.undeclared, now_ms), named)
@@ -124,28 +127,34 @@ class Intake:
     def _next_partition(self) -> int:
         return next(self._turns) % self.stream.partitions
 
-    def _check(self, body: bytes, kind: BodyKind, now_ms: int, *, backfill: bool = False) -> Checked:
-        checked = self._validator.check(body, kind=kind, now_ms=now_ms, of_any_age=backfill)
+    def _check(
+        self, body: bytes, kind: PostedKind, now_ms: int, *, may_be_cut: bool = False, backfill: bool = False
+    ) -> Judged:
+        checked: Judged
+        if kind == "arrow":
+            checked = self._columns.check(body, now_ms=now_ms, of_any_age=backfill, to_the_end=may_be_cut)
+        else:
+            checked = self._validator.check(body, kind=kind, now_ms=now_ms, of_any_age=backfill)
         if checked.n_received == 0:
-            raise BadRequestError("The body has no events. Send a JSON object, an array, or NDJSON.", code="empty")
+            raise BadRequestError(
+                "The body has no events. Send a JSON object, an array, NDJSON or Arrow.", code="empty"
+            )
         if checked.n_received > MAX_ROWS:
-            raise _too_many_rows()
+            raise too_many_rows(MAX_ROWS)
         return checked
 
     def _append(
         self,
-        checked: Checked,
+        checked: Judged,
+        steps_of: Mapping[int, Sequence[Step]],
         home: int,
         key: IdempotencyKey | None,
-        judged_ms: int,
         first: Appended | None = None,
-        *,
-        backfill: bool = False,
     ) -> Receipt:
         """Write all steps, the home partition's first; `first` is what the very first became, if it is done."""
         done: dict[int, list[Appended]] = {}
         stored = known = 0
-        for partition, steps in self._steps(checked, home, judged_ms, backfill=backfill).items():
+        for partition, steps in steps_of.items():
             for number, step in enumerate(steps):
                 if key is None and not step.entries and not step.refusals:
                     continue  # only a record would have been written
@@ -158,9 +167,9 @@ class Intake:
                 stored, known = stored + step.n_good * (not outcome.known), known + step.n_good * outcome.known
         return _receipt(checked, done, stored, known)
 
-    def _steps(self, checked: Checked, home: int, judged_ms: int, *, backfill: bool = False) -> dict[int, list[Step]]:
+    def _steps(self, checked: Judged, home: int, judged_ms: int, *, backfill: bool = False) -> dict[int, list[Step]]:
         """What is written where, home first: a chunk a step, and refused rows at home beside the first chunks."""
-        shares = self._shares(checked, home)
+        shares = checked.shares(self.stream, home)
         refusals = list(_slices(checked.refusals, REFUSALS_A_STEP))
         order = [home, *(partition for partition in shares if partition != home)]
         steps: dict[int, list[Step]] = {}
@@ -174,12 +183,6 @@ class Intake:
                 steps[partition].append(Step([chunk] if chunk else [], rows or [], counted, judged_ms, backfill))
             steps[partition] = steps[partition] or [Step([], [], 0, judged_ms)]
         return steps
-
-    def _shares(self, checked: Checked, home: int) -> dict[int, list[Chunk]]:
-        if checked.keys is None:
-            return {home: list(chunks(checked.body, checked.n_good, checked.times_ms))}
-        shares = share_out(checked.body, checked.times_ms, checked.keys, self.stream.partitions)
-        return {partition: list(chunks(*share)) for partition, share in shares.items()}
 
 
 def fingerprint(body: bytes, *, backfill: bool = False) -> str:
@@ -195,9 +198,16 @@ class Intakes:
         self.by_stream = {name: Intake(client, stream, groups[name]) for name, stream in config.streams.items()}
 
 
-def _has_unfinished_end(checked: Checked) -> bool:
+def _has_unfinished_end(checked: Judged) -> bool:
     last = checked.refusals[-1] if checked.refusals else None
     return last is not None and last.index == checked.n_received - 1 and last.code == "malformed"
+
+
+def _cut_off(checked: Judged, kind: PostedKind) -> BadRequestError:
+    """Nothing is written, so that the whole body can come under the same key."""
+    if kind == "arrow":
+        return BadRequestError(f"Nothing was taken: {checked.refusals[-1].message}.", code="cut_off")
+    return BadRequestError("The body breaks off in the middle of a row. Send all of it again.", code="cut_off")
 
 
 def _slices(refusals: Sequence[Refusal], size: int) -> Iterator[Sequence[Refusal]]:
@@ -205,7 +215,7 @@ def _slices(refusals: Sequence[Refusal], size: int) -> Iterator[Sequence[Refusal
         yield refusals[start : start + size]
 
 
-def _receipt(checked: Checked, done: dict[int, list[Appended]], stored: int, known: int) -> Receipt:
+def _receipt(checked: Judged, done: dict[int, list[Appended]], stored: int, known: int) -> Receipt:
     arrival_ms = next(iter(done.values()))[0].arrival_ms
     return Receipt(
         accepted=stored,
@@ -223,8 +233,3 @@ def _timed_by_arrival(stream: Stream) -> BadRequestError:
         "leave backfill out, or name a time field in the config."
     )
     return BadRequestError(message, code="no_event_time", status=422)
-
-
-def _too_many_rows() -> BadRequestError:
-    message = f"The body has more than {MAX_ROWS:,} rows. Send smaller batches."
-    return BadRequestError(message, code="too_large", status=413)

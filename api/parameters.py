@@ -13,7 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import MultiDict
 
-from pipeline.core.definitions import Stream
+from pipeline.core.cells import OTHER
+from pipeline.core.definitions import Session, Stream
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.times import parse_duration_ms, parse_time_ms
@@ -144,7 +145,8 @@ def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRe
     if window_ms is None:
         raise BadRequestError("'window' is missing: how long the trailing window is, such as 5m", code="no_window")
     at_ms = _time(args, "at", now_ms)
-    return RollingRequest(window_ms, now_ms if at_ms is None else at_ms, _where(args, program), _format(args))
+    # without `at`, up to and with the pane that now is in, also where that begins just now
+    return RollingRequest(window_ms, now_ms + 1 if at_ms is None else at_ms, _where(args, program), _format(args))
 
 
 def latest_format(args: Arguments) -> Format:
@@ -322,7 +324,10 @@ def _where(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
                 f"{did_you_mean(field, types)}",
                 code="unknown_field",
             )
-        wanted[field] = [_group_value(name, types[field], text) for text in values]
+        has_others = not isinstance(program.window, Session)
+        wanted[field] = [
+            OTHER if text == OTHER and has_others else _group_value(name, types[field], text) for text in values
+        ]
     return wanted
 
 
@@ -366,6 +371,11 @@ def _fixed_time(text: str) -> int:
 def _order(args: Arguments, program: Program) -> str:
     order = args.get("order", "window")
     known = ["window", *(name for name, kind in program.value_types.items() if kind != "list")]
+    if program.value_types.get(order.removeprefix("-")) == "list":
+        raise BadRequestError(
+            f"order: '{_shown(order)}' is a list in {program.name}, and lists have no order.{did_you_mean('', known)}",
+            code="unknown_order",
+        )
     if order.removeprefix("-") not in known:
         raise BadRequestError(
             f"order: '{_shown(order)}' is neither window nor a value of {program.name}."

@@ -40,8 +40,8 @@ from pipeline.rim import tables
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.explain_event import explain_event
 from pipeline.runtime.explain_report import event_json, window_json
-from pipeline.runtime.explain_window import explain_window, window_of
-from pipeline.runtime.query import Metrics, group_filter
+from pipeline.runtime.explain_window import explain_window, subject_of
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
 from pipeline.runtime.skew import skew_report
@@ -97,9 +97,8 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
     def explain_metric(metric: str) -> Response:
         program = metrics.program(known_name("metric", metric, metrics.programs))
         asked = explain_request(request.args, program, redis_time_ms(client))
-        span = window_of(program, asked.start_ms, asked.end_ms)
-        chosen = group_filter(program, asked.where) if asked.where else None
-        return json_response(window_json(explain_window(client, config, program, span, chosen), asked.where))
+        subject = subject_of(client, program, asked.start_ms, asked.end_ms, asked.where)
+        return json_response(window_json(explain_window(client, config, subject), asked.where))
 
     @blueprint.get("/v1/metrics/<metric>/<any(live):view>")
     def refuse_view(metric: str, view: str) -> NoReturn:

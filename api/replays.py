@@ -14,7 +14,8 @@ import redis
 
 from api.intake import Intake
 from pipeline.core.batches import split_id
-from pipeline.core.events import Reader, RowError
+from pipeline.core.codings import NDJSON
+from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import CHUNK_BYTES, Chunk
 from pipeline.core.validation import Validator
 from pipeline.errors import BadRequestError
@@ -184,13 +185,14 @@ class Replays:
         try:
             if row.text("form") == "flat":
                 return _Event(row, (self._typed(body),))
-            lines = tuple(self._reader.raw_rows(body))
+            n = int(row.fields.get(b"n", b"1"))
+            lines = tuple(self._reader.stored_rows(body, row.fields.get(b"coding", NDJSON), n))
         except RowError as error:
             done.refuse(row.place, error.code, str(error))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (ChunkError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             done.refuse(row.place, "malformed", f"the stored event is not JSON: {error}")
         else:
-            if len(lines) == int(row.fields.get(b"n", b"1")):
+            if len(lines) == n:
                 return _Event(row, lines)
             done.refuse(row.place, "malformed", f"the stored body holds {len(lines)} events, its letter says otherwise")
         return None
@@ -225,7 +227,8 @@ class Replays:
         lo_ms, hi_ms = (None, None) if times_ms is None else (int(times_ms.min()), int(times_ms.max()))
         origins = [order.shelf.origin(event.row.place.id, event.row.fields) for event in events]
         replay = StageReplay(order.shelf.group, origins, order.request, order.again)
-        step = Step([Chunk(body, len(lines), lo_ms, hi_ms)], [], 0, now_ms, backfill=True, replay=replay)
+        chunk = Chunk(body, len(lines), lo_ms, hi_ms).compressed(self._stream.compression)
+        step = Step([chunk], [], 0, now_ms, backfill=True, replay=replay)
         partition = events[0].row.place.partition
         done.entries += append(self._scripts, self._stream.name, partition, step).ids
         done.replayed += len(events)

@@ -9,7 +9,7 @@ import io
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from api.client import BATCH_ROWS, Client
 from pipeline.core.ndjson import encode_rows
@@ -23,8 +23,14 @@ READ_BYTES = 1 << 20
 def send_pairs(client: Client, stream: str, pairs: Sequence[str]) -> SendResult:
     """Send one event given as `field=value` texts, typed by the stream's schema."""
     fields = client.stream(stream).fields
-    row = {name: typed_cell(fields.get(name, "string"), text) for name, _, text in (p.partition("=") for p in pairs)}
+    row = {name: _typed(fields.get(name, "string"), text) for name, _, text in (p.partition("=") for p in pairs)}
     return client.post_rows(stream, encode_rows([row]), 1, uuid.uuid4().hex)
+
+
+def _typed(kind: str, text: str) -> Any:
+    """A value as it was typed: a fraction is a number for an int field too, and refused as one."""
+    value = typed_cell(kind, text)
+    return typed_cell("float", text) if kind == "int" and isinstance(value, str) else value
 
 
 def send_file(client: Client, stream: str, path: Path) -> SendResult:

@@ -53,7 +53,9 @@ def print_aside(answer: Mapping[str, Any]) -> None:
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    return escape(json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value))
 
 
 def print_checks(checks: Sequence[Check], as_json: bool) -> None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import redis
 
-from bench.load import send_all
-from bench.product import DRAIN_TIMEOUT_S, POLL_S, Product, product
-from bench.window_loads import in_bodies, name_of
+from bench.lines import Times, decimals, ndjson, texts
+from bench.product import Product, product
+from bench.sending import Post, send
+from bench.window_loads import named
 
 WINDOW_MS = 3_600_000
 GAP_MS = 60_000
@@ -104,37 +105,38 @@ def measure_bytes(*, quick: bool) -> list[Size]:
         config.write_text(f"redis: {{url: embedded}}\nstreams:{streams}\nstages:{stages}")
         with product(config, 1) as running:
             for shape in wanted:
-                failures = send_all(running.port, shape.name, list(bodies(shape)), 1)
-                if failures:
-                    raise SystemExit(f"{len(failures)} requests failed, the first: {failures[0]}")
+                send(running.port, Post(f"/v1/streams/{shape.name}/events", bodies(shape), connections=1))
             return [size for shape in wanted for size in _sizes(running, shape)]
 
 
-def bodies(shape: Shape) -> Iterator[bytes]:
+def bodies(shape: Shape) -> list[bytes]:
     """One event of every group, then the next of every group …; within a session's gap."""
     start_ms = (int(time.time() * 1000) // WINDOW_MS - 1) * WINDOW_MS
     chance = np.random.default_rng(4)
-    values = np.round(chance.lognormal(3.0, 0.8, shape.groups * shape.users), 2).tolist()
-    lines = (
-        f'{{"ts":{start_ms + number // shape.groups * 20},"key":"{name_of("k", number % shape.groups)}",'
-        f'"user":"{name_of("u", number)}","value":{value},"total":{number}}}'
-        for number, value in enumerate(values)
+    numbers = np.arange(shape.groups * shape.users)
+    parts = (
+        *(b'{"ts":', Times(start_ms + numbers // shape.groups * 20)),
+        *(b',"key":"', named("k", numbers % shape.groups), b'","user":"', named("u", numbers)),
+        *(b'","value":', decimals(np.round(chance.lognormal(3.0, 0.8, len(numbers)), 2))),
+        *(b',"total":', texts([str(number) for number in range(len(numbers))], numbers), b"}"),
     )
-    yield from in_bodies(lines, BATCH)
+    return ndjson(parts, len(numbers), BATCH)
 
 
 def _sizes(running: Product, shape: Shape) -> list[Size]:
     client = running.redis()
     n_events = shape.groups * shape.users
-    _wait_until_read(running, [name for name, _, _ in shape.stages], n_events)
-    keys_open = {name: _open_bytes(client, shape.name, name) for name, _, _ in shape.stages}
+    running.wait_until_read([name for name, _, _ in shape.stages], n_events)
+    keys_open = {
+        name: _open_bytes(client, shape.name, name, is_session="session" in window) for name, _, window in shape.stages
+    }
     running.end_time(shape.name)
     found = []
     for name, aggregate, window in shape.stages:
         is_session = "session" in window
         start_ms = (int(time.time() * 1000) // WINDOW_MS - 1) * WINDOW_MS
         running.wait_until_complete(name, start_ms + (shape.users * 20 + GAP_MS if is_session else WINDOW_MS))
-        kind = "sessions" if is_session else "result"
+        kind = "session_rows" if is_session else "result"
         published = _bytes(client, f"{{{name}}}:{kind}:*")
         latest = _bytes(client, f"{{{name}}}:latest")
         what = "session of count" if is_session else aggregate
@@ -144,22 +146,16 @@ def _sizes(running: Product, shape: Shape) -> list[Size]:
     return found
 
 
-def _wait_until_read(running: Product, stages: Sequence[str], n_events: int) -> None:
-    deadline = time.monotonic() + DRAIN_TIMEOUT_S
-    while any(running.get(f"/v1/stages/{stage}")["ledger"]["read"] < n_events for stage in stages):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{stages} have not read {n_events} events after {DRAIN_TIMEOUT_S} s")
-        time.sleep(POLL_S)
-
-
-def _open_bytes(client: redis.Redis, stream: str, stage: str) -> int:
+def _open_bytes(client: redis.Redis, stream: str, stage: str, *, is_session: bool) -> int:
     """Panes or live sessions of a stage."""
     tag = f"{{{stream}.0}}"
-    return _bytes(client, f"{tag}:pane:{stage}@*") + _bytes(client, f"{tag}:sessions:{stage}@*")
+    return _bytes(client, f"{tag}:{'live_sessions' if is_session else 'pane'}:{stage}@*")
 
 
 def _bytes(client: redis.Redis, pattern: str) -> int:
-    found = client.scan_iter(match=pattern.replace("[", r"\["), count=1_000)
+    found = list(client.scan_iter(match=pattern.replace("[", r"\["), count=1_000))
+    if not found:
+        raise SystemExit(f"no key is called {pattern}: nothing was measured")
     return sum(int(client.execute_command("MEMORY", "USAGE", key, "SAMPLES", 0) or 0) for key in found)
 
 

@@ -2,7 +2,7 @@
 # Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
 #
 #   scripts/setup.sh          what `make run` needs
-#   scripts/setup.sh test     and a redis-server, which some tests want besides the embedded one
+#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler
 #
 # PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
 set -eu
@@ -26,8 +26,11 @@ place() {
     "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
     pwd
 }
-# What an installation in it depends on: the lock, and the entry points.
-contents() { cat requirements.lock pyproject.toml | cksum; }
+# What an installation in it depends on: the lock, the entry points, and the native reader with its compiler.
+contents() {
+    cat requirements.lock pyproject.toml hatch_build.py pipeline/core/_ndjson.c | cksum
+    has "${CC:-cc}" && echo "with a C compiler" || true
+}
 recorded() { cat "$VENV/streamgauge-$1" 2>/dev/null || true; }
 record() { printf '%s\n' "$2" >"$VENV/streamgauge-$1"; }
 
@@ -85,7 +88,19 @@ want_redis_server() {
     say "no redis-server on PATH, so the tests on it are skipped; root can install it: apt-get install redis-server"
 }
 
+# Without one the package is pure Python, and the tests that compare the native reader with it are skipped.
+want_compiler() {
+    if has "${CC:-cc}"; then return; fi
+    if is_root && has apt-get; then
+        say "installing gcc with apt, for the native reader"
+        if apt_install gcc python3-dev; then return; fi
+        say "apt could not install gcc: $(tail -n 1 "$LOG")"
+    fi
+    say "no C compiler here, so the native reader is not built; root can install one: apt-get install gcc python3-dev"
+}
+
 require_python
+if [ "${1:-}" = test ]; then want_compiler; fi
 PLACE=$(place)
 CONTENTS=$(contents)
 # An environment that somebody made by hand has no record, and is kept if it works.

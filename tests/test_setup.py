@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("sh", "cat", "chmod", "cksum", "cp", "dirname", "mkdir", "mktemp", "rm", "tail")
+FILES = ("scripts/setup.sh", "requirements.lock", "pyproject.toml", "hatch_build.py", "pipeline/core/_ndjson.c")
 
 # Answers what setup.sh asks of an interpreter; `-m venv FOLDER` puts a copy of this file there. Calls are written down.
 PYTHON = """#!/bin/sh
@@ -50,7 +51,8 @@ class Machine:
             (tools / name).write_text(script, "utf-8")
             (tools / name).chmod(0o755)
         (self.folder / "scripts").mkdir(parents=True)
-        for name in ("scripts/setup.sh", "requirements.lock", "pyproject.toml"):
+        (self.folder / "pipeline" / "core").mkdir(parents=True)
+        for name in FILES:
             shutil.copy(ROOT / name, self.folder / name)
         self.env = {"PATH": str(tools), "CALLS": str(self.calls), "TMPDIR": str(home)}
 
@@ -154,6 +156,22 @@ def test_root_gets_the_redis_server_of_the_tests_from_apt_and_run_does_not_ask_f
 
     machine.setup("test", FAKE_UID="0")
     assert "apt-get install -y redis-server" in machine.calls.read_text("utf-8")
+
+
+def test_root_gets_the_compiler_of_the_native_reader_from_apt_and_run_does_without(machine: Machine) -> None:
+    machine.setup(FAKE_UID="0")
+    assert "gcc" not in machine.calls.read_text("utf-8")
+
+    machine.setup("test", FAKE_UID="0")
+    assert "apt-get install -y gcc python3-dev" in machine.calls.read_text("utf-8")
+
+
+def test_a_compiler_that_came_later_is_used(machine: Machine) -> None:
+    machine.setup()
+    (machine.folder.parent / "bin/cc").symlink_to("/bin/true")
+    machine.setup()
+
+    assert machine.installs() == 2
 
 
 def test_a_missing_redis_server_is_said_and_stops_nothing(machine: Machine) -> None:

@@ -123,8 +123,8 @@ class Finisher:
         """Return the finished value of each cell in `slots`, in JSON types; times are epoch milliseconds.
 
         `state` has the columns of every part by name; a sketch's is an object array under its name. `ends_ms`, parallel
-        to `slots`, are the ends of the cells' windows, None where they have none (a session): only
-        time_weighted_mean asks.
+        to `slots`, are the ends of the cells' windows (of a session: last event plus gap), None where nobody asks
+        for a time_weighted_mean until there.
         """
         counts = state[self.parts[0].name][slots].tolist()
         if self.spec.function == "count":

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
+from pipeline.core.codings import NDJSON
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
-from pipeline.core.events import ChunkError, Reader, RowError
+from pipeline.core.events import ChunkError, Events, Reader, RowError
 from pipeline.core.partitioning import partition_of
 from pipeline.core.watermarks import NO_TIME_MS, prefix_watermarks
 
@@ -40,6 +41,7 @@ class DeadEntry:
     code: str
     message: str
     body: bytes
+    coding: bytes = NDJSON  # of the body of a whole chunk, which is kept as it was stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Batch:
             return row_json(entry)
         assert isinstance(entry, Chunk), f"row {row} stands in {entry}"
         if number not in bodies:
-            bodies[number] = self.reader.raw_rows(entry.body)
+            bodies[number] = self.reader.stored_rows(entry.body, entry.coding, entry.n)
         return bodies[number][self.row_in_entry(row)]
 
     def is_flat(self, row: int) -> bool:
@@ -162,7 +164,8 @@ class _Collector:
     partition: int
     max_future_ms: int
     entries: list[Entry] = field(default_factory=list)
-    structs: list[Any] = field(default_factory=list)
+    parts: list[Events] = field(default_factory=list)
+    n_rows: int = 0
     spans: list[tuple[int, int, int]] = field(default_factory=list)  # entry number, rows, arrival ms
     ticks: list[tuple[int, int]] = field(default_factory=list)
     reloads: list[Reload] = field(default_factory=list)
@@ -176,20 +179,21 @@ class _Collector:
             case Row():
                 self._add_row(entry)
             case Tick():
-                self.ticks.append((len(self.structs), min(entry.time_ms, entry.arrival_ms)))
+                self.ticks.append((self.n_rows, min(entry.time_ms, entry.arrival_ms)))
             case Control(kind="table"):
-                self.reloads.append((len(self.structs), entry.table, entry.hash))
+                self.reloads.append((self.n_rows, entry.table, entry.hash))
             case Control():
                 pass  # of a kind to come: it is acknowledged and changes nothing
 
     def _add_chunk(self, chunk: Chunk) -> None:
         try:
             chunk.check()
-            rows = self.reader.chunk(chunk.body, chunk.n)
+            events = self.reader.events(chunk)
         except (ChunkError, EntryError) as error:
-            self.dead.append(DeadEntry(chunk.id, 0, chunk.n, "chunk_unreadable", str(error), chunk.body))
+            letter = DeadEntry(chunk.id, 0, chunk.n, "chunk_unreadable", str(error), chunk.body, chunk.coding)
+            self.dead.append(letter)
             return
-        self._extend(rows, chunk.arrival_ms)
+        self._extend(events, chunk.arrival_ms)
 
     def _add_row(self, row: Row) -> None:
         try:
@@ -199,9 +203,10 @@ class _Collector:
             return
         self._extend([struct], row.arrival_ms)
 
-    def _extend(self, structs: list[Any], arrival_ms: int) -> None:
-        self.spans.append((len(self.entries) - 1, len(structs), arrival_ms))
-        self.structs.extend(structs)
+    def _extend(self, events: Events, arrival_ms: int) -> None:
+        self.spans.append((len(self.entries) - 1, len(events), arrival_ms))
+        self.parts.append(events)
+        self.n_rows += len(events)
 
     def batch(self) -> Batch:
         counts = np.array([n for _, n, _ in self.spans], dtype=np.intp)
@@ -213,9 +218,9 @@ class _Collector:
         ids = [split_id(entry.id) for entry in self.entries]
         places = np.array([(self.partition << PLACE_SHIFT) + ms for ms, _ in ids], dtype=np.int64)
         sequences = np.array([sequence << ROW_BITS for _, sequence in ids], dtype=np.int64)
-        times_ms = self.reader.times(self.structs, arrivals_ms)
+        frame, times_ms = self.reader.joined(self.parts, arrivals_ms)
         batch = Batch(
-            frame=self.reader.frame(self.structs),
+            frame=frame,
             times_ms=times_ms,
             effective_ms=np.minimum(times_ms, arrivals_ms),
             places=places[entry_of] if len(entry_of) else np.empty(0, dtype=np.int64),

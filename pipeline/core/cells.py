@@ -27,7 +27,8 @@ from pipeline.core.sketches import Sketch, as_column
 
 FORMAT = b"\x01"  # first byte of every packed cell and block
 ALWAYS = b"-"  # from_end of events that are late for none of their windows
-OTHERS = b'"__other__"'  # where a group's JSON array stands: the groups above a stage's cap
+OTHER = "__other__"  # what every field of the groups above a stage's cap is said to be
+OTHERS = b'"__other__"'  # where a group's JSON array stands: those groups, counted together
 RECORDS = ""  # the record array behind the fixed columns stands beside them under this name
 _FIRST_CAPACITY = 64
 _COUNT_BYTES = 4

@@ -15,6 +15,7 @@ FieldType = Literal["string", "int", "float", "bool", "timestamp", "list"]
 ScalarType = Literal["string", "int", "float", "bool", "timestamp"]
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 ExtraPolicy = Literal["drop", "refuse"]
+Compression = Literal["none", "lz4", "zstd"]
 CalendarUnit = Literal["day", "week", "month"]
 EmitPolicy = Literal["on_close", "on_update"]
 OutputKind = Literal["rows", "chunks", "none"]
@@ -84,6 +85,7 @@ class Stream:
     retention_ms: int = DAY_MS
     retention_bytes: int = 1_000_000_000
     extra: ExtraPolicy = "drop"
+    compression: Compression = "none"  # of the chunks that are written from now on
 
     def field(self, name: str) -> Field | None:
         return next((f for f in self.fields if f.name == name), None)

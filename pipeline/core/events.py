@@ -6,6 +6,7 @@ Invariant: whatever the door accepts reads to the same values here, from a chunk
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -13,7 +14,12 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from pipeline.core import arrow_chunks
+from pipeline.core.arrow_stream import ArrowBodyError
+from pipeline.core.codings import COLUMN_CODINGS, CodingError, unpack_rows
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream
+from pipeline.core.entries import Chunk
+from pipeline.core.native import NativeReader
 from pipeline.core.schema import field_type, fields_of, slices, struct_type
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
@@ -50,6 +56,20 @@ class RowError(ValueError):
         super().__init__(message)
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Decoded events as columns: `frame` the fields a reader needs, `times_ms` None where arrival is the time."""
+
+    frame: pl.DataFrame
+    times_ms: Int64 | None
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+
+Events = list[Any] | Columns  # structs, one an event, or columns: as they were stored
+
+
 class Reader:
     """Decodes the fields of `names` (and the time field) of one stream's events."""
 
@@ -60,10 +80,42 @@ class Reader:
         self.columns = tuple(field for field in stream.fields if field.name in names)
         time = stream.field(stream.time.field) if stream.time.field else None
         self.time = time
+        self._stored = [each for each in fields_of(stream) if each.name in {*names, *([time.name] if time else [])}]
         self._struct = struct_type(stream, {*names, *([time.name] if time else [])})
         self._decoder = msgspec.json.Decoder(self._struct)
+        self._native = NativeReader.of(stream, [field.name for field in self._stored])
         self._texts = {field.name.encode(): _TextReader(field) for field in fields_of(stream)}
         self._required = tuple(name for name, text in self._texts.items() if not text.field.nullable)
+
+    def events(self, chunk: Chunk) -> Events:
+        """Decode the events of a chunk, in order, whatever its coding.
+
+        Raises:
+            ChunkError: the body cannot be decoded, or does not hold the `n` events of its header.
+        """
+        try:
+            if chunk.coding in COLUMN_CODINGS:
+                return self._columns_of(chunk.body, chunk.n)
+            body = unpack_rows(chunk.body, chunk.coding)
+            return self._native_columns(body, chunk.n) or self.chunk(body, chunk.n)
+        except (CodingError, ArrowBodyError) as error:
+            raise ChunkError(str(error)) from error
+
+    def _native_columns(self, body: bytes, n: int) -> Columns | None:
+        """The events of a body of rows; None where `chunk` has to look at it."""
+        rows = None if self._native is None else self._native.read(body)
+        if rows is None or len(rows) != n:
+            return None
+        frame = rows.frame.select(
+            pl.col(field.name).cast(_DTYPES[field.type]) if field.type == "timestamp" else field.name
+            for field in self.columns
+        )
+        return Columns(frame, None if self.time is None else rows.frame[self.time.name].to_numpy())
+
+    def _columns_of(self, body: bytes, n: int) -> Columns:
+        columns = arrow_chunks.decode(self.stream, self._stored, body, n)
+        frame = arrow_chunks.frame_of(columns, [field.name for field in self.columns], n)
+        return Columns(frame, None if self.time is None else arrow_chunks.times_of(columns[self.time.name]))
 
     def chunk(self, body: bytes, n: int) -> list[Any]:
         """Decode the `n` events of a chunk, one struct each, in order.
@@ -89,8 +141,21 @@ class Reader:
         return rows
 
     def raw_rows(self, body: bytes) -> list[bytes]:
-        """The events of a chunk as they were sent, in order."""
+        """The events of a body of rows as they were sent, in order."""
         return [bytes(raw) for raw in _raw_lines.decode_lines(body)]
+
+    def stored_rows(self, body: bytes, coding: bytes, n: int) -> list[bytes]:
+        """The events of a stored body as JSON objects, in order: as they were sent where they were sent so.
+
+        Raises:
+            ChunkError: the body cannot be decoded.
+        """
+        try:
+            if coding in COLUMN_CODINGS:
+                return arrow_chunks.body_rows(self.stream, body, n)
+            return self.raw_rows(unpack_rows(body, coding))
+        except (CodingError, ArrowBodyError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ChunkError(str(error)) from error
 
     def row(self, fields: Mapping[bytes, bytes]) -> Any:
         """Decode a row entry: text for strings and written times, JSON for everything else (`21.5`, `true`, `[1,2]`).
@@ -128,6 +193,27 @@ class Reader:
         if self.time is None:
             return arrival_ms
         return to_ms(list(map(attrgetter(self.time.name), rows)), self.time.unit, self.time.zone)
+
+    def joined(self, parts: Sequence[Events], arrivals_ms: Int64) -> tuple[pl.DataFrame, Int64]:
+        """Decoded events, part after part, as one frame and their event times; structs side by side are one part."""
+        runs: list[Events] = []
+        for part in parts:
+            last = runs[-1] if runs else None
+            if isinstance(part, list) and isinstance(last, list):
+                last += part
+            else:
+                runs.append(list(part) if isinstance(part, list) else part)
+        frames, times, at = [], [], 0
+        for run in runs or [[]]:
+            arrived_ms = arrivals_ms[at : at + len(run)]
+            at += len(run)
+            if isinstance(run, Columns):
+                frames.append(run.frame)
+                times.append(arrived_ms if run.times_ms is None else run.times_ms)
+            else:
+                frames.append(self.frame(run))
+                times.append(self.times(run, arrived_ms))
+        return (frames[0], times[0]) if len(frames) == 1 else (pl.concat(frames), np.concatenate(times))
 
     def frame(self, rows: Sequence[Any]) -> pl.DataFrame:
         """The columns of `names` in the schema's order and canonical types, one row an event."""

@@ -1,6 +1,7 @@
 """What becomes of each event of a batch in one stage, and the account of one window from the other side.
 
     events whose time falls in the window = accepted + filtered + late + dead        (late: for this window)
+    a session's time                        from its first event to closes_at, where no other of its group is
 
 Nothing is decided here: `prepare` decides, and this reads off its answer what it decided about whom.
 """
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.core.batches import Batch
 from pipeline.core.cells import from_end_order, split_field
+from pipeline.core.definitions import Session
 from pipeline.core.entries import Row
 from pipeline.core.events import ChunkError, RowError
 from pipeline.core.process import Prepared, Rows, TimeState
@@ -64,61 +66,82 @@ class Account:
         )
 
 
-def account_of(
-    program: Program, batch: Batch, before: TimeState, span: Span, matches: Matches | None, compute: Compute
-) -> tuple[Account, TimeState]:
-    """Account for a batch's events in one window; `matches` chooses groups (None: all, and those that have none).
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The window to account for; `matches` chooses groups (None: all, and events that have none)."""
 
-    `compute` is the program's `prepare`, with what its lookups join.
+    program: Program
+    span: Span
+    matches: Matches | None
 
-    Returns:
-        (the account, the time state after the batch).
+    @property
+    def times_ms(self) -> Span:
+        """The event times that are the window's: of a session, none behind the cut that `max` makes."""
+        window, (start_ms, end_ms) = self.program.window, self.span
+        if isinstance(window, Session) and window.max_ms is not None:
+            return start_ms, min(end_ms, start_ms - start_ms % window.max_ms + window.max_ms)
+        return self.span
+
+    def takes(self, group: bytes) -> bool:
+        return self.matches is None or self.matches(group)
+
+
+def account_of(side: Side, batch: Batch, before: TimeState, prepared: Prepared, compute: Compute) -> Account:
+    """Account for a batch's events in one window; `prepared` is what `compute` made of it.
+
+    `compute` is the program's `prepare`, with what its lookups join: asked again for the groups of what was late.
     """
-    prepared = compute(batch, before)
-    inside = (batch.times_ms >= span[0]) & (batch.times_ms < span[1])
-    counted, elsewhere = _counted(program, batch, prepared, span, matches)
-    late = _late(batch, before, prepared, inside, matches, compute) | elsewhere
+    start_ms, end_ms = side.times_ms
+    inside = (batch.times_ms >= start_ms) & (batch.times_ms < end_ms)
+    counted, elsewhere = _joined(side, prepared, inside) if _is_session(side) else _counted(side, prepared)
+    late = _late(side, batch, before, prepared, inside, compute) | elsewhere
     late -= counted
     dead = {row.row for row in prepared.dead if inside[row.row]}
     rows = np.array(sorted(counted), dtype=np.intp)
-    after_close = set(prepared.rows[prepared.watermarks_ms >= span[1]].tolist())
+    after_close = set(prepared.rows[prepared.watermarks_ms >= side.span[1]].tolist())
     places = list(zip(batch.places[rows].tolist(), batch.rows[rows].tolist(), strict=True))
-    account = Account(
+    every = side.matches is None
+    return Account(
         accepted=len(counted),
         late=len(late),
         partial=len(elsewhere - counted),
         revised=len(counted & after_close),
-        filtered=int(inside.sum()) - len(counted | late | dead) if matches is None else None,
-        dead=len(dead) + sum(span[0] <= ms < span[1] for ms in dead_times(batch)) if matches is None else None,
+        filtered=int(inside.sum()) - len(counted | late | dead) if every else None,
+        dead=len(dead) + sum(start_ms <= ms < end_ms for ms in dead_times(batch)) if every else None,
         first=min(places, default=None),
         last=max(places, default=None),
     )
-    return account, prepared.time
 
 
-def _counted(
-    program: Program, batch: Batch, prepared: Prepared, span: Span, matches: Matches | None
-) -> tuple[set[int], set[int]]:
+def _is_session(side: Side) -> bool:
+    return isinstance(side.program.window, Session)
+
+
+def _joined(side: Side, prepared: Prepared, inside: Mask) -> tuple[set[int], set[int]]:
+    """The rows that joined a session: all that count and are in its time. None of them counts only elsewhere."""
+    mine = np.array([side.takes(split_field(name)[1]) for _, name in prepared.cells], dtype=np.bool_)
+    rows = prepared.rows[mine[prepared.cell_of]]
+    return set(rows[inside[rows]].tolist()), set()
+
+
+def _counted(side: Side, prepared: Prepared) -> tuple[set[int], set[int]]:
     """The rows that count in a window, and those in its panes that count only in later ones."""
-    panes = set(program.panes.panes_of(span))
+    panes = set(side.program.panes.panes_of(side.span))
     now, later = np.zeros(len(prepared.cells), dtype=np.bool_), np.zeros(len(prepared.cells), dtype=np.bool_)
     for number, (pane, name) in enumerate(prepared.cells):
         from_end, group = split_field(name)
-        if pane in panes and (matches is None or matches(group)):
-            (now if from_end_order(from_end) <= span[1] else later)[number] = True
+        if pane in panes and side.takes(group):
+            (now if from_end_order(from_end) <= side.span[1] else later)[number] = True
     rows, cells = prepared.rows, prepared.cell_of
     return set(rows[now[cells]].tolist()), set(rows[later[cells]].tolist())
 
 
-def _late(
-    batch: Batch, before: TimeState, prepared: Prepared, inside: Mask, matches: Matches | None, compute: Compute
-) -> set[int]:
+def _late(side: Side, batch: Batch, before: TimeState, prepared: Prepared, inside: Mask, compute: Compute) -> set[int]:
     """The rows of a window that were late for all windows."""
     rows = prepared.late.rows[inside[prepared.late.rows]]
-    if matches is None or not len(rows):
+    if side.matches is None or not len(rows):
         return set(rows.tolist())
-    groups = _late_groups(batch, before, rows, compute)
-    return {row for row, group in groups if matches(group)}
+    return {row for row, group in _late_groups(batch, before, rows, compute) if side.takes(group)}
 
 
 def _late_groups(batch: Batch, before: TimeState, rows: Rows, compute: Compute) -> list[tuple[int, bytes]]:

@@ -5,6 +5,7 @@ Invariant: what comes out is what the same values read from the log would be, ti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
@@ -104,11 +105,11 @@ def _converted(stream: Stream, field: Field, column: pl.Series, rows: Int64) -> 
             return column
         case "int" if kind.is_integer() and kind != pl.UInt64:
             return column.cast(pl.Int64)
-        case "float" if kind.is_integer() or kind.is_float():
+        case "float" if kind.is_integer() or (kind.is_float() and not column.is_infinite().any()):
             return column.cast(pl.Float64).fill_nan(None)
         case "timestamp" if isinstance(kind, pl.Datetime | pl.Date):
             return _naive_ms(column)
-        case "list" if kind == wanted:
+        case "list" if kind == wanted and field.item != "float":
             return column
         case _ if kind == pl.Null:
             return pl.Series(field.name, [None] * len(column), dtype=wanted)
@@ -145,8 +146,13 @@ def _scalar(stream: Stream, field: Field, kind: str, row: int, value: Any) -> An
             return value
         case "int" if is_number and value == value // 1 and -(2**63) <= value < 2**63:
             return int(value)
-        case "float" if is_number:
+        case "float" if is_number and math.isfinite(value):
             return float(value)
+        case "float" if is_number:
+            raise FrameError(
+                f"column '{field.name}', row {row}: {value} is out of range: {stream.name} takes finite numbers, and "
+                "null where there is none"
+            )
         case "timestamp" if is_number or isinstance(value, str | date):
             return _time(stream, field, row, value)
     raise _wrong(stream, field, row, value)

@@ -64,7 +64,10 @@ def matching(piece: Piece, matches: Callable[[bytes], bool]) -> Piece:
 
 
 def merge_window(table: CellTable, key: int, end_ms: int, pieces: Iterable[Piece]) -> None:
-    """Merge the pieces of a window's panes that count in the window, in their fixed order, under `key`."""
+    """Merge the pieces of a window's panes that count in the window, in their fixed order, under `key`.
+
+    `end_ms` FOREVER_MS: everything that was accepted, whatever windows it was late for.
+    """
     counted = [piece for piece in pieces if piece.from_end <= end_ms and piece.groups]
     ordered = sorted(counted, key=lambda piece: piece.place)
     if ordered:

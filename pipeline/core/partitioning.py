@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from pipeline.core.codings import NDJSON, pack_rows
+from pipeline.core.definitions import Compression
+from pipeline.core.native import Owners
 from pipeline.core.timestamps import Int64
 
 # At most so much in one entry: a worker commits whole entries, and a commit has at most 10,000 cells (DESIGN 8.2).
@@ -23,12 +26,23 @@ CHUNK_BYTES = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Rows for one entry: NDJSON, their number, and the least and greatest event time (None: no time field)."""
+    """Rows for one entry: NDJSON, their number, and the least and greatest event time (None: no time field).
+
+    `coding`: what the body is once it is written otherwise, see `codings`.
+    """
 
     body: bytes
     n: int
     lo_ms: int | None
     hi_ms: int | None
+    coding: bytes = NDJSON
+
+    def compressed(self, compression: Compression) -> Chunk:
+        """As it is stored under a stream's `compression`."""
+        if compression == "none" or self.coding != NDJSON:
+            return self
+        coding, body = pack_rows(self.body, compression)
+        return replace(self, body=body, coding=coding)
 
 
 def key_text(key: Any) -> bytes:
@@ -69,17 +83,6 @@ def _chunk(body: bytes, n: int, times_ms: Int64 | None) -> Chunk:
     return Chunk(body, n, int(times_ms.min()), int(times_ms.max()))
 
 
-def share_out(
-    body: bytes, times_ms: Int64 | None, keys: Sequence[Any], partitions: int
-) -> dict[int, tuple[bytes, int, Int64 | None]]:
-    """The rows of each partition that has some: body, number and times, in the order they were sent."""
-    if not keys:
-        return {}
-    lines = body.split(b"\n")
-    owners = np.array([partition_of(key, partitions) for key in keys])
-    shares = {}
-    for partition in np.unique(owners).tolist():
-        places = np.flatnonzero(owners == partition)
-        rows = b"\n".join([lines[place] for place in places])
-        shares[partition] = rows, len(places), None if times_ms is None else times_ms[places]
-    return shares
+def owners_of(keys: Sequence[Any], partitions: int) -> Owners:
+    """The partition of each key."""
+    return np.array([partition_of(key, partitions) for key in keys], dtype=np.int32)

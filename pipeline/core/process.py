@@ -19,7 +19,7 @@ import polars as pl
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import ROW, Batch
-from pipeline.core.cells import ALWAYS, OTHERS, CellTable, cell_field, split_field
+from pipeline.core.cells import ALWAYS, OTHER, OTHERS, CellTable, cell_field, split_field
 from pipeline.core.definitions import Session
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
 from pipeline.core.lateness import NO_END, Mask, Verdict, judge
@@ -201,29 +201,43 @@ def _cells(
     cell_of, first_rows = combined_codes(columns, len(panes_ms))
     groups = group_tuples(frame, program.stage.group_by, first_rows)
     ends = (ALWAYS if end == NO_END else b"%d" % end for end in from_ends[first_rows].tolist())
-    fields = map(cell_field, groups, ends)
+    fields = (_field_of(program, group, end) for group, end in zip(groups, ends, strict=True))
     return list(zip(panes_ms[first_rows].tolist(), fields, strict=True)), first_rows, cell_of.astype(np.intp)
+
+
+def _field_of(program: Program, group: tuple[Any, ...], from_end: bytes) -> bytes:
+    """The field of a group's cell; a group that is called as those above the cap are is counted with them.
+
+    So one row has one key. Sessions have no cap, and the name means nothing there.
+    """
+    if group and group[0] == OTHER and group == (OTHER,) * len(group) and not isinstance(program.window, Session):
+        return from_end + b" " + OTHERS
+    return cell_field(group, from_end)
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """What a batch changed in the table: the cells, their slots, and how many rows went to the group `__other__`."""
+    """What a batch changed in the table: the cells, their slots, and how many rows went to the group `__other__`.
+
+    `counted_in`: for each cell of the batch the one it was folded into, which is another above the cap.
+    """
 
     cells: list[tuple[int, bytes]]
     slots: Slots
     others: int
+    counted_in: list[tuple[int, bytes]]
 
 
 def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -> Folded:
     """Fold the accepted rows into their cells, in stream order."""
     cells, others = _within_cap(program.stage.max_groups, prepared, table)
-    cell_slots = table.slots(cells)
+    counted_in, cell_slots = cells, table.slots(cells)
     if len(prepared.rows):
         fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
     if others:  # several cells of the batch have become one
         pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
         cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
-    return Folded(cells, cell_slots, others)
+    return Folded(cells, cell_slots, others, counted_in)
 
 
 class Table(Protocol):
@@ -269,25 +283,32 @@ def _values_of(frame: pl.DataFrame, events: Values, field: str | None, where: st
 
 
 def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[list[tuple[int, bytes]], int]:
-    """The batch's cells with the groups above the cap of their pane as `__other__`, and how many rows those have.
+    """The batch's cells with the groups above the cap of their pane as `__other__`, and how many rows `__other__` has.
 
     A pane takes groups in stream order, so which of them it has does not depend on how the log was cut into batches.
     """
     cells = prepared.cells
     if len(table) + len(cells) <= cap or len(cells) + max(map(len, table.panes.values()), default=0) <= cap:
-        return cells, 0
+        return cells, _rows_of_others(prepared, cells)
     capped = list(cells)
     known: dict[int, set[bytes]] = {}
     for number in np.argsort(prepared.first_rows, kind="stable").tolist():
         pane, (from_end, group) = cells[number][0], split_field(cells[number][1])
         if pane not in known:
             known[pane] = {split_field(field)[1] for field in table.panes.get(pane, ())} - {OTHERS}
-        if group in known[pane] or len(known[pane]) < cap:
+        if group in known[pane] or (group != OTHERS and len(known[pane]) < cap):
             known[pane].add(group)
         else:
             capped[number] = (pane, from_end + b" " + OTHERS)
+    return capped, _rows_of_others(prepared, capped)
+
+
+def _rows_of_others(prepared: Prepared, cells: list[tuple[int, bytes]]) -> int:
+    numbers = [number for number, (_, field) in enumerate(cells) if field.endswith(b" " + OTHERS)]
+    if not numbers:
+        return 0
     counts = np.bincount(prepared.cell_of, minlength=len(cells))
-    return capped, sum(int(counts[n]) for n, cell in enumerate(capped) if cell is not cells[n])
+    return int(counts[numbers].sum())
 
 
 def as_numpy(column: pl.Series) -> npt.NDArray[Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from pipeline.core.times import about_duration, format_duration
+from pipeline.errors import BadRequestError
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -86,6 +87,12 @@ def too_far_ahead(name: str, ahead_ms: int, max_future_ms: int) -> tuple[str, st
 def too_old(name: str, age_ms: int, max_age_ms: int) -> tuple[str, str, str]:
     """Field, code and message of a time before `max_age`."""
     return name, "too_old", f"{name} is {about_duration(age_ms)} old; max_age is {format_duration(max_age_ms)}"
+
+
+def too_many_rows(limit: int) -> BadRequestError:
+    return BadRequestError(
+        f"The body has more than {limit:,} rows. Send smaller batches.", code="too_large", status=413
+    )
 
 
 def not_utf8(text: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -42,6 +43,12 @@ def fold_sessions(program: Program, batch: Batch, prepared: Prepared, new: Arriv
         fold_values(program, batch, some, table, slots)
 
     return table.fold(new, fold_some)
+
+
+def session_ends(program: Program, lasts_ms: Iterable[int]) -> list[int]:
+    """Where sessions end, by their last events: `window_end` of their rows."""
+    gap_ms = session_window(program).gap_ms
+    return [last_ms + gap_ms for last_ms in lasts_ms]
 
 
 def doubtful(window: Session, firsts: Int64, floor_ms: int | None) -> Mask:

@@ -153,8 +153,8 @@ def rate(times_ms: Int64, values: Column) -> float | None:
 def time_weighted_mean(times_ms: Int64, values: Column, end_ms: int | None) -> float | None:
     """The mean over time of a value that holds until the next sample, the last one until `end_ms`.
 
-    Before the first sample nothing is known, so nothing counts. Without an end (a session's is its last sample) the
-    last one has no weight, unless no time passes at all: then it is the answer.
+    Before the first sample nothing is known, so nothing counts. Without an end the last one has no weight, unless no
+    time passes at all: then it is the answer.
     """
     if not len(values):
         return None

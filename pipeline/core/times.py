@@ -110,12 +110,17 @@ def epoch_to_ms(text: str) -> int:
     raise ValueError(f"{text} is too large for an epoch time, even in nanoseconds.")
 
 
+def why_no_time(error: Exception) -> str:
+    """What Python says of a time it cannot read, in a sender's words: of an offset it speaks of its timedelta."""
+    return "its offset must be less than 24 hours" if "timedelta" in str(error) else str(error)
+
+
 def _rfc3339_to_ms(match: re.Match[str]) -> int:
     offset = match["offset"] or "Z"
     zone = "+00:00" if offset in "Zz" else offset
     try:
         moment = datetime.fromisoformat(f"{match['day']}T{match['clock'] or '00:00'}{zone}")
     except ValueError as error:
-        raise ValueError(f"{match[0]!r} is not a time: {error}.") from error
+        raise ValueError(f"{match[0]!r} is not a time: {why_no_time(error)}.") from error
     fraction_ms = int((match["fraction"] or "").ljust(3, "0")[:3])
     return (moment - _EPOCH_START) // timedelta(milliseconds=1) + fraction_ms

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.definitions import TimeUnit
+from pipeline.core.times import why_no_time
 
 Int64 = npt.NDArray[np.int64]
 TimeValue = int | float | str
@@ -51,7 +52,7 @@ class TimestampsError(ValueError):
         super().__init__(next(iter(errors.values())))
 
 
-def to_ms(values: Sequence[TimeValue], unit: TimeUnit = "auto", zone: str = "UTC") -> Int64:
+def to_ms(values: Sequence[TimeValue] | Int64, unit: TimeUnit = "auto", zone: str = "UTC") -> Int64:
     """Return epoch milliseconds; what is finer is floored, towards the past for times before 1970 too.
 
     Numbers are in `unit`; seconds may have a fraction, which is first rounded to the microsecond a double can carry.
@@ -60,13 +61,12 @@ def to_ms(values: Sequence[TimeValue], unit: TimeUnit = "auto", zone: str = "UTC
     Raises:
         TimestampsError: some values are no times, or lie outside the years 1 to 9999.
     """
-    numbers = _int_column(values)
-    if numbers is None:
-        return _slow_to_ms(values, unit, zone)
-    times_ms = _ints_to_ms(numbers, unit)
-    if len(times_ms) and (times_ms.min() < MIN_TIME_MS or times_ms.max() > MAX_TIME_MS):
-        return _slow_to_ms(values, unit, zone)
-    return times_ms
+    numbers = values if isinstance(values, np.ndarray) else _int_column(values)
+    if numbers is not None:
+        times_ms = _ints_to_ms(numbers, unit)
+        if not len(times_ms) or (times_ms.min() >= MIN_TIME_MS and times_ms.max() <= MAX_TIME_MS):
+            return times_ms
+    return _slow_to_ms(values.tolist() if isinstance(values, np.ndarray) else values, unit, zone)
 
 
 def _int_column(values: Sequence[TimeValue]) -> Int64 | None:
@@ -154,7 +154,7 @@ def _text_to_ms(text: str, local: tzinfo) -> int:
             moment = moment.replace(tzinfo=local)
         time_ms = (moment - _EPOCH) // _MS
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{_short(text)} is not a time: {error}. {_FORMS}") from None
+        raise ValueError(f"{_short(text)} is not a time: {why_no_time(error)}. {_FORMS}") from None
     if not MIN_TIME_MS <= time_ms <= MAX_TIME_MS:  # an offset can move it out of the year 1 or 9999
         raise ValueError(f"{_short(text)} is outside the years 1 to 9999")
     return time_ms

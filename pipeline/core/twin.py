@@ -1,18 +1,20 @@
-"""The batch twin: a program run over the log of its partitions without Redis, with every pane kept in memory.
+"""The batch twin: a program run over the log of its partitions without Redis, with all it makes of it kept in memory.
 
 It prepares and folds with the worker's own functions, and merges in the closer's order, so for one log its windows have
 the worker's bits. Partitions may be taken one after the other: what is in a window does not depend on it (DESIGN 6).
+
+    Twin[PartitionTwin]      time and books        PaneTwin[PartitionPanes]            windows are merges of panes
+                                                   SessionTwin[PartitionSessions]      see session_twin
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from pipeline.core.batches import Batch, split_id
 from pipeline.core.cells import ALWAYS, CellTable, from_end_order, split_field
-from pipeline.core.definitions import Session
 from pipeline.core.merging import Merged, Piece, merged, taken, windows_by_end
 from pipeline.core.process import Ledger, Prepared, TimeState, fold, prepare
 from pipeline.core.programs import Program
@@ -20,18 +22,14 @@ from pipeline.core.watermarks import watermark_ms
 from pipeline.core.windows import FOREVER_MS, Span
 
 Compute = Callable[[Batch, TimeState], Prepared]
-
-
-def has_twin(program: Program) -> bool:
-    """Whether a program is recomputed here; sessions are merged from events, not from panes."""
-    return not isinstance(program.window, Session)
+Cells = list[tuple[int, bytes]]  # (pane start, cell field)
 
 
 @dataclass(slots=True)
 class PartitionTwin:
-    """One partition's log through a program: its panes, its time and its books after the batches taken so far.
+    """One partition's log through a program: its time and its books after the batches taken so far.
 
-    `first_arrivals_ms`: for each pane, an arrival at or before which none of its events came.
+    What the events are folded into is a subclass's.
     """
 
     program: Program
@@ -39,28 +37,51 @@ class PartitionTwin:
     time: TimeState = field(default_factory=TimeState)
     compute: Compute | None = None  # None: `prepare` of the program
     ledger: Ledger = field(default_factory=Ledger)
+
+    def take(self, batch: Batch) -> Prepared:
+        """Compute and fold the next batch of the log; return what became of its events.
+
+        Its `cells` are those they were counted in: of groups above the cap, `__other__`.
+        """
+        prepared = self.judged(batch, self.time)
+        self.time = prepared.time  # before the fold: sessions are final by the time after their batch
+        others, cells = self._fold(batch, prepared)
+        self.ledger += replace(prepared.ledger, others=others)
+        return replace(prepared, cells=cells)
+
+    def judged(self, batch: Batch, before: TimeState) -> Prepared:
+        """What the program makes of a batch; nothing is folded."""
+        return prepare(self.program, batch, before) if self.compute is None else self.compute(batch, before)
+
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
+        """Fold the accepted rows; return how many went to the group `__other__`, and for each cell where it went."""
+        raise NotImplementedError
+
+    @property
+    def watermark_ms(self) -> int | None:
+        return watermark_ms(self.time.max_seen_ms, self.program.stream.time.disorder_ms)
+
+
+@dataclass(slots=True)
+class PartitionPanes(PartitionTwin):
+    """One partition's panes.
+
+    `first_arrivals_ms`: for each pane, an arrival at or before which none of its events came.
+    """
+
     table: CellTable = field(init=False)
     first_arrivals_ms: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.table = CellTable(self.program.layout)
 
-    def take(self, batch: Batch) -> Prepared:
-        """Compute and fold the next batch of the log; return what became of its events."""
-        compute = self.compute or (lambda taken, before: prepare(self.program, taken, before))
-        prepared = compute(batch, self.time)
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
         known = set(self.table.panes)
         folded = fold(self.program, batch, prepared, self.table)
         self.table.forget_changes()
-        self.ledger += replace(prepared.ledger, others=folded.others)
-        self.time = prepared.time
         for start_ms in self.table.panes.keys() - known:
-            self.first_arrivals_ms[start_ms] = split_id(batch.entries[0].id)[0] if batch.entries else FOREVER_MS
-        return prepared
-
-    @property
-    def watermark_ms(self) -> int | None:
-        return watermark_ms(self.time.max_seen_ms, self.program.stream.time.disorder_ms)
+            self.first_arrivals_ms[start_ms] = first_arrival_ms(batch)
+        return folded.others, folded.counted_in
 
     def packed(self, start_ms: int) -> dict[bytes, bytes]:
         """The whole packed cells of a pane, by field."""
@@ -89,25 +110,34 @@ class PartitionTwin:
             yield from self.program.panes.windows_of(start_ms, first_ms, to_ms)
 
 
+def first_arrival_ms(batch: Batch) -> int:
+    """An arrival at or before which none of a batch's events came."""
+    return split_id(batch.entries[0].id)[0] if batch.entries else FOREVER_MS
+
+
+Part = TypeVar("Part", bound=PartitionTwin)
+
+
 @dataclass(slots=True)
-class Twin:
+class Twin(Generic[Part]):
     """A program over all partitions of its stream."""
 
+    of_partition: ClassVar[type[PartitionTwin]]
     program: Program
-    partitions: Mapping[int, PartitionTwin]
+    partitions: Mapping[int, Part]
 
     @classmethod
-    def of(cls, program: Program, times: Mapping[int, TimeState] | None = None, compute: Compute | None = None) -> Twin:
+    def of(cls, program: Program, times: Mapping[int, TimeState] | None = None, compute: Compute | None = None) -> Self:
         """A twin at the start of the log, or where `times` says the log that is left begins.
 
         `compute`: `prepare` with the contents of the lookup tables, where the program joins some.
         """
-        assert has_twin(program), f"{program.name} has sessions"
         began = times or {}
-        return cls(
-            program,
-            {n: PartitionTwin(program, n, began.get(n, TimeState()), compute) for n in _partitions(program)},
-        )
+        made = {
+            n: cls.of_partition(program, n, began.get(n, TimeState()), compute)
+            for n in range(program.stream.partitions)
+        }
+        return cls(program, cast("Mapping[int, Part]", made))
 
     @property
     def watermark_ms(self) -> int | None:
@@ -119,6 +149,13 @@ class Twin:
     @property
     def ledger(self) -> Ledger:
         return sum((partition.ledger for partition in self.partitions.values()), Ledger())
+
+
+@dataclass(slots=True)
+class PaneTwin(Twin[PartitionPanes]):
+    """A program whose windows are merges of panes."""
+
+    of_partition = PartitionPanes
 
     def spans(self, to_ms: int = FOREVER_MS) -> list[Span]:
         """The windows that end at or before `to_ms` and hold an event, in the order they close."""
@@ -135,10 +172,6 @@ class Twin:
         for start_ms in starts_ms:
             for partition in self.partitions.values():
                 yield from partition.pieces(start_ms)
-
-
-def _partitions(program: Program) -> range:
-    return range(program.stream.partitions)
 
 
 def whole(window: Merged) -> dict[bytes, Any]:

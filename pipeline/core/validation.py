@@ -6,6 +6,7 @@ batch is decoded at once, and only when that fails, or anything in it is unusual
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Literal
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.definitions import Stream
+from pipeline.core.native import NativeReader, NativeRows, Owners
+from pipeline.core.partitioning import Chunk, chunks, owners_of
 from pipeline.core.refusals import (
     Refusal,
     depth_exceeds,
@@ -24,15 +27,24 @@ from pipeline.core.refusals import (
     too_deep,
     too_far_ahead,
     too_large,
+    too_many_rows,
     too_old,
 )
 from pipeline.core.schema import slices, struct_type, timestamp_fields
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 BodyKind = Literal["ndjson", "json"]
+PostedKind = BodyKind | Literal["arrow"]
+Reason = tuple[str | None, str, str]  # field, code, message of a refusal
 
+# 130,000 events of 240 bytes. A request is held in memory, inflated, and split into chunks of 4 MB; with 8 threads
+# 32 MB each is what a small machine can stand.
+MAX_BODY_BYTES = 32_000_000
 MAX_ROW_BYTES = 1_000_000  # a chunk is at most 4 MB and a row is never cut; sensor readings and clicks are under 10 kB
 MAX_DEPTH = 64  # of undeclared values, which are skipped: msgspec recurses, up to Python's own limit of 1,000
+
+MAX_ROWS = 200_000  # of one request: 32 MB of very small events; each refused row costs an object here
+NEWLINE = ord("\n")  # counted by numpy: bytes.count takes five times as long where there are many
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
 _raw_value = msgspec.json.Decoder(msgspec.Raw)
@@ -44,19 +56,42 @@ class Checked:
     """A body judged: `n_received == n_good + len(refusals)`.
 
     `body`: the good rows, one a line, without a last newline. `times_ms`: their event times, None where the stream has
-    no time field. `keys`: their partition keys, None where the stream is spread evenly. `newest_ms`: the newest event
+    no time field. `owners`: their partitions, None where the stream is spread evenly. `newest_ms`: the newest event
     time seen, refused ones too: the sender's clock. `undeclared`: good rows with fields the schema does not have.
+    `native`: the rows of the whole body, where it was read so and none was refused.
     """
 
     body: bytes
     n_received: int
     n_good: int
     times_ms: Int64 | None
-    keys: list[Any] | None
+    owners: Owners | None
     refusals: list[Refusal]
     undeclared: int
     newest_ms: int | None
     document_refused: bool = False  # not even rows could be told apart
+    native: NativeRows | None = None
+
+    def shares(self, stream: Stream, home: int) -> dict[int, list[Chunk]]:
+        """The good rows as chunks by partition; those of a stream that is spread evenly go `home`."""
+        if self.owners is None:
+            found = {home: list(chunks(self.body, self.n_good, self.times_ms))}
+        else:
+            found = {partition: list(chunks(*share)) for partition, share in self._share_out(self.owners)}
+        return {
+            partition: [part.compressed(stream.compression) for part in parts] for partition, parts in found.items()
+        }
+
+    def _share_out(self, owners: Owners) -> Iterator[tuple[int, tuple[bytes, int, Int64 | None]]]:
+        """The rows of each partition that has some: body, number and times, in the order they were sent."""
+        lines = self.body.split(b"\n") if self.native is None else []
+        for partition in np.flatnonzero(np.bincount(owners)).tolist():
+            places = np.flatnonzero(owners == partition)
+            if self.native is None:
+                rows = b"\n".join([lines[place] for place in places])
+            else:
+                rows = self.native.lines(owners, partition)
+            yield partition, (rows, len(places), None if self.times_ms is None else self.times_ms[places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +104,34 @@ class _Decoded:
     n: int
     undeclared: int
     refusals: list[Refusal]
+    native: NativeRows | None = None  # where they were read so: instead of `columns`
 
 
 class Validator:
     """Judges bodies posted to one stream."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, max_rows: int = MAX_ROWS) -> None:
         names = [field.name for field in stream.fields]
         self.stream = stream
+        self.max_rows = max_rows
         self._declared = frozenset(names)
         self._closed = msgspec.json.Decoder(struct_type(stream, names, closed=True))
         self._open = msgspec.json.Decoder(struct_type(stream, names))
         self._timestamps = timestamp_fields(stream, names)
         needed = {field.name for field in self._timestamps} | ({stream.partition_by} if stream.partition_by else set())
         self._columns = tuple((name, attrgetter(name)) for name in names if name in needed)
+        self._native = NativeReader.of(stream, needed)
 
     def check(self, body: bytes, *, kind: BodyKind, now_ms: int, of_any_age: bool = False) -> Checked:
         """Judge every row of `body`; `now_ms` is Redis's clock, for what is too far ahead or too old.
 
         `of_any_age`: old data is sent on purpose, so `max_age` refuses none.
         """
+        checked = self._check_native(body, now_ms, of_any_age=of_any_age)
+        if checked is not None:
+            return checked
+        if np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == NEWLINE) > self.max_rows:
+            raise too_many_rows(self.max_rows)
         try:
             text, n = _as_lines(body, kind)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -96,6 +139,15 @@ class Validator:
         if not text:
             return Checked(b"", 0, 0, None, None, [], 0, None)
         decoded = (n and self._decode_batch(text, n)) or self._decode_rows(text)
+        return self._judge(text, decoded, now_ms, of_any_age=of_any_age)
+
+    def _check_native(self, body: bytes, now_ms: int, *, of_any_age: bool) -> Checked | None:
+        """A body in which nothing is unusual; None where it has to be looked at carefully."""
+        text = body.strip(b" \t\r\n")
+        rows = None if self._native is None else self._native.read(text)
+        if rows is None or (rows.undeclared and self.stream.extra == "refuse"):
+            return None
+        decoded = _Decoded(None, None, {}, len(rows), rows.undeclared, [], rows)
         return self._judge(text, decoded, now_ms, of_any_age=of_any_age)
 
     def event(self, line: bytes) -> Any:
@@ -166,23 +218,26 @@ class Validator:
 
     def _judge(self, text: bytes, decoded: _Decoded, now_ms: int, *, of_any_age: bool) -> Checked:
         """Turn times into milliseconds and take out the rows whose time cannot be."""
-        refused: dict[int, tuple[str, str, str]] = {}  # place among the decoded → field, code, message
+        refused: dict[int, Reason] = {}  # place among the decoded → field, code, message
         times = {field.name: self._column_ms(field.name, decoded, refused) for field in self._timestamps}
         time = self.stream.time.field
         times_ms = times[time] if time else None
         newest_ms = None
         if times_ms is not None:
             max_age_ms = None if of_any_age else self.stream.time.max_age_ms
-            newest_ms = self._refuse_by_clock(times_ms, now_ms, max_age_ms, refused)
-        keys = self._keys(decoded, times)
+            newest_ms = refuse_by_clock(self.stream, times_ms, now_ms, max_age_ms, refused)
+        owners = self._owners(decoded, times)
         if not refused and decoded.lines is None:
-            return Checked(text, decoded.n, decoded.n, times_ms, keys, [], decoded.undeclared, newest_ms)
-        return _without(text, decoded, refused, times_ms, keys, newest_ms, self._declared)
+            n, undeclared = decoded.n, decoded.undeclared
+            return Checked(text, n, n, times_ms, owners, [], undeclared, newest_ms, native=decoded.native)
+        return _without(text, decoded, refused, times_ms, owners, newest_ms, self._declared)
 
-    def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, tuple[str, str, str]]) -> Int64:
+    def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, Reason]) -> Int64:
         """Milliseconds of one timestamp field (0 where null, a list, or refused)."""
         field = self.stream.field(name)
         assert field is not None
+        if decoded.native is not None:
+            return decoded.native.frame[name].fill_null(0).to_numpy()
         values = decoded.columns[name]
         owners: list[int] | range = range(len(values))
         if field.type == "list":
@@ -203,34 +258,42 @@ class Validator:
         spread[owners] = found
         return spread
 
-    def _refuse_by_clock(
-        self, times_ms: Int64, now_ms: int, max_age_ms: int | None, refused: dict[int, tuple[str, str, str]]
-    ) -> int | None:
-        if not len(times_ms):
-            return None
-        policy, name = self.stream.time, str(self.stream.time.field)
-        readable = np.ones(len(times_ms), dtype=np.bool_)
-        readable[list(refused)] = False
-        for place in np.flatnonzero((times_ms > now_ms + policy.max_future_ms) & readable).tolist():
-            refused[place] = too_far_ahead(name, int(times_ms[place]) - now_ms, policy.max_future_ms)
-        if max_age_ms is not None:
-            for place in np.flatnonzero((times_ms < now_ms - max_age_ms) & readable).tolist():
-                refused[place] = too_old(name, now_ms - int(times_ms[place]), max_age_ms)
-        return int(times_ms[readable].max()) if readable.any() else None
-
-    def _keys(self, decoded: _Decoded, times: dict[str, Int64]) -> list[Any] | None:
+    def _owners(self, decoded: _Decoded, times: dict[str, Int64]) -> Owners | None:
         name = self.stream.partition_by
         if name is None:
             return None
-        return times[name].tolist() if name in times else decoded.columns[name]
+        field = self.stream.field(name)
+        assert field is not None
+        if decoded.native is not None and field.type in ("string", "int"):
+            return decoded.native.partitions(name, self.stream.partitions)
+        columns = decoded.columns if decoded.native is None else decoded.native.frame
+        keys = times[name].tolist() if name in times else list(columns[name])
+        return owners_of(keys, self.stream.partitions)
+
+
+def refuse_by_clock(
+    stream: Stream, times_ms: Int64, now_ms: int, max_age_ms: int | None, refused: dict[int, Reason]
+) -> int | None:
+    """Add the rows whose time cannot be to `refused`; return the newest time that can be read."""
+    if not len(times_ms):
+        return None
+    policy, name = stream.time, str(stream.time.field)
+    readable = np.ones(len(times_ms), dtype=np.bool_)
+    readable[list(refused)] = False
+    for place in np.flatnonzero((times_ms > now_ms + policy.max_future_ms) & readable).tolist():
+        refused[place] = too_far_ahead(name, int(times_ms[place]) - now_ms, policy.max_future_ms)
+    if max_age_ms is not None:
+        for place in np.flatnonzero((times_ms < now_ms - max_age_ms) & readable).tolist():
+            refused[place] = too_old(name, now_ms - int(times_ms[place]), max_age_ms)
+    return int(times_ms[readable].max()) if readable.any() else None
 
 
 def _without(
     text: bytes,
     decoded: _Decoded,
-    refused: dict[int, tuple[str, str, str]],
+    refused: dict[int, Reason],
     times_ms: Int64 | None,
-    keys: list[Any] | None,
+    owners: Owners | None,
     newest_ms: int | None,
     declared: frozenset[str],
 ) -> Checked:
@@ -247,7 +310,7 @@ def _without(
         n_received=decoded.n + len(decoded.refusals),
         n_good=len(keep),
         times_ms=None if times_ms is None else times_ms[keep],
-        keys=None if keys is None else [keys[place] for place in keep],
+        owners=None if owners is None else owners[keep],
         refusals=sorted(refusals, key=attrgetter("index")),
         undeclared=undeclared,
         newest_ms=newest_ms,

@@ -112,8 +112,9 @@ def _expire_window(client: redis.Redis, scripts: Scripts, kept: Kept, window: Sp
             keys.ages(stage.name, version),
             keys.windows(stage.name, version),
             keys.result(stage.name, version, *window),
+            keys.expired(stage.name, version),
         ],
-        args=[f"{window[0]}:{window[1]}", before_ms],
+        args=[f"{window[0]}:{window[1]}", before_ms, store.EXPIRED_WINDOWS],
     )
     return bool(int(deleted))
 
@@ -150,12 +151,13 @@ def expire_tier(client: redis.Redis, scripts: Scripts, kept: Kept, tier: Rollup,
     """Delete the windows of a tier that were published more than its retention ago."""
     name, version, before_ms = kept.stage.name, kept.version, now_ms - tier.retention_ms
     ages, windows = keys.tier_ages(name, version, tier.size_ms), keys.tier(name, version, tier.size_ms)
-    removed = 0
+    removed, expired = 0, keys.expired(name, version)
     members = client.execute_command("ZRANGEBYSCORE", ages, "-inf", before_ms, "LIMIT", 0, WINDOWS_A_RUN)
     for member in members:
         start, _, end = member.decode().partition(":")
         result = keys.result(name, version, int(start), int(end))
-        removed += int(scripts.run("expire_result", keys=[ages, windows, result], args=[member, before_ms]))
+        where, what = [ages, windows, result, expired], [member, before_ms, tier.size_ms]
+        removed += int(scripts.run("expire_result", keys=where, args=what))
     return Expired(results=removed)
 
 

@@ -40,6 +40,8 @@ A metric. Results go `retention` after they were last published.
     {m}:windows:v            zset    `START:END` by end; of sessions: bucket by the greatest closes_at in it
     {m}:ages:v               zset    `START:END` (of sessions: bucket) by published_ms
     {m}:published:v          hash    partition → greatest published mark
+    {m}:expired:v            hash    `windows` → the greatest start of those that expired (of sessions: `first`), SIZE →
+                                     of a tier's; kept
     {m}:tier:v:SIZE          zset    `START:END` of a tier's windows by end; their results are keyed as the others
     {m}:tier_ages:v:SIZE     zset    likewise by published_ms
     {m}:tier_due:v:SIZE      hash    tier window start → `0-N -`, N the newest publication of a window in it
@@ -181,6 +183,10 @@ def ages(metric: str, version: str) -> str:
 
 def published(metric: str, version: str) -> str:
     return _of_metric(metric, f"published:{version}")
+
+
+def expired(metric: str, version: str) -> str:
+    return _of_metric(metric, f"expired:{version}")
 
 
 def tier(metric: str, version: str, size_ms: int) -> str:

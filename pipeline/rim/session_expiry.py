@@ -50,6 +50,7 @@ def _expire_bucket(
 ) -> int:
     key = keys.session_rows(metric, version, bucket)
     where = [keys.ages(metric, version), keys.windows(metric, version), key, keys.latest(metric)]
+    where.append(keys.expired(metric, version))
     fields = [field for field, _ in session_store.scan(client, key)]
     removed = 0
     for at in range(0, max(1, len(fields)), SESSIONS_A_STEP):

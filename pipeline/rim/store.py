@@ -12,6 +12,7 @@ from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
 
 SCAN_COUNT = 2_000  # fields a step when a pane is too large for one HGETALL
+EXPIRED_WINDOWS = "windows"  # of a metric's own windows, in the hash of what expired
 LARGE_PANE = 5_000  # cells; a larger HGETALL would hold the server for more than 2 ms
 
 
@@ -208,6 +209,29 @@ def published_windows(
         members = client.execute_command("ZREVRANGEBYSCORE", key, highest, lowest, "LIMIT", 0, limit)[::-1]
     pairs = (member.partition(b":") for member in members)
     return [(int(start), int(end)) for start, _, end in pairs]
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """What of a metric has expired: the greatest start of its windows (of sessions: `first`), and of a tier's.
+
+    `oldest_ms`: the start of the oldest window that the tier has.
+    """
+
+    start_ms: int | None
+    tier_start_ms: int | None = None
+    oldest_ms: int | None = None
+
+
+def load_gone(client: redis.Redis, metric: str, version: str, tier_ms: int | None = None) -> Gone:
+    """What has expired of a metric, and of one tier of it."""
+    fields = [EXPIRED_WINDOWS, *([] if tier_ms is None else [tier_ms])]
+    known = client.execute_command("HMGET", keys.expired(metric, version), *fields)
+    starts = [None if start is None else int(start) for start in known]
+    if tier_ms is None:
+        return Gone(starts[0])
+    oldest = client.execute_command("ZRANGE", keys.tier(metric, version, tier_ms), 0, 0)
+    return Gone(starts[0], starts[1], int(oldest[0].partition(b":")[0]) if oldest else None)
 
 
 def are_published(client: redis.Redis, metric: str, version: str, windows: Sequence[tuple[int, int]]) -> list[bool]:

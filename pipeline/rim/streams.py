@@ -128,7 +128,8 @@ def _arguments(step: Step, key: IdempotencyKey | None) -> list[Argument]:
 def _chunk(chunk: Chunk, step: Step) -> list[Argument]:
     mode = BACKFILL if step.backfill else b""
     only = step.replay.group if step.replay else ""
-    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), crc32(chunk.body), mode, only, chunk.body]
+    crc = crc32(chunk.body)
+    return ["chunk", chunk.n, _time(chunk.lo_ms), _time(chunk.hi_ms), crc, mode, only, chunk.coding, chunk.body]
 
 
 def _row(row: RowEntry) -> list[Argument]:

@@ -1,6 +1,7 @@
 """Rows as a pandas DataFrame whose dtypes follow from the config's types: one spelling for the client and the twin.
 
-Invariant: a column's dtype never depends on the values, so an empty answer has the columns and dtypes of a full one.
+Invariant: an empty answer has the columns and dtypes of a full one. A column is of objects instead only where a value
+of it fits no dtype: an int of more than 64 bits, or `__other__` among groups that are no texts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pandas as pd
 
 TIME_DTYPE = "datetime64[ms, UTC]"
 DTYPES = {"string": "str", "int": "Int64", "float": "float64", "bool": "boolean", "timestamp": TIME_DTYPE}
+MIN_INT, MAX_INT = -(2**63), 2**63 - 1  # of Int64
 WINDOW_DTYPES = {"window_start": TIME_DTYPE, "window_end": TIME_DTYPE, "state": "str", "revision": "Int64"}
 
 
@@ -32,7 +34,25 @@ def dtype_of(kind: str) -> str:
 
 
 def typed_series(values: list[Any], dtype: str) -> pd.Series:
-    """Values as the API gives them (times in epoch milliseconds) as a column; None is missing."""
+    """Values as the API gives them (times in epoch milliseconds) as a column; None is missing.
+
+    Values that the dtype cannot hold make a column of objects, each exactly what it is: pandas would round or refuse.
+    """
+    if not _all_fit(values, dtype):
+        return pd.Series([_object(value, dtype) for value in values], dtype=object)
     if dtype == TIME_DTYPE:
         return pd.Series(pd.to_datetime(pd.array(values, dtype="Int64"), unit="ms", utc=True).as_unit("ms"))
     return pd.Series(values, dtype=dtype)
+
+
+def _all_fit(values: list[Any], dtype: str) -> bool:
+    if dtype in ("str", "object"):
+        return True
+    has_text = any(isinstance(value, str) for value in values)
+    has_large = dtype == "Int64" and any(isinstance(v, int) and not MIN_INT <= v <= MAX_INT for v in values)
+    return not has_text and not has_large
+
+
+def _object(value: Any, dtype: str) -> Any:
+    is_time = dtype == TIME_DTYPE and isinstance(value, int)
+    return pd.Timestamp(value, unit="ms", tz="UTC").as_unit("ms") if is_time else value

@@ -20,15 +20,18 @@ from pipeline.core.events import ChunkError, Reader
 from pipeline.core.frame_log import FrameBatch, FrameLog
 from pipeline.core.process import Ledger, Prepared
 from pipeline.core.programs import Program, compile_programs
+from pipeline.core.session_form import StoredSession
+from pipeline.core.session_process import session_ends, session_window
+from pipeline.core.session_twin import PartitionSessions, SessionTwin, twin_of
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.steps import lost_functions
-from pipeline.core.twin import Twin, has_twin
-from pipeline.core.windows import FOREVER_MS
+from pipeline.core.twin import PaneTwin
+from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import FrameError
 from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
 from pipeline.runtime.closer import state_at
 from pipeline.runtime.config import load_config
-from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.finishing import finished_rows, group_order, group_values
 from pipeline.runtime.frame_tables import Joined
 from pipeline.runtime.replay_files import FileRow, file_format, read_rows
 
@@ -52,7 +55,7 @@ Row = dict[str, Any]
 class _Recomputed:
     """One metric: its twin, and the rows that counted nowhere."""
 
-    twin: Twin
+    twin: PaneTwin | SessionTwin
     late: list[Row] = field(default_factory=list)
     dead: list[Row] = field(default_factory=list)
 
@@ -83,7 +86,8 @@ class BatchResult:
         program = twin.program
         watermark_ms = FOREVER_MS if self._is_final else twin.watermark_ms
         types = dict(program.group_types) | dict(program.value_types)
-        return answer_frame(list(_rows(twin, watermark_ms)), types)
+        rows = _session_rows(twin, watermark_ms) if isinstance(twin, SessionTwin) else _rows(twin, watermark_ms)
+        return answer_frame(list(rows), types)
 
     def late(self, name: str) -> pd.DataFrame:
         """The events that counted in no window: row, time, late_by_ms, the last window they missed, reason."""
@@ -126,7 +130,7 @@ def batch(
     begins = {number: log.begin(number, joined.files) for number in numbers}
     done = {}
     for name, program in programs.items():
-        found = _Recomputed(Twin.of(program, begins, joined.computing(program)))
+        found = _Recomputed(twin_of(program, begins, joined.computing(program)))
         reader = Reader(source, program.needs)
         for number in numbers:
             for taken in log.batches(number, reader):
@@ -136,19 +140,17 @@ def batch(
 
 
 def _programs(config: Config, stages: Sequence[str] | None, stream: str | None) -> dict[str, Program]:
-    """The programs to run: of one stream, and none that has no twin unless it was asked for by name."""
+    """The programs to run, all of one stream."""
     programs = compile_programs(config)
     for name in stages or ():
         if name not in programs:
             raise FrameError(f"there is no metric '{name}' in the config.{did_you_mean(name, programs)}")
-        if not has_twin(programs[name]):
-            raise FrameError(f"{name} has session windows, which are not recomputed from a DataFrame yet")
     if stream is not None and stream not in config.streams:
         raise FrameError(f"there is no stream '{stream}' in the config.{did_you_mean(stream, config.streams)}")
     wanted = {
         name: program
         for name, program in programs.items()
-        if has_twin(program) and (stages is None or name in stages) and stream in (None, program.stream.name)
+        if (stages is None or name in stages) and stream in (None, program.stream.name)
     }
     streams = sorted({program.stream.name for program in wanted.values()})
     if len(streams) > 1:
@@ -163,24 +165,47 @@ def _programs(config: Config, stages: Sequence[str] | None, stream: str | None) 
     return wanted
 
 
-def _rows(twin: Twin, watermark_ms: int | None) -> Iterator[Row]:
+def _rows(twin: PaneTwin, watermark_ms: int | None) -> Iterator[Row]:
     """The rows of every window by window, then group, as the API orders them."""
     program = twin.program
     for window in sorted(twin.windows(twin.spans()), key=lambda window: window.span):
         ends_ms = [window.span[1]] * len(window.groups)
         values = finished_rows(program, window.columns, window.slots, ends_ms)
-        rows = [
-            {"window_start": window.span[0], "window_end": window.span[1]}
-            | {"state": state_at(program, window.span[1], watermark_ms)}
-            | group_values(program, group)
-            | row
-            for group, row in zip(window.groups, values, strict=True)
-        ]
-        yield from sorted(rows, key=lambda row: [_sortable(row[name]) for name in program.stage.group_by])
+        state = state_at(program, window.span[1], watermark_ms)
+        rows = [_row(program, window.span, state, *each) for each in zip(window.groups, values, strict=True)]
+        yield from sorted(rows, key=lambda row: _place(program, row))
 
 
-def _sortable(value: Any) -> tuple[bool, Any]:
-    return (value is None, "" if value is None else value)
+def _session_rows(twin: SessionTwin, watermark_ms: int | None) -> list[Row]:
+    """Likewise of sessions, each of them a window."""
+    program = twin.program
+    found = [(part, session) for part in twin.partitions.values() for session in part.sessions()]
+    if not found:
+        return []
+    columns = program.layout.unpack([session.cell for _, session in found])
+    ends_ms = session_ends(program, (session.last for _, session in found))
+    values = finished_rows(program, columns, np.arange(len(found)), ends_ms)
+    rows = [
+        _row(program, (session.first, end_ms), _state(part, session, watermark_ms), session.group, row)
+        for (part, session), end_ms, row in zip(found, ends_ms, values, strict=True)
+    ]
+    return sorted(rows, key=lambda row: _place(program, row))
+
+
+def _state(part: PartitionSessions, session: StoredSession, watermark_ms: int | None) -> str:
+    """`watermark_ms` is the least over the partitions; how long events may join is its own partition's matter."""
+    if watermark_ms is None or watermark_ms < session.last + session_window(part.program).gap_ms:
+        return "open"
+    return "final" if watermark_ms == FOREVER_MS or part.is_final(session.last) else "closed"
+
+
+def _row(program: Program, span: Span, state: str, group: bytes, values: Row) -> Row:
+    return {"window_start": span[0], "window_end": span[1], "state": state} | group_values(program, group) | values
+
+
+def _place(program: Program, row: Row) -> tuple[Any, ...]:
+    """A row's place among the others: by window, then group."""
+    return (row["window_start"], row["window_end"], *group_order(program, row))
 
 
 def _late_rows(taken: FrameBatch, prepared: Prepared) -> list[Row]:

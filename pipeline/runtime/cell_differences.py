@@ -22,7 +22,10 @@ class FieldDifference:
 
 
 def cell_differences(program: Program, stored: bytes | None, again: bytes | None, end_ms: int) -> list[FieldDifference]:
-    """Where two different cells differ; `end_ms` is the end of their window. None is a cell that is not there."""
+    """Where two different cells differ; `end_ms` is the end of their window.
+
+    None is a cell that is not there.
+    """
     if stored is None or again is None:
         return [FieldDifference("group", _values(program, stored, end_ms), _values(program, again, end_ms))]
     try:

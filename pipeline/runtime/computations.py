@@ -17,6 +17,7 @@ import redis
 
 from pipeline.core.batches import ROW, Batch, split_id
 from pipeline.core.cells import CellTable, PaneChange
+from pipeline.core.codings import NDJSON
 from pipeline.core.definitions import PaneWindow, Session, Stream
 from pipeline.core.entries import Row
 from pipeline.core.process import Ledger, Prepared, Rows, TimeState, fold, ledger_of, prepare
@@ -189,19 +190,24 @@ def dead_letters(
     stream: Stream, partition: int, group: str, batch: Batch, dead: Sequence[DeadRow]
 ) -> dict[str, Sequence[RowFields]]:
     """The rows for the dead-letter stream, in stream order: what could not be decoded, and what not be computed."""
-    refused = [(d.entry_id, d.row, d.n, d.code, d.message, d.body) for d in batch.dead]
+    refused = [(d.entry_id, d.row, d.n, d.code, d.message, d.body, d.coding) for d in batch.dead]
     bodies = batch.raw_rows([d.row for d in dead])
     refused += [
-        (batch.entry_id(d.row), batch.row_in_entry(d.row), 1, d.code, d.message, body)
+        (batch.entry_id(d.row), batch.row_in_entry(d.row), 1, d.code, d.message, body, NDJSON)
         for d, body in zip(dead, bodies, strict=True)
     ]
     refused.sort(key=lambda letter: (split_id(letter[0]), letter[1]))
-    names = ("entry", "row", "n", "code", "error", "body")
+    names = ("entry", "row", "n", "code", "error", "body")  # and the coding, where the body is not NDJSON
     flat = {entry.id for entry in batch.entries if isinstance(entry, Row)}
     letters: list[RowFields] = [
-        {**dict(zip(names, letter, strict=True)), **(FLAT if letter[0] in flat else {})} for letter in refused
+        {**dict(zip(names, letter, strict=False)), **_form(letter[-1], letter[0] in flat)} for letter in refused
     ]
     return {keys.dead(stream.name, partition, group): letters} if letters else {}
+
+
+def _form(coding: bytes, flat: bool) -> RowFields:
+    """How the body of a letter is to be read, where it is not JSON."""
+    return FLAT if flat else {} if coding == NDJSON else {"coding": coding}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from pipeline.core.definitions import (
     MINUTE_MS,
     SECOND_MS,
     CalendarUnit,
+    Compression,
     EmitPolicy,
     ExtraPolicy,
     OutputKind,
@@ -210,6 +211,7 @@ class StreamShape(Shape):
     partitions: Annotated[int, _value(partition_count)] = DEFAULT_PARTITIONS
     retention: StreamRetentionShape = StreamRetentionShape()
     extra: Annotated[ExtraPolicy, _value(extra_policy)] = "drop"
+    compression: Annotated[Compression, _value(one_of(get_args(Compression)))] = "none"
 
 
 class LookupShape(Shape):

@@ -30,7 +30,7 @@ KEY_WORDS = frozenset(
     (
         *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record", "tables", "table"),
         *("cp", "panes", "pane", "due", "late", "dead", "suspect", "replayed"),
-        *("versions", "result", "windows", "ages", "published", "emit", "rows", "latest"),
+        *("versions", "result", "windows", "ages", "published", "expired", "emit", "rows", "latest"),
         *("staging", "staging_latest", "workers", "tier", "tier_due", "tier_ages"),
         *("live_sessions", "session_rows", "session_accounts"),
     )

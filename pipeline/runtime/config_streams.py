@@ -24,7 +24,7 @@ SCALAR_TYPES: tuple[ScalarType, ...] = get_args(ScalarType)
 PARTITION_TYPES = ("string", "int", "bool")
 
 _TYPE = re.compile(r"(?:(list)\[(\w+)\]|(\w+))(\?)?")
-_REFUSED = {name: not_built(name) for name in ("dedup", "archive", "compression")}
+_REFUSED = {name: not_built(name) for name in ("dedup", "archive")}
 
 
 def build_streams(report: Report, raw: dict[str, Any]) -> tuple[dict[str, Stream], dict[str, Columns]]:
@@ -86,6 +86,7 @@ def _stream(report: Report, name: str, value: object) -> tuple[Stream | None, Co
         retention_ms=shape.retention.time,
         retention_bytes=shape.retention.bytes,
         extra=shape.extra,
+        compression=shape.compression,
     )
     return stream, columns
 

@@ -38,6 +38,16 @@ def check_config(path: Path, environ: Mapping[str, str]) -> Check:
     return Check("config", True, f"{path}: {len(config.streams)} streams, {len(config.stages)} stages")
 
 
+def check_native() -> Check:
+    """Say whether bodies are read natively; all numbers are the same without."""
+    from pipeline.core import native
+
+    if native.IS_BUILT:
+        return Check("native reader", True, "built")
+    seen = "not built, so an event costs more CPU; with a C compiler it is: apt-get install gcc python3-dev, make setup"
+    return Check("native reader", True, seen)
+
+
 def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check]:
     """Check that Redis answers and can keep the promises, and what the scheduler last found in the books."""
     import redis

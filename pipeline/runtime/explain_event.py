@@ -17,15 +17,15 @@ import redis
 
 from pipeline.core.batches import ROW, Batch, DeadEntry, read_batch
 from pipeline.core.cells import ALWAYS, OTHERS, from_end_order, split_field
-from pipeline.core.definitions import Aggregate, Config, Stream, Transform
+from pipeline.core.definitions import Aggregate, Config, Session, Stream, Transform
 from pipeline.core.entries import Chunk, Row, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.fates import rows_of
 from pipeline.core.process import TimeState
 from pipeline.core.programs import Program
+from pipeline.core.session_process import session_window
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.steps import Joins, Step, apply_steps, hashes_in
-from pipeline.core.twin import has_twin
 from pipeline.core.watermarks import NO_TIME_MS, watermark_ms
 from pipeline.core.windows import FOREVER_MS
 from pipeline.errors import BadRequestError, LogTrimmedError
@@ -40,6 +40,7 @@ from pipeline.runtime.explain_window import ATTEMPTS, beside, why_not_again
 from pipeline.runtime.finishing import group_values
 from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
 from pipeline.runtime.query import Metrics
+from pipeline.runtime.session_query import SessionReader
 
 Outcome = Literal["accepted", "filtered", "late", "dead", "published", "not for it", "not known"]
 
@@ -57,7 +58,7 @@ class WindowShown:
 class Counted:
     """One row made from the event: its group and pane, and the windows it counts in from `from_end_ms` on.
 
-    Which sessions it is part of is not told: those have no panes and no windows here.
+    A session metric has no panes, and its one window is the session that the row is part of now.
     """
 
     group: dict[str, Any]
@@ -333,20 +334,36 @@ class _Path:
                 reason="before_log" if late.before_log[0] else "expired" if late.expired[0] else "late",
             )
         cells = [prepared.cells[cell] for cell in prepared.cell_of.tolist()]
+        if isinstance(program.window, Session):
+            times_ms = seen.one.times_ms[prepared.rows].tolist()
+            return replace(base, counted=[self._joined(program, *each) for each in zip(cells, times_ms, strict=True)])
         return replace(base, counted=[self._counted(program, cell, minimum_ms) for cell in cells])
 
     def _counted(self, program: Program, cell: tuple[int, bytes], minimum_ms: int | None) -> Counted:
-        """A cell the event was added to, and the windows it is part of; those of sessions are not told here."""
+        """A cell the event was added to, and the windows it is part of."""
         pane_ms, name = cell
         from_end, group = split_field(name)
         first_ms = from_end_order(from_end)
-        spans = program.panes.windows_of(pane_ms, first_ms, FOREVER_MS) if has_twin(program) else iter(())
+        spans = program.panes.windows_of(pane_ms, first_ms, FOREVER_MS)
         return Counted(
             group=group_values(program, self._group(program, pane_ms, from_end, group)),
-            pane_ms=pane_ms if has_twin(program) else None,
+            pane_ms=pane_ms,
             from_end_ms=None if from_end == ALWAYS else first_ms,
             windows=[WindowShown(start, end, state_at(program, end, minimum_ms)) for start, end in spans],
         )
+
+    def _joined(self, program: Program, cell: tuple[int, bytes], time_ms: int) -> Counted:
+        """A session key the event was added to, and the session that it is in by now; none while it is not shown."""
+        name = split_field(cell[1])[1]
+        group = group_values(program, name)
+        where = {field: [value] for field, value in group.items()}
+        there = SessionReader(self.client, program).at(time_ms, where, name.__eq__)
+        windows = [
+            WindowShown(session.first, session.last + session_window(program).gap_ms, session.state)
+            for session in there
+            if session.first <= time_ms <= session.last
+        ]
+        return Counted(group=group, pane_ms=None, from_end_ms=None, windows=windows)
 
     def _group(self, program: Program, pane_ms: int, from_end: bytes, group: bytes) -> bytes:
         """The group it was counted in: above the cap of its pane, `__other__`."""

@@ -27,6 +27,7 @@ def window_json(found: WindowExplained, where: Mapping[str, Sequence[Any]]) -> d
         "group": chosen or None,
         "groups": found.groups,
         "values": found.values,
+        "recomputed": found.recomputed,
         "accounts": {
             "read": account.read,
             "accepted": account.accepted,

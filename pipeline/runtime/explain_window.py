@@ -7,34 +7,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import redis
 
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS
-from pipeline.core.cells import CellTable
 from pipeline.core.closing_time import closes_at_ms
-from pipeline.core.definitions import Config
+from pipeline.core.codings import CODINGS
+from pipeline.core.definitions import Config, Session
 from pipeline.core.entries import Chunk, Control, Entry, Tick, parse_entry
 from pipeline.core.events import Reader
-from pipeline.core.fates import Account, Matches, Place, account_of
-from pipeline.core.merging import matching, merged, pieces_of, taken
+from pipeline.core.fates import Account, Place, Side, account_of
 from pipeline.core.ndjson import iso_time
 from pipeline.core.programs import Program
+from pipeline.core.session_twin import SessionTwin, twin_of
 from pipeline.core.steps import Step, lost_functions
-from pipeline.core.twin import has_twin
-from pipeline.core.windows import FOREVER_MS, Span
+from pipeline.core.twin import PaneTwin, PartitionTwin
+from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError, LogTrimmedError
 from pipeline.rim import replies, store
 from pipeline.rim.commit import Checkpoint
-from pipeline.rim.log import log_begin, place_before, read_log
+from pipeline.rim.log import LogPlace, log_begin, place_before, read_log
 from pipeline.rim.tables import TableCache
-from pipeline.runtime.closer import minimum_watermark, state_at
+from pipeline.runtime.closer import minimum_watermark
 from pipeline.runtime.computations import AggregateComputation
-from pipeline.runtime.finishing import finished_rows
+from pipeline.runtime.explain_session import session_named
+from pipeline.runtime.explain_subject import Subject, window_named
 from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
+from pipeline.runtime.metric_completeness import whole_from_ms
+from pipeline.runtime.query import group_filter
 from pipeline.runtime.status import StageStatus, read_status
 from pipeline.runtime.stream_time import clock_of
 from pipeline.runtime.time_keepers import horizons_of
@@ -60,6 +62,7 @@ class PartitionShare:
 class WindowExplained:
     """A window, its groups' values together, and the account of its events.
 
+    `values`: as they are stored. `recomputed`: as the log up to the cursors makes them; None where it is not whole.
     `groups`: how many there are. `truncated`: the account stopped before the end of the log. `log_complete`: no event
     of the window has been trimmed; `whole_from_ms`: where the first window begins of which that is so (None: all).
     """
@@ -70,6 +73,7 @@ class WindowExplained:
     revision: int | None
     groups: int
     values: Mapping[str, Any] | None
+    recomputed: Mapping[str, Any] | None
     account: Account
     partitions: Sequence[PartitionShare]
     closes_when: str
@@ -79,73 +83,52 @@ class WindowExplained:
     truncated: bool
 
 
-def window_of(program: Program, start_ms: int, end_ms: int | None) -> Span:
-    """The window that `start` and `end` name.
+def subject_of(
+    client: redis.Redis, program: Program, start_ms: int, end_ms: int | None, where: Mapping[str, Sequence[Any]]
+) -> Subject:
+    """What `start`, `end` and the group fields of `where` name.
 
     Raises:
         BadRequestError: 422, there is no such window, or `start` alone names several; the message has the nearest.
     """
-    if not has_twin(program):
-        raise BadRequestError(
-            f"{program.name} has sessions, whose events are not accounted for yet", code="no_account", status=422
-        )
-    panes = program.panes
-    pane_ms = int(panes.pane_starts(np.array([start_ms], dtype=np.int64))[0])
-    around = list(panes.windows_of(pane_ms, -FOREVER_MS, FOREVER_MS))
-    begun = [span for span in around if span[0] == start_ms]
-    found = [span for span in begun if end_ms in (None, span[1])]
-    if len(found) == 1:
-        return found[0]
-    if begun:
-        ends = ", ".join(f"{end} ({iso_time(end)})" for _, end in begun[:NAMED_PARTITIONS])
-        raise BadRequestError(f"end: windows that start at {start_ms} end at {ends}", code="no_window", status=422)
-    start, end = min(around, key=lambda span: abs(span[0] - start_ms))
-    raise BadRequestError(
-        f"start: no window of {program.name} starts at {start_ms} ({iso_time(start_ms)}); the nearest is from {start} "
-        f"({iso_time(start)}) to {end}",
-        code="no_window",
-        status=422,
-    )
+    if isinstance(program.window, Session):
+        return session_named(client, program, start_ms, end_ms, where)
+    return window_named(program, start_ms, end_ms, group_filter(program, where) if where else None)
 
 
 def explain_window(
-    client: redis.Redis,
-    config: Config,
-    program: Program,
-    span: Span,
-    matches: Matches | None,
-    clock: Callable[[], float] = time.monotonic,
+    client: redis.Redis, config: Config, subject: Subject, clock: Callable[[], float] = time.monotonic
 ) -> WindowExplained:
-    """Account for one window; `matches` chooses groups by their JSON (None: all of them together).
+    """Account for one window.
 
     Raises:
-        BadRequestError: 422, this process has not the text of a function that the metric was made with; 503 in words:
-            the log is trimmed faster than it can be read.
+        BadRequestError: 422, this process has not the text of a function that the metric was made with; 410, the log
+            is trimmed faster than it can be read.
     """
+    side, program = subject.side, subject.side.program
     if (why := why_not_again(program.name, program.steps)) is not None:
         raise BadRequestError(why, code="no_account", status=422)
-    stream = program.stream
+    stream, span = program.stream, side.span
     checkpoints = store.load_checkpoints(client, stream.name, stream.partitions, program.group)
-    watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
-    state = state_at(program, span[1], watermark_ms)
-    result = next(iter(store.load_results(client, program.name, program.version, [span])), None)
-    values, groups = _values(client, program, span, None if state == "open" else result, matches)
-    reading = _Reading(client, program, span, matches, clock, clock() + MAX_SECONDS)
-    account, truncated = reading.account(checkpoints)
+    state = _state(subject, checkpoints)
+    stored = subject.stored(client, state)
+    reading = _Reading(client, side, subject.partitions, clock, clock() + MAX_SECONDS)
+    account, twin, truncated = reading.account(checkpoints)
     floors = [log_begin(client, stream.name, partition).max_ts_ms for partition in range(stream.partitions)]
-    floor_ms = max((ms for ms in floors if ms is not None), default=None)
+    is_whole = not truncated and subject.is_whole(floors)
     status = read_status(client, config, [stream.name])
-    waiting = _waiting(program, checkpoints, span, state)
+    waiting = _waiting(subject, checkpoints, state)
     return WindowExplained(
         program=program,
         span=span,
         state=state,
-        revision=None if result is None else result.revision,
-        groups=groups,
-        values=values,
+        revision=stored.revision,
+        groups=stored.groups,
+        values=stored.values,
+        recomputed=subject.recomputed(twin) if is_whole else None,
         account=account,
         partitions=_partitions(program, checkpoints, waiting, status.stages.get(program.name)),
-        closes_when=_sentence(program, span, state, waiting, stream.partitions),
+        closes_when=_sentence(subject, state, waiting),
         would_close_at_ms=closes_at_ms(
             status.now_ms,
             stream.time,
@@ -155,8 +138,8 @@ def explain_window(
         )
         if state == "open"
         else None,
-        log_complete=not truncated and (floor_ms is None or span[0] > floor_ms),
-        whole_from_ms=None if floor_ms is None else program.panes.begin_after(floor_ms),
+        log_complete=is_whole,
+        whole_from_ms=whole_from_ms(program, floors),
         truncated=truncated,
     )
 
@@ -169,59 +152,62 @@ def why_not_again(stage: str, steps: Sequence[Step]) -> str | None:
 
 @dataclass(slots=True)
 class _Reading:
-    """The log, as far as a window needs it, within its bounds."""
+    """The log of some partitions, as far as a window needs it, within its bounds."""
 
     client: redis.Redis
-    program: Program
-    span: Span
-    matches: Matches | None
+    side: Side
+    partitions: Sequence[int]
     clock: Callable[[], float]
     deadline_s: float
     bytes_left: int = MAX_BYTES
-    tables: TableCache = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.tables = TableCache(self.client)
-
-    def account(self, checkpoints: Sequence[Checkpoint]) -> tuple[Account, bool]:
-        """The account over all partitions, up to each one's cursor; and whether it stopped early."""
-        none = Account() if self.matches is None else Account(filtered=None, dead=None)
-        total, truncated = none, False
-        for partition, checkpoint in enumerate(checkpoints):
-            account, stopped = self._partition(partition, checkpoint, none)
-            total, truncated = total + account, truncated or stopped
-        return total, truncated
-
-    def _partition(self, partition: int, checkpoint: Checkpoint, none: Account) -> tuple[Account, bool]:
-        if not checkpoint.cursor:
-            return none, False
+    def account(self, checkpoints: Sequence[Checkpoint]) -> tuple[Account, PaneTwin | SessionTwin, bool]:
+        """The account over the partitions, up to each one's cursor, and the twin; and whether it stopped early."""
         for _ in range(ATTEMPTS):
             try:
-                return self._read(partition, checkpoint, none)
+                return self._attempt(checkpoints)
             except LogTrimmedError as error:
                 trimmed = error
         raise BadRequestError(str(trimmed), code="trimmed", status=410)
 
-    def _read(self, partition: int, checkpoint: Checkpoint, none: Account) -> tuple[Account, bool]:
-        stream = self.program.stream
-        place = place_before(self.client, stream.name, partition, time_ms=self.span[0], entry_id=checkpoint.cursor)
-        before, account = time_at(place, checkpoint), none
-        reader = Reader(stream, self.program.needs)
-        killed = killed_rows(self.client, self.program, partition)
-        compute = AggregateComputation(self.program, partition, self.tables).compute
-        for entries in read_log(self.client, stream.name, partition, place, checkpoint.cursor):
+    def _attempt(self, checkpoints: Sequence[Checkpoint]) -> tuple[Account, PaneTwin | SessionTwin, bool]:
+        program, name = self.side.program, self.side.program.stream.name
+        self.bytes_left = MAX_BYTES
+        cursors = {number: checkpoints[number].cursor for number in self.partitions if checkpoints[number].cursor}
+        places = {
+            number: place_before(self.client, name, number, time_ms=self.side.span[0], entry_id=cursor)
+            for number, cursor in cursors.items()
+        }
+        times = {number: time_at(place, checkpoints[number]) for number, place in places.items()}
+        twin = twin_of(program, times, AggregateComputation(program, 0, TableCache(self.client)).compute)
+        total, truncated = self._nothing(), False
+        for number, place in places.items():
+            account, stopped = self._read(twin.partitions[number], place, cursors[number])
+            total, truncated = total + account, truncated or stopped
+        return total, twin, truncated
+
+    def _nothing(self) -> Account:
+        return Account() if self.side.matches is None else Account(filtered=None, dead=None)
+
+    def _read(self, twin: PartitionTwin, place: LogPlace, cursor: bytes) -> tuple[Account, bool]:
+        """Take one partition's log; return its part of the account, and whether it stopped early."""
+        program, stream, account = self.side.program, self.side.program.stream, self._nothing()
+        reader = Reader(stream, program.needs)
+        killed = killed_rows(self.client, program, twin.partition)
+        for entries in read_log(self.client, stream.name, twin.partition, place, cursor):
             self.bytes_left -= sum(len(value) for entry in entries for value in (entry.fields or {}).values())
             kept = [self._parsed(entry, killed) for entry in entries]
-            batch = decode(stream, partition, reader, kept, killed).read_by(self.program.group)
-            more, before = account_of(self.program, batch, before, self.span, self.matches, compute)
-            account += more
-            is_last = entries[-1].id == checkpoint.cursor
+            batch = decode(stream, twin.partition, reader, kept, killed).read_by(program.group)
+            before = twin.time
+            account += account_of(self.side, batch, before, twin.take(batch), twin.judged)
+            is_last = entries[-1].id == cursor
             if not is_last and (self.bytes_left < 0 or self.clock() > self.deadline_s):
                 return account, True
         return account, False
 
     def _parsed(self, entry: replies.Entry, killed: Killed) -> Entry:
-        passing = None if entry.id in killed else beside(entry, self.program.stream.time.max_future_ms, self.span)
+        side = self.side
+        passing = None if entry.id in killed else beside(entry, side.program.stream.time.max_future_ms, side.span)
         return passing or parse_entry(entry.id, entry.fields or {})
 
 
@@ -240,44 +226,34 @@ def beside(entry: replies.Entry, max_future_ms: int, span: Span | None) -> Tick 
     if fields.get(b"_k") != b"chunk" or overlaps or high_ms > arrival_ms + max_future_ms:
         return None
     parsed = parse_entry(entry.id, fields)
-    if not isinstance(parsed, Chunk) or parsed.coding != b"ndjson":
+    if not isinstance(parsed, Chunk) or parsed.coding not in CODINGS:
         return None
     return Control(entry.id) if parsed.backfill else Tick(entry.id, arrival_ms, high_ms)  # old data moves no time
 
 
-def _values(
-    client: redis.Redis, program: Program, span: Span, result: store.Result | None, matches: Matches | None
-) -> tuple[Mapping[str, Any] | None, int]:
-    """The finished values of the chosen groups together, and how many groups that is."""
-    if result is not None:
-        names, columns = result.groups, program.layout.unpack(result.cells)
-        chosen = [number for number, group in enumerate(names) if matches is None or matches(group)]
-    else:
-        pieces = [
-            piece if matches is None else matching(piece, matches)
-            for partition in range(program.stream.partitions)
-            for start, stored in store.load_panes(
-                client, program.stream.name, partition, program.group, program.panes.panes_of(span)
-            ).items()
-            for piece in pieces_of(program.layout, partition, start, stored)
-        ]
-        window = merged(program.layout, span, pieces)
-        chosen, columns = window.slots.tolist(), dict(window.columns)
-    if not chosen:
-        return None, 0
-    table = CellTable(program.layout)
-    table.merge([(0, b"")] * len(chosen), taken(columns, chosen))
-    [row] = finished_rows(program, table.columns, table.slots([(0, b"")]), [span[1]])
-    return row, len(chosen)
+def _state(subject: Subject, checkpoints: Sequence[Checkpoint]) -> str:
+    """Open until the watermark of every partition has passed its end; final when nothing can join it any more."""
+    side = subject.side
+    watermark_ms = minimum_watermark(checkpoints, side.program.stream.time.disorder_ms)
+    if watermark_ms is None or watermark_ms < side.span[1]:
+        return "open"
+    return "closed" if _behind(subject, checkpoints, subject.partitions, subject.final_ms) else "final"
 
 
-def _waiting(program: Program, checkpoints: Sequence[Checkpoint], span: Span, state: str) -> list[int]:
+def _waiting(subject: Subject, checkpoints: Sequence[Checkpoint], state: str) -> list[int]:
     """The partitions whose watermark the window waits for."""
     if state == "final":
         return []
-    needed_ms = span[1] + (program.stage.allowed_lateness_ms if state == "closed" else 0)
-    seen_ms = needed_ms + program.stream.time.disorder_ms
-    return [n for n, c in enumerate(checkpoints) if c.max_seen_ms is None or c.max_seen_ms < seen_ms]
+    if state == "open":
+        return _behind(subject, checkpoints, range(len(checkpoints)), subject.side.span[1])
+    return _behind(subject, checkpoints, subject.partitions, subject.final_ms)
+
+
+def _behind(subject: Subject, checkpoints: Sequence[Checkpoint], partitions: Sequence[int], mark_ms: int) -> list[int]:
+    """Those of the partitions whose watermark has not reached `mark_ms`."""
+    seen_ms = mark_ms + subject.side.program.stream.time.disorder_ms
+    seen = {number: checkpoints[number].max_seen_ms for number in partitions}
+    return [number for number, at_ms in seen.items() if at_ms is None or at_ms < seen_ms]
 
 
 def _partitions(
@@ -297,18 +273,24 @@ def _partitions(
     ]
 
 
-def _sentence(program: Program, span: Span, state: str, waiting: Sequence[int], partitions: int) -> str:
-    disorder_ms, lateness_ms = program.stream.time.disorder_ms, program.stage.allowed_lateness_ms
+def _sentence(subject: Subject, state: str, waiting: Sequence[int]) -> str:
+    stream = subject.side.program.stream
     if state == "final":
-        return f"It is final: every partition's watermark has passed {iso_time(span[1] + lateness_ms)}."
-    mark_ms = span[1] if state == "open" else span[1] + lateness_ms
+        where = _named(subject.partitions, stream.partitions)
+        return f"It is final: {where}'s watermark has passed {iso_time(subject.final_ms)}."
+    mark_ms = subject.side.span[1] if state == "open" else subject.final_ms
     what = "It closes" if state == "open" else "It is closed, and becomes final,"
-    named = ", ".join(map(str, waiting[:NAMED_PARTITIONS])) + (", …" if len(waiting) > NAMED_PARTITIONS else "")
-    where = "every partition" if len(waiting) == partitions else f"partition {named}"
     return (
-        f"{what} when the watermark of {where} reaches {iso_time(mark_ms)}: an event (or a tick) of "
-        f"{iso_time(mark_ms + disorder_ms)} or later there."
+        f"{what} when the watermark of {_named(waiting, stream.partitions)} reaches {iso_time(mark_ms)}: an event (or "
+        f"a tick) of {iso_time(mark_ms + stream.time.disorder_ms)} or later there."
     )
+
+
+def _named(partitions: Sequence[int], of: int) -> str:
+    if len(partitions) == of:
+        return "every partition"
+    shown = ", ".join(map(str, partitions[:NAMED_PARTITIONS]))
+    return f"partition {shown}{', …' if len(partitions) > NAMED_PARTITIONS else ''}"
 
 
 def entry_of(place: Place) -> tuple[int, str, int]:

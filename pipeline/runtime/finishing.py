@@ -7,18 +7,16 @@ from typing import Any
 
 import msgspec
 
-from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.cells import OTHER, OTHERS, CellTable
 from pipeline.core.programs import Program
 from pipeline.rim import store
 from pipeline.runtime.user_failures import say_failures
 
-OTHER = "__other__"  # what a text field of the group above a metric's cap shows; other fields are null
-
 
 def finished_rows(
-    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int] | None
+    program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows (None: sessions)."""
+    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
     values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
     names = [finisher.spec.name for finisher in program.finishers]
     rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
@@ -28,10 +26,19 @@ def finished_rows(
 
 
 def group_values(program: Program, group: bytes) -> dict[str, Any]:
-    """The values of a group's fields; the groups above the cap are `__other__` in text, null elsewhere."""
+    """The values of a group's fields; of the groups above the cap each is `__other__`, whatever the field's type.
+
+    Null would be the group that is null.
+    """
     if group == OTHERS:
-        return {name: OTHER if kind == "string" else None for name, kind in program.group_types}
+        return dict.fromkeys(program.stage.group_by, OTHER)
     return dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
+
+
+def group_order(program: Program, row: Mapping[str, Any]) -> list[tuple[bool, bool, Any]]:
+    """The key that orders rows of one window by their groups: nulls last, before them `__other__` among numbers."""
+    values = (row[name] for name in program.stage.group_by)
+    return [(value is None, isinstance(value, str), 0 if value is None else value) for value in values]
 
 
 def finished_result(program: Program, result: store.Result) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import redis
 
@@ -24,8 +24,8 @@ class Completeness:
 
     `complete_by`: `events` when the events alone have brought every partition's time there, `heartbeat` when they have
     together with heartbeats, else `silence`.
-    `complete_from_ms`: where the answers begin, when a changed stage was rebuilt from a log whose beginning had been
-    trimmed: windows before it are not there. None: nothing is known to be missing.
+    `complete_from_ms`: the windows that begin at or after it are all there. Before it some have expired, or a changed
+    stage was rebuilt from a log whose beginning had been trimmed. None: nothing is known to be missing.
     """
 
     watermark_ms: int | None
@@ -71,12 +71,41 @@ def _first_unpublished(
 
 def complete_from_ms(program: Program, checkpoints: Sequence[Checkpoint]) -> int | None:
     """The start of the first window that lost nothing to a trim this stage did not see, over all partitions."""
-    floors = [checkpoint.floor_ms for checkpoint in checkpoints if checkpoint.floor_ms is not None]
-    if not floors:
+    return whole_from_ms(program, [checkpoint.floor_ms for checkpoint in checkpoints])
+
+
+def whole_from_ms(program: Program, floors_ms: Sequence[int | None]) -> int | None:
+    """Where the first window begins that lost nothing, when events up to `floors_ms` are gone; None: nothing is."""
+    floor_ms = max((ms for ms in floors_ms if ms is not None), default=None)
+    if floor_ms is None:
         return None
     if isinstance(program.window, Session):
-        return max(floors) + program.window.gap_ms + 1
-    return program.panes.begin_after(max(floors))
+        return floor_ms + program.window.gap_ms + 1
+    return program.panes.begin_after(floor_ms)
+
+
+def kept_from_ms(client: redis.Redis, program: Program, tier_ms: int | None) -> int | None:
+    """From when on no window has expired, of a metric or of the tier that answers for it; None: none has.
+
+    To be asked after the windows were read: what expires in between is then said.
+    """
+    gone = store.load_gone(client, program.name, program.version, tier_ms)
+    if gone.start_ms is None:
+        return None  # whatever a tier does not have, the metric's own windows have
+    if isinstance(program.window, Session):
+        return gone.start_ms + 1
+    begins_ms = program.panes.begin_after(gone.start_ms)
+    if tier_ms is None:
+        return begins_ms
+    # a tier that was declared later than the metric has nothing of what had expired before: it begins with its oldest
+    tier_begins_ms = gone.oldest_ms if gone.tier_start_ms is None else gone.tier_start_ms + tier_ms
+    return begins_ms if tier_begins_ms is None else min(begins_ms, tier_begins_ms)
+
+
+def as_kept(client: redis.Redis, program: Program, known: Completeness, tier_ms: int | None = None) -> Completeness:
+    """How complete an answer is, with what has expired by now."""
+    begins = [ms for ms in (known.complete_from_ms, kept_from_ms(client, program, tier_ms)) if ms is not None]
+    return replace(known, complete_from_ms=max(begins, default=None))
 
 
 def _complete_by(checkpoints: Sequence[Checkpoint], disorder_ms: int, complete_to_ms: int) -> CompleteBy:

@@ -19,6 +19,7 @@ import structlog
 
 from pipeline.core.batches import Batch, DeadEntry, row_json
 from pipeline.core.cells import PaneChange
+from pipeline.core.codings import NDJSON
 from pipeline.core.entries import Chunk, Entry, Row
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.steps import POISON_ATTEMPTS
@@ -172,8 +173,8 @@ def _killed(row: Batch) -> Batch:
 def _undecodable(empty: Batch, entry: Chunk | Row) -> Batch:
     """A whole entry as a dead letter: which of its rows kills cannot be seen, and its bytes are kept."""
     message = f"decoding this entry ended {POISON_ATTEMPTS} worker processes"
-    n, body = (entry.n, entry.body) if isinstance(entry, Chunk) else (1, row_json(entry))
-    return replace(empty, entries=(entry,), dead=(DeadEntry(entry.id, 0, n, KILLED_WORKER, message, body),))
+    n, body, coding = (entry.n, entry.body, entry.coding) if isinstance(entry, Chunk) else (1, row_json(entry), NDJSON)
+    return replace(empty, entries=(entry,), dead=(DeadEntry(entry.id, 0, n, KILLED_WORKER, message, body, coding),))
 
 
 def _together(changes: Sequence[Changes]) -> Changes:

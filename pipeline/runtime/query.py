@@ -15,18 +15,18 @@ import numpy as np
 import redis
 
 from pipeline.core.accumulators import Slots
-from pipeline.core.cells import OTHERS, CellTable
+from pipeline.core.cells import OTHER, OTHERS, CellTable
 from pipeline.core.definitions import Config, Session
 from pipeline.core.merging import Piece, matching, merge_window, pieces_of
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.windows import Span
+from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
 from pipeline.runtime.closer import state_at, waiting_windows
-from pipeline.runtime.finishing import OTHER, finished_rows, group_values
-from pipeline.runtime.metric_completeness import Completeness, account
+from pipeline.runtime.finishing import finished_rows, group_order, group_values
+from pipeline.runtime.metric_completeness import Completeness, account, as_kept
 from pipeline.runtime.session_query import SessionReader
 from pipeline.runtime.steps import (
     aligned,
@@ -36,6 +36,7 @@ from pipeline.runtime.steps import (
     natural_step_ms,
     pane_width_ms,
     rolling_width,
+    settles_at_ms,
     steps_over_panes,
     tier_for,
     tier_span,
@@ -83,12 +84,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """What is read once for an answer: how it is cut, how complete it is, what is due, what is published."""
+    """What is read once for an answer: how it is cut, how complete it is, what is due, what is published.
+
+    `of_panes`: its rows are merged from panes that make no window together, and hold whatever was accepted in them.
+    """
 
     program: Program
     step_ms: int | None
     completeness: Completeness
     published: set[Span]
+    of_panes: bool = False
+
+    def settles_at_ms(self, span: Span) -> int:
+        """The watermark at which a row has all its events, but for late ones that are allowed."""
+        return settles_at_ms(self.program, span) if self.of_panes else span[1]
 
     def bucket(self, unit: Span) -> Span:
         """The row that a window or pane belongs to: itself, or the step it lies in."""
@@ -170,8 +179,8 @@ class Metrics:
             return tier_ms is not None and span not in coarse and tier_span(program, span, tier_ms) in coarse
 
         published = coarse | {span for span in fine if not is_covered(span)}
-        known = _Range(program, step_ms, completeness, published)
-        units = self._panes(program) if steps_over_panes(program, step_ms) else self._windows(known, due, query.state)
+        known = _Range(program, step_ms, completeness, published, steps_over_panes(program, step_ms))
+        units = self._panes(program) if known.of_panes else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
         rows, capped, failed = self._first_rows(known, sorted(units), query)
@@ -181,7 +190,7 @@ class Metrics:
             start_ms=start_ms,
             end_ms=end_ms,
             step_ms=step_ms if step_ms is not None else natural_step_ms(program),
-            completeness=completeness,
+            completeness=as_kept(self._client, program, completeness, tier_ms),
             truncated=len(rows) > query.limit,
             tier_ms=tier_ms,
             capped=capped,
@@ -193,7 +202,8 @@ class Metrics:
         rows = _ordered(program, found.rows, query.order)
         truncated = len(rows) > query.limit
         start_ms, end_ms = found.start_ms, found.end_ms
-        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, found.completeness, truncated)
+        completeness = as_kept(self._client, program, found.completeness)
+        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, completeness, truncated)
 
     def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
@@ -259,7 +269,7 @@ class Metrics:
         program = known.program
         buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
         merging = _Merging(known, CellTable(program.layout), buckets)
-        over_panes = steps_over_panes(program, known.step_ms)
+        over_panes = known.of_panes
         results = [] if over_panes else [unit for unit in units if unit in known.published]
         merging.results(store.load_results(self._client, program.name, program.version, results), matches)
         rest = units if over_panes else [unit for unit in units if unit not in known.published]
@@ -290,13 +300,14 @@ class Metrics:
         if isinstance(program.window, Session):
             found = SessionReader(self._client, program).latest(MAX_ROWS + 1)
             rows = _ordered(program, found.rows, "window")
-            return Answer(program, rows[:MAX_ROWS], None, None, None, found.completeness, len(rows) > MAX_ROWS)
+            completeness = as_kept(self._client, program, found.completeness)
+            return Answer(program, rows[:MAX_ROWS], None, None, None, completeness, len(rows) > MAX_ROWS)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
         known = _Range(program, None, completeness, set(windows))
         start_ms, end_ms = windows[0] if windows else (None, None)
         merging = self._merged(known, windows, lambda group: True)
-        return _whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
+        return self._whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
 
     def rolling(
         self,
@@ -306,21 +317,37 @@ class Metrics:
         where: Mapping[str, Sequence[Any]],
         checked_against: Program | None = None,
     ) -> Answer:
-        """The values over the window that ends with the pane `at_ms` is in; empty when nothing came for that long.
+        """The values over the window that ends at `at_ms`, or with the pane it is within; empty when nothing came.
 
         Raises:
             BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
         """
         program = checked_against or self.program(metric)
         width_ms = rolling_width(program, window_ms)
-        end_ms = aligned(program, at_ms, width_ms) + width_ms
+        end_ms = aligned_up(program, at_ms, width_ms)
         start_ms = end_ms - window_ms
         completeness = self.completeness(program)
-        known = _Range(program, None, completeness, set())
+        known = _Range(program, None, completeness, set(), of_panes=True)
         merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
         pieces = self._pieces(program, range(start_ms, end_ms, width_ms), group_filter(program, where))
         merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
-        return _whole_answer(merging, start_ms, end_ms, window_ms)
+        return self._whole_answer(merging, start_ms, end_ms, window_ms)
+
+    def _whole_answer(self, merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
+        """All rows that were merged, as an answer."""
+        program = merging.known.program
+        rows = _ordered(program, merging.rows(), "window")
+        return Answer(
+            program=program,
+            rows=rows[:MAX_ROWS],
+            start_ms=start_ms,
+            end_ms=end_ms,
+            step_ms=step_ms,
+            completeness=as_kept(self._client, program, merging.known.completeness),
+            truncated=len(rows) > MAX_ROWS,
+            capped=merging.capped(),
+            failed=merging.failed(),
+        )
 
 
 @dataclass(slots=True)
@@ -349,12 +376,13 @@ class _Merging:
 
     def panes(self, unit: Span, pieces: Iterable[Piece]) -> None:
         """Merge the panes of a window (or a pane alone) into its row."""
-        bucket = self.known.bucket(unit)
-        number = self.buckets[bucket]
-        merge_window(self.table, number, bucket[1], pieces)
-        complete_ms = self.known.completeness.complete_to_ms
-        is_open = complete_ms is None or bucket[1] > complete_ms
-        self._see(number, "open" if is_open else self._state_of(bucket[1]), 0)
+        known = self.known
+        bucket = known.bucket(unit)
+        number, settles_ms = self.buckets[bucket], known.settles_at_ms(bucket)
+        merge_window(self.table, number, FOREVER_MS if known.of_panes else bucket[1], pieces)
+        complete_ms = known.completeness.complete_to_ms
+        is_open = complete_ms is None or settles_ms > complete_ms
+        self._see(number, "open" if is_open else self._state_of(settles_ms), 0)
 
     def _state_of(self, end_ms: int) -> State:
         return state_at(self.known.program, end_ms, self.known.completeness.watermark_ms)
@@ -411,23 +439,6 @@ class _Merging:
         return next((state for state in ("open", "closed") if state in states), "final"), revision
 
 
-def _whole_answer(merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
-    """All rows that were merged, as an answer."""
-    program = merging.known.program
-    rows = _ordered(program, merging.rows(), "window")
-    return Answer(
-        program=program,
-        rows=rows[:MAX_ROWS],
-        start_ms=start_ms,
-        end_ms=end_ms,
-        step_ms=step_ms,
-        completeness=merging.known.completeness,
-        truncated=len(rows) > MAX_ROWS,
-        capped=merging.capped(),
-        failed=merging.failed(),
-    )
-
-
 def _is_wanted(state: State, wanted: StateFilter) -> bool:
     return wanted == "all" or state == wanted or (wanted == "closed" and state == "final")
 
@@ -466,14 +477,7 @@ def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callab
 
 def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
     """Rows by window then group; or by a value first, nulls last either way."""
-    by_window = sorted(
-        rows,
-        key=lambda row: (
-            row["window_start"],
-            row["window_end"],
-            *_sortable(row[name] for name in program.stage.group_by),
-        ),
-    )
+    by_window = sorted(rows, key=lambda row: (row["window_start"], row["window_end"], *group_order(program, row)))
     name = order.removeprefix("-")
     descending = order.startswith("-")
     if name == "window":
@@ -483,8 +487,3 @@ def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
     known = [row for row in by_window if row[name] is not None]
     unknown = [row for row in by_window if row[name] is None]
     return [*sorted(known, key=lambda row: row[name], reverse=descending), *unknown]
-
-
-def _sortable(values: Iterator[Any]) -> Iterator[tuple[bool, Any]]:
-    """Nulls after everything; a column has one type, so the rest compares."""
-    return ((value is None, "" if value is None else value) for value in values)

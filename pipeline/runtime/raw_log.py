@@ -135,11 +135,11 @@ def _of_chunk(reader: Reader, name: str, chunk: Chunk) -> Iterator[RawRow]:
     about = RawRow(name, chunk.arrival_ms, "chunk", backfill=chunk.backfill, only=chunk.only or None)
     try:
         chunk.check()
-        structs = reader.chunk(chunk.body, chunk.n)
+        events = reader.events(chunk)
     except (EntryError, ChunkError) as error:
         yield replace(about, position=f"{name}/0", events=chunk.n, error=str(error))
         return
-    for number, (time_ms, event) in enumerate(decoded(reader, structs, chunk.arrival_ms)):
+    for number, (time_ms, event) in enumerate(decoded(reader, events, chunk.arrival_ms)):
         yield replace(about, position=f"{name}/{number}", time_ms=time_ms, event=event)
 
 

@@ -5,7 +5,7 @@ Invariant: bounded whatever the log holds. Entries are read newest first in smal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ import redis
 from pipeline.core.batches import read_row, split_id
 from pipeline.core.definitions import Stream
 from pipeline.core.entries import KIND, Chunk, EntryError, Row, parse_entry
-from pipeline.core.events import ChunkError, Reader, RowError
+from pipeline.core.events import ChunkError, Events, Reader, RowError
 from pipeline.rim import keys, replies
 from pipeline.rim.replies import Entry
 
@@ -89,14 +89,14 @@ def _of_chunk(reader: Reader, partition: int, chunk: Chunk, most: int) -> list[R
     """The last `most` events of a chunk, newest first; a damaged one is shown as one event without fields."""
     try:
         chunk.check()
-        structs = reader.chunk(chunk.body, chunk.n)
+        events = reader.events(chunk)
     except (EntryError, ChunkError) as error:
         return [RecentEvent(partition, chunk.id, 0, "chunk", chunk.arrival_ms, None, {}, str(error))]
-    first = max(0, len(structs) - most)
-    events = decoded(reader, structs[first:], chunk.arrival_ms)
+    first = max(0, len(events) - most)
+    shown = decoded(reader, events, chunk.arrival_ms, first)
     return [
         RecentEvent(partition, chunk.id, first + number, "chunk", chunk.arrival_ms, time_ms, event)
-        for number, (time_ms, event) in reversed(list(enumerate(events)))
+        for number, (time_ms, event) in reversed(list(enumerate(shown)))
     ]
 
 
@@ -109,10 +109,10 @@ def _of_row(reader: Reader, partition: int, row: Row) -> RecentEvent:
     return RecentEvent(partition, row.id, 0, "row", row.arrival_ms, time_ms, event)
 
 
-def decoded(reader: Reader, structs: Sequence[Any], arrival_ms: int) -> list[tuple[int, dict[str, Any]]]:
-    """Event time and declared fields of each struct, in JSON types; times are epoch milliseconds."""
-    times_ms = reader.times(structs, np.full(len(structs), arrival_ms, dtype=np.int64))
-    frame = reader.frame(structs)
+def decoded(reader: Reader, events: Events, arrival_ms: int, first: int = 0) -> list[tuple[int, dict[str, Any]]]:
+    """Event time and declared fields of the events from `first` on, in JSON types; times are epoch milliseconds."""
+    frame, times_ms = reader.joined([events], np.full(len(events), arrival_ms, dtype=np.int64))
+    frame, times_ms = frame.slice(first), times_ms[first:]
     as_json = frame.select(_json_column(name, dtype) for name, dtype in frame.schema.items())
     return list(zip(times_ms.tolist(), as_json.to_dicts(), strict=True))
 

@@ -4,7 +4,8 @@
                                           └──▶ final and published? ──▶ settle_sessions.lua, forgotten
 
 A crash between any two steps is made good by the next worker: what it loads it publishes again, and what is in place is
-skipped row by row.
+skipped row by row. So is a restart of the server that lost publications: connections come back silently (FACTS 1), so a
+pass first looks whether what was said last is still there, and else loads.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ import redis
 
 from pipeline.core.accumulators import Slots
 from pipeline.core.programs import Program
-from pipeline.core.session_process import doubtful, session_window
+from pipeline.core.session_process import doubtful, session_ends, session_window
 from pipeline.core.session_walk import Span
 from pipeline.core.sessions import SessionTable
 from pipeline.rim import publish, session_store, store
-from pipeline.rim.commit import Checkpoint
+from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.session_publish import ClosedSession, Outgoing, Snapshot, publish_sessions, settle_sessions, steps
 from pipeline.rim.session_store import Account, PublishedSession
@@ -50,6 +51,9 @@ class SessionCloser:
         watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
         if checkpoints[partition].fence != at.fence or watermark_ms is None or at.max_seen_ms is None:
             return Pass(0, more=False)  # not ours any more: the next commit or the next look finds out
+        if not self._is_as_said(computation):
+            computation.reload(self.client)
+            return Pass(0, more=True)  # the next look finds out whether what was loaded is still ours
         table = computation.table
         waiting = table.closed(watermark_ms)
         waiting = waiting[~doubtful(table.window, table.firsts[waiting], at.floor_ms)]
@@ -62,7 +66,7 @@ class SessionCloser:
             at.mark,
             output=program.stage.output,
         )
-        published = self._publish(of, table, taken)
+        published = self._publish(of, computation, taken)
         if published is None:
             return Pass(0, more=False)
         if not more and not self._account(of, computation, at, watermark_ms):
@@ -70,13 +74,21 @@ class SessionCloser:
         self._settle(computation, at)
         return Pass(published, more)
 
-    def _publish(self, of: Snapshot, table: SessionTable, slots: Slots) -> int | None:
+    def _is_as_said(self, computation: SessionComputation) -> bool:
+        """Whether what was published and said last is still there; else nobody knows what else is gone."""
+        program = self.program
+        mark, account = session_store.last_said(self.client, program.name, program.version, computation.partition)
+        return computation.published in (None, Mark.parse(mark)) and computation.accounted in (None, account)
+
+    def _publish(self, of: Snapshot, computation: SessionComputation, slots: Slots) -> int | None:
         """Publish sessions in steps; None when a newer commit's have been published."""
+        table = computation.table
         done = published = 0
         for step in steps(closed_sessions(self.program, table, slots)):
             changed = publish_sessions(self.scripts, of, step, None)
             if changed is None:
                 return None
+            computation.published = of.mark
             out = slots[done : done + len(step)]
             table.published[out] = True
             for slot in out.tolist() if table.forebears else ():
@@ -94,7 +106,7 @@ class SessionCloser:
         if account != computation.accounted:
             if publish_sessions(self.scripts, of, [], account) is None:
                 return False
-            computation.accounted = account
+            computation.accounted, computation.published = account, of.mark
         return True
 
     def _watermark_ms(self, at: Checkpoint) -> int:
@@ -125,7 +137,7 @@ class SessionCloser:
             if session.state == "closed" and (known is None or known.last <= session.last):
                 newest[session.group] = session
         found = list(newest.values())
-        rows = finished_cells(program, [s.cell for s in found])
+        rows = finished_cells(program, found)
         pairs = [(s.group, latest_json(program, (s.first, s.last), row)) for s, row in zip(found, rows, strict=True)]
         publish.replace_latest(self.client, program.name, pairs)
 
@@ -133,7 +145,7 @@ class SessionCloser:
 def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list[ClosedSession]:
     """Sessions as they are published, finished."""
     spans = list(zip(table.firsts[slots].tolist(), table.lasts[slots].tolist(), strict=True))
-    rows = finished_rows(program, table.columns, slots, None)
+    rows = finished_rows(program, table.columns, slots, session_ends(program, table.lasts[slots].tolist()))
     cells = table.layout.pack(table.columns, slots)
     nothing: Outgoing = {}
     is_sent = program.stage.output != "none"
@@ -151,11 +163,13 @@ def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list
     ]
 
 
-def finished_cells(program: Program, cells: Sequence[bytes]) -> list[dict[str, Any]]:
-    """The finished values of packed cells, in their order."""
-    if not cells:
+def finished_cells(program: Program, sessions: Sequence[PublishedSession]) -> list[dict[str, Any]]:
+    """The finished values of published sessions, in their order."""
+    if not sessions:
         return []
-    return finished_rows(program, program.layout.unpack(cells), np.arange(len(cells)), None)
+    columns = program.layout.unpack([session.cell for session in sessions])
+    ends_ms = session_ends(program, [session.last for session in sessions])
+    return finished_rows(program, columns, np.arange(len(sessions)), ends_ms)
 
 
 def latest_json(program: Program, span: Span, row: Mapping[str, Any]) -> bytes:

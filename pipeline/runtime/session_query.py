@@ -23,7 +23,7 @@ from pipeline.core.completeness import least_sure, moved_by
 from pipeline.core.definitions import Session
 from pipeline.core.programs import Program
 from pipeline.core.session_form import parse_session
-from pipeline.core.session_process import doubtful, session_window
+from pipeline.core.session_process import doubtful, session_ends, session_window
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, session_store, store
 from pipeline.rim.commit import Checkpoint
@@ -51,6 +51,7 @@ class SessionRow:
     state: str
     revision: int
     cell: bytes
+    partition: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class SessionReader:
         Raises:
             BadRequestError: the range holds too many sessions (400), or too many are open (422).
         """
-        window, step_ms = session_window(self.program), query.step_ms
+        step_ms = query.step_ms
         start_ms, end_ms = query.start_ms, query.end_ms
         if step_ms is not None:
             start_ms = None if start_ms is None else start_ms - start_ms % step_ms
@@ -100,19 +101,25 @@ class SessionReader:
         if query.state == "retracted":
             found = [_row(session, "retracted") for session in published if session.state == "retracted"]
         else:
-            out = [_row(s, self._state(s, accounts)) for s in published if s.state == "closed"]
-            found = newest_forms(window, [*out, *live])
+            found = self._newest(published, live, accounts)
         if step_ms is not None:
             rows = self._steps([row for row in found if row.state == "final"], step_ms, accounts, (start_ms, end_ms))
             return SessionAnswer(rows, start_ms, end_ms, completeness)
-        wanted = [
-            row
-            for row in found
-            if _is_wanted(row.state, query.state)
-            and (start_ms is None or row.last + window.gap_ms > start_ms)
-            and (end_ms is None or row.first < end_ms)
-        ]
+        wanted = [row for row in self._overlapping(found, start_ms, end_ms) if _is_wanted(row.state, query.state)]
         return SessionAnswer(self._rows(wanted), start_ms, end_ms, completeness)
+
+    def at(self, time_ms: int, where: Mapping[str, Sequence[Any]], matches: Matches) -> list[SessionRow]:
+        """The sessions, published or open, that a time lies in.
+
+        Raises:
+            BadRequestError: the range holds too many sessions (400), or too many are open (422).
+        """
+        checkpoints, accounts = self._read_accounts()
+        live = self._live(checkpoints, where, matches)
+        program, end_ms = self.program, time_ms + 1
+        buckets = session_store.buckets(self.client, program.name, program.version, time_ms, end_ms)
+        found = self._newest(self._published(buckets, matches), live, accounts)
+        return self._overlapping(found, time_ms, end_ms)
 
     def latest(self, limit: int) -> SessionAnswer:
         """The newest closed session of each group; of at most `limit` groups."""
@@ -138,6 +145,20 @@ class SessionReader:
         return SessionAnswer(rows, None, None, self._completeness(checkpoints, accounts))
 
     # --- reading
+
+    def _newest(
+        self, published: Sequence[PublishedSession], live: Sequence[SessionRow], accounts: Sequence[Account | None]
+    ) -> list[SessionRow]:
+        out = [_row(session, self._state(session, accounts)) for session in published if session.state == "closed"]
+        return newest_forms(session_window(self.program), [*out, *live])
+
+    def _overlapping(self, rows: Iterable[SessionRow], start_ms: int | None, end_ms: int | None) -> list[SessionRow]:
+        gap_ms = session_window(self.program).gap_ms
+        return [
+            row
+            for row in rows
+            if (start_ms is None or row.last + gap_ms > start_ms) and (end_ms is None or row.first < end_ms)
+        ]
 
     def _read_accounts(self) -> tuple[list[Checkpoint], list[Account | None]]:
         stream, program = self.program.stream, self.program
@@ -176,7 +197,7 @@ class SessionReader:
             firsts = np.array([session.first for session in stored], dtype=np.int64)
             hidden = doubtful(window, firsts, checkpoint.floor_ms).tolist()
             found += [
-                SessionRow(s.first, s.last, s.group, "open", 0, s.cell)
+                SessionRow(s.first, s.last, s.group, "open", 0, s.cell, partition)
                 for s, is_hidden in zip(stored, hidden, strict=True)
                 if not is_hidden and matches(s.group)
             ]
@@ -220,7 +241,8 @@ class SessionReader:
         if not sessions:
             return []
         columns = program.layout.unpack([session.cell for session in sessions])
-        values = finished_rows(program, columns, np.arange(len(sessions)), None)
+        ends_ms = session_ends(program, (session.last for session in sessions))
+        values = finished_rows(program, columns, np.arange(len(sessions)), ends_ms)
         return [
             {
                 "window_start": session.first,
@@ -248,17 +270,20 @@ class SessionReader:
         start_ms, end_ms = wanted
         table = CellTable(program.layout)
         counts: dict[tuple[int, bytes], int] = {}
+        lasts: dict[tuple[int, bytes], int] = {}
         taken = [
             session
             for session in sorted(sessions, key=lambda session: (session.first, session.group))
             if (start_ms is None or session.first >= start_ms) and (end_ms is None or session.first < end_ms)
         ]
         places = [(session.first - session.first % step_ms, session.group) for session in taken]
-        for place in places:
+        for place, session in zip(places, taken, strict=True):
             counts[place] = counts.get(place, 0) + 1
+            lasts[place] = session.last  # of one group the one that begins last ends last
         if taken:
             table.merge(places, program.layout.unpack([session.cell for session in taken]))
-        values = finished_rows(program, table.columns, table.slots(counts), None) if counts else []
+        ends_ms = session_ends(program, lasts.values())
+        values = finished_rows(program, table.columns, table.slots(counts), ends_ms) if counts else []
         return [
             {
                 "window_start": step,
@@ -302,7 +327,9 @@ def _touch(window: Session, before: SessionRow, after: SessionRow) -> bool:
 
 
 def _row(session: PublishedSession, state: str) -> SessionRow:
-    return SessionRow(session.first, session.last, session.group, state, session.revision, session.cell)
+    return SessionRow(
+        session.first, session.last, session.group, state, session.revision, session.cell, session.partition
+    )
 
 
 def _is_wanted(state: str, wanted: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import gcd
 
+import numpy as np
+
 from pipeline.core.definitions import DAY_MS, Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.core.times import format_duration
@@ -62,6 +64,15 @@ def tier_span(program: Program, window: Span, tier_ms: int) -> Span:
 def steps_over_panes(program: Program, step_ms: int | None) -> bool:
     """Whether an answer's rows are merged from panes: steps of a metric whose windows overlap."""
     return step_ms is not None and not isinstance(program.window, Tumbling)
+
+
+def settles_at_ms(program: Program, span: Span) -> int:
+    """The watermark at which no more events count in the panes of a step or a trailing window, but for the lateness.
+
+    What is late for one window of its pane may count in the next ones, so that is the end of the last of them.
+    """
+    starts_ms = np.array([span[1] - pane_width_ms(program)], dtype=np.int64)
+    return int(program.panes.last_ends(starts_ms)[0])
 
 
 def checked_step(program: Program, step_ms: int | None) -> int | None:

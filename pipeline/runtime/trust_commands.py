@@ -33,7 +33,7 @@ def verify(
     data_dir: DataDir = DEFAULT_DATA_DIR,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute every kept window from the raw log and compare bit for bit. Exit code 1 when something differs."""
+    """Recompute every kept window and session from the raw log, and compare bit for bit. Exit code 1: one differs."""
     from pipeline.runtime.verify import verify as verify_metrics
     from pipeline.runtime.verify_report import report_json, report_lines
 

@@ -2,7 +2,8 @@
 
     cut of the last trim          least watermark - allowed lateness        cursors of the stage
     ----------|------------------------------|-------------------------------------|------
-    windows not checkable         final: results against the twin     panes against the twin, where no commit came after
+    windows not checkable         final: results against the twin     panes and live sessions against the twin, where
+                                                                      no commit came after
 
 Safe while the pipeline runs: the checkpoints are read first and the twin goes exactly to their cursors. What was
 published or committed since is not compared, and what differs is looked at again before it is said.
@@ -12,22 +13,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import redis
 
+from pipeline.core.cells import split_field
 from pipeline.core.definitions import Aggregate, Config
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program
+from pipeline.core.session_twin import SessionTwin, twin_of
 from pipeline.core.steps import lost_functions, tables_of
-from pipeline.core.twin import PartitionTwin, Twin, has_twin
+from pipeline.core.twin import PaneTwin, PartitionPanes, PartitionTwin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import LogTrimmedError, MissingTableError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.commit import Checkpoint, Mark
-from pipeline.rim.log import LogPlace, log_begin, order_of
+from pipeline.rim.log import BEGIN, LogPlace, log_begin, order_of
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.closer import minimum_watermark
 from pipeline.runtime.computations import AggregateComputation
@@ -35,6 +38,7 @@ from pipeline.runtime.log_batches import killed_rows, side_rows, stage_batches, 
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.verify_report import Difference, MetricReport, Where
 from pipeline.runtime.verify_results import Bounds, base_level, compare_results, group_differences, tier_level
+from pipeline.runtime.verify_sessions import SessionComparison
 
 ATTEMPTS = 3  # when a trim overtakes us
 PANES_A_READ = 50
@@ -82,9 +86,6 @@ class _Verification:
         raise StreamgaugeError(f"{self.program.name}: {trimmed}") from trimmed
 
     def _attempt(self) -> MetricReport:
-        if not has_twin(self.program):
-            self.report.unchecked = "it has session windows, which are not recomputed yet"
-            return self.report
         program, partitions = self.program, range(self.program.stream.partitions)
         self.now_ms = store.redis_time_ms(self.client)
         self.checkpoints = store.load_checkpoints(self.client, program.stream.name, len(partitions), program.group)
@@ -92,16 +93,19 @@ class _Verification:
         self.report.unchecked = self._hindrance()
         if self.report.unchecked is not None:
             return self.report
-        twin = Twin.of(
+        twin = twin_of(
             program,
             {number: time_at(begin, self.checkpoints[number]) for number, begin in enumerate(self.begins)},
             AggregateComputation(program, 0, TableCache(self.client)).compute,
         )
         for partition in twin.partitions.values():
             self._compare_books(partition, self._read(partition))
+        if isinstance(twin, SessionTwin):
+            self._compare_sessions(twin)
+            return self.report
         self._compare_windows(twin)
-        for partition in twin.partitions.values():
-            self._compare_panes(partition)
+        for panes in twin.partitions.values():
+            self._compare_panes(panes)
         return self.report
 
     def _hindrance(self) -> str | None:
@@ -201,10 +205,12 @@ class _Verification:
 
     # --- results
 
-    def _compare_windows(self, twin: Twin) -> None:
+    def _floors_ms(self) -> list[int | None]:
+        return [self._floor_ms(number) for number in range(len(self.begins))]
+
+    def _compare_windows(self, twin: PaneTwin) -> None:
         watermark_ms = minimum_watermark(self.checkpoints, self.program.stream.time.disorder_ms)
-        floors = [self._floor_ms(number) for number in range(len(self.begins))]
-        floor_ms = max((ms for ms in floors if ms is not None), default=-FOREVER_MS)
+        floor_ms = max((ms for ms in self._floors_ms() if ms is not None), default=-FOREVER_MS)
         program = self.program
         published = store.published_windows(self.client, program.name, program.version)
         self.report.not_checkable = sum(start <= floor_ms for start, _ in published)
@@ -225,9 +231,37 @@ class _Verification:
     def _retention_ms(self) -> int:
         return self._stage().retention_ms
 
+    # --- sessions
+
+    def _compare_sessions(self, twin: SessionTwin) -> None:
+        comparison = SessionComparison(
+            self.client, self.program, self.report, self._floors_ms(), self.now_ms, self._retention_ms()
+        )
+        comparison.compare_published(twin)
+        for partition in twin.partitions.values():
+            comparison.compare_live(partition, self._follow)
+
+    def _follow(self, twin: PartitionTwin) -> set[bytes] | None:
+        """Take the partition's log on to its checkpoint by now; return the groups that got events there.
+
+        None when the checkpoint is not ahead of where the twin is.
+        """
+        number, name = twin.partition, self.program.stream.name
+        was, now = self.checkpoints[number], store.load_checkpoint(self.client, name, number, self.program.group)
+        if now.torn or order_of(now.cursor or BEGIN) < order_of(was.cursor or BEGIN):
+            return None
+        groups: set[bytes] = set()
+        if now.cursor != was.cursor:
+            place = replace(self.begins[number], cursor=was.cursor or self.begins[number].cursor)
+            killed = killed_rows(self.client, self.program, number)
+            for batch in stage_batches(self.client, self.program, number, place, now.cursor, killed):
+                groups.update(split_field(name)[1] for _, name in twin.take(batch).cells)
+            self.checkpoints[number] = now
+        return groups
+
     # --- panes
 
-    def _compare_panes(self, twin: PartitionTwin) -> None:
+    def _compare_panes(self, twin: PartitionPanes) -> None:
         """The panes that no commit has changed since the checkpoint was read: a mark never goes back."""
         program, number = self.program, twin.partition
         floor_ms, mark = self._floor_ms(number), self.checkpoints[number].mark
@@ -250,7 +284,7 @@ class _Verification:
                     span = self._first_window(start)
                     self.report.differ([Difference(program.name, "pane", "pane", None, "kept", number, span)])
 
-    def _compare_pane(self, twin: PartitionTwin, start_ms: int, stored: Mapping[bytes, bytes]) -> None:
+    def _compare_pane(self, twin: PartitionPanes, start_ms: int, stored: Mapping[bytes, bytes]) -> None:
         self.report.panes += 1
         layout, span = self.program.layout, self._first_window(start_ms)
         try:
@@ -266,5 +300,5 @@ class _Verification:
     def _first_window(self, start_ms: int) -> Span:
         return next(iter(self.program.panes.windows_of(start_ms, -FOREVER_MS, FOREVER_MS)))
 
-    def _pane_may_have_expired(self, twin: PartitionTwin, start_ms: int) -> bool:
+    def _pane_may_have_expired(self, twin: PartitionPanes, start_ms: int) -> bool:
         return self.now_ms - twin.first_arrivals_ms[start_ms] >= self._retention_ms()

@@ -12,12 +12,13 @@ from typing import Any, Literal
 from pipeline.core.ndjson import iso_time
 from pipeline.core.windows import Span
 
-Where = Literal["result", "tier", "pane", "ledger", "time", "late", "dead"]
+Where = Literal["result", "tier", "pane", "session", "ledger", "time", "late", "dead"]
 SHOWN = 20  # differences told in full; the others are counted
 TOTALS = (
     "windows",
     "groups",
     "panes",
+    "live_sessions",
     "events",
     "not_checkable",
     "pending",
@@ -31,13 +32,13 @@ NOT_COMPARED = (
     ("pending", "final windows are still to be published"),
     ("expired", "results are gone, and old enough to have expired"),
     ("old_data", "ledgers with old data that was sent while results expired"),
-    ("moved", "panes were written to meanwhile"),
+    ("moved", "panes or live sessions were written to meanwhile"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is stored otherwise than the log says: of a window's result, a partition's pane, or its books."""
+    """One thing that is stored otherwise than the log says: of a result, of a partition's open state, or its books."""
 
     metric: str
     where: Where
@@ -51,11 +52,11 @@ class Difference:
 
 @dataclass(slots=True)
 class MetricReport:
-    """What was compared of one metric, and what differs.
+    """What was compared of one metric, and what differs. A session is a window of one group.
 
     `not_checkable`: kept windows that lost events to a trim. `pending`: final, and still to be published. `expired`:
-    results that retention has removed. `moved`: panes that were committed to meanwhile. `old_data`: partitions
-    whose late rows and books cannot be judged again, because of a backfill while results expired.
+    results that retention has removed. `moved`: panes and live sessions that were committed to meanwhile. `old_data`:
+    partitions whose late rows and books cannot be judged again, because of a backfill while results expired.
     """
 
     metric: str
@@ -64,6 +65,7 @@ class MetricReport:
     windows: int = 0
     groups: int = 0
     panes: int = 0
+    live_sessions: int = 0
     events: int = 0
     not_checkable: int = 0
     pending: int = 0
@@ -81,7 +83,10 @@ class MetricReport:
 def report_lines(reports: Sequence[MetricReport]) -> Iterator[str]:
     """The report for people."""
     total = _totals(reports)
-    compared = f"{total['windows']} windows, {total['groups']} groups, {total['panes']} panes, {total['events']} events"
+    live = f", {total['live_sessions']} live sessions" if total["live_sessions"] else ""
+    compared = (
+        f"{total['windows']} windows, {total['groups']} groups, {total['panes']} panes{live}, {total['events']} events"
+    )
     if total["n_differences"]:
         plural = "" if total["n_differences"] == 1 else "s"
         yield f"{total['n_differences']} difference{plural} in {compared}"

@@ -14,7 +14,7 @@ from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Rollup
 from pipeline.core.merging import taken
 from pipeline.core.programs import Program
-from pipeline.core.twin import Twin, whole
+from pipeline.core.twin import PaneTwin, whole
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.rim import keys, replies, store
 from pipeline.runtime.cell_differences import cell_differences
@@ -60,7 +60,7 @@ class Level:
         return now_ms - self.arrived_ms(span) >= self.retention_ms and not self.is_listed(span)
 
 
-def base_level(client: redis.Redis, program: Program, twin: Twin, retention_ms: int) -> Level:
+def base_level(client: redis.Redis, program: Program, twin: PaneTwin, retention_ms: int) -> Level:
     """The metric's own windows."""
     name, version, stream = program.name, program.version, program.stream
 
@@ -91,7 +91,7 @@ def base_level(client: redis.Redis, program: Program, twin: Twin, retention_ms: 
     )
 
 
-def tier_level(client: redis.Redis, program: Program, twin: Twin, tier: Rollup) -> Level:
+def tier_level(client: redis.Redis, program: Program, twin: PaneTwin, tier: Rollup) -> Level:
     """The windows of one tier, each merged from the metric's windows in it, in their order."""
     name, version, size_ms = program.name, program.version, tier.size_ms
     parts: dict[Span, list[Span]] = {}
@@ -125,7 +125,7 @@ def tier_level(client: redis.Redis, program: Program, twin: Twin, tier: Rollup) 
     )
 
 
-def _arrived_ms(program: Program, twin: Twin, spans: Sequence[Span]) -> int:
+def _arrived_ms(program: Program, twin: PaneTwin, spans: Sequence[Span]) -> int:
     starts = {start for span in spans for start in program.panes.panes_of(span)}
     firsts = [partition.first_arrivals_ms for partition in twin.partitions.values()]
     return min(arrivals[start] for arrivals in firsts for start in starts & arrivals.keys())
@@ -207,9 +207,18 @@ def _results(client: redis.Redis, program: Program, spans: Sequence[Span]) -> di
 def group_differences(
     program: Program, where: Where, partition: int | None, span: Span, stored: Cells, again: Cells
 ) -> list[Difference]:
-    """Where the cells of two windows or panes differ, field by field."""
+    """Where the cells of two windows, panes or sessions differ, field by field."""
     return [
-        Difference(program.name, where, each.field, each.stored, each.recomputed, partition, span, name.decode())
+        Difference(
+            program.name,
+            where,
+            each.field,
+            each.stored,
+            each.recomputed,
+            partition,
+            span,
+            name.decode(errors="replace"),
+        )
         for name in sorted(stored.keys() | again.keys())
         if stored.get(name) != again.get(name)
         for each in cell_differences(program, stored.get(name), again.get(name), span[1])

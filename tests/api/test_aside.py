@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline.core.definitions import (
@@ -19,11 +20,13 @@ from pipeline.core.definitions import (
     Transform,
     Tumbling,
 )
+from pipeline.core.ndjson import encode_rows
 from pipeline.rim import keys
 from pipeline.rim.expiry import expire_side_streams
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
 from tests.api.wire import client_on
+from tests.arrow_bodies import arrow_body
 from tests.line import Line
 from tests.servers import RunningServer
 
@@ -281,13 +284,22 @@ def test_a_damaged_batch_and_a_misplaced_row_are_not_replayed(line: Line) -> Non
     assert line.client.xlen(keys.raw("s", 0)) == 0
 
 
-def test_a_batch_that_was_one_dead_letter_is_replayed_whole(line: Line) -> None:
+CODINGS = [b"ndjson", b"ndjson+zstd", b"arrow", b"arrow+lz4"]
+
+
+@pytest.mark.parametrize("coding", CODINGS, ids=bytes.decode)
+def test_a_batch_that_was_one_dead_letter_is_replayed_whole(line: Line, coding: bytes) -> None:
     line.post("s", [event(60, "ada"), event(60, "zoe")])
     line.settle()
     group = line.programs["plain"].group
-    body = b'{"ts":%d,"who":"ada","v":3}\n{"ts":%d,"who":"ada","v":5}' % (START_MS, START_MS + 1)
+    rows = [{"ts": START_MS, "who": "ada", "v": 3}, {"ts": START_MS + 1, "who": "ada", "v": 5}]
+    codec: Any = coding.partition(b"+")[2].decode() or None
+    body = arrow_body(FIELDS, rows, codec) if coding.startswith(b"arrow") else encode_rows(rows)
+    if coding == b"ndjson+zstd":
+        body = len(body).to_bytes(8, "little") + pa.Codec("zstd").compress(body, asbytes=True)
     letter = {"entry": "5-0", "row": "0", "n": "2", "code": "killed_worker", "error": "…"}
-    put(line, keys.dead("s", 1, group), {**letter, "body": body})
+    form: dict[str, str | bytes] = {} if coding == b"ndjson" else {"coding": coding}
+    put(line, keys.dead("s", 1, group), {**letter, "body": body, **form})
     up_to = get(line, "/v1/dead-letters?stage=plain")["up_to"]
 
     post(line, "/v1/dead-letters/replay", {"stage": "plain", "all": True, "up_to": up_to})

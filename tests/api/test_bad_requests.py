@@ -12,9 +12,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from api.app import create_app
-from api.bodies import MAX_BODY_BYTES
-from api.intake import MAX_ROWS
 from pipeline.core.definitions import Config, Field, Stream, TimePolicy
+from pipeline.core.validation import MAX_BODY_BYTES, MAX_ROWS
 from pipeline.rim import keys
 from tests.servers import RunningServer
 
@@ -105,8 +104,9 @@ CASES = [
     Bad("gzip and more", gzip.compress(GOOD) + b"more", 400, "bad_gzip"),
     Bad("gzip in gzip", gzip.compress(gzip.compress(GOOD)), 400, "bad_gzip"),
     Bad("CSV", b"ts,name\n1,a", 415, "unsupported_media_type", headers=(("Content-Type", "text/csv"),)),
-    Bad("Arrow", b"ARROW1\0\0", 415, "unsupported_media_type"),
-    Bad("zstd", b"\x28\xb5\x2f\xfd..", 415, "unsupported_media_type"),
+    Bad("an Arrow file", b"ARROW1\0\0", 415, "unsupported_media_type"),
+    Bad("a damaged Arrow stream", b"\xff\xff\xff\xff\0", 400, "malformed", 1),
+    Bad("a damaged zstd", b"\x28\xb5\x2f\xfd..", 400, "bad_zstd"),
     Bad("unknown stream", GOOD, 404, "unknown_stream", url="/v1/streams/event/events"),
     Bad("a stream called {}:*", GOOD, 404, "unknown_stream", url="/v1/streams/%7Bevents.0%7D:*/events"),
     Bad("a stream called ../events", GOOD, 404, "not_found", url="/v1/streams/..%2Fevents/events"),

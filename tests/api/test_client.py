@@ -266,6 +266,10 @@ def test_time_is_moved_without_data(api: FakeApi, client: Client) -> None:
 def test_a_string_is_not_taken_for_rows(client: Client) -> None:
     with pytest.raises(TypeError, match="list of dicts or a DataFrame"):
         client.send("s", {"value": 1})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match="list of dicts or a DataFrame, not a int"):
+        client.send("s", 5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="row 1: send takes dicts, one a row, not a int: 5"):
+        client.send("s", [{"value": 1}, 5])  # type: ignore[list-item]
 
 
 def test_an_address_without_a_scheme_is_refused_with_an_example() -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from api.bodies import MAX_BODY_BYTES
 from api.server import DRAIN_S, serve
+from pipeline.core.validation import MAX_BODY_BYTES
 from pipeline.errors import ConfigError
 from pipeline.rim import keys
 from tests.servers import RunningServer, wait_for

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.definitions import Field, Stream, TimePolicy
 from pipeline.core.events import ChunkError, Reader, RowError, row_fields
+from pipeline.core.partitioning import partition_of
 from pipeline.core.validation import Checked, Validator
 
 NOW_MS = 1_747_476_303_250
@@ -43,6 +44,19 @@ def check(body: bytes, kind: Any = "ndjson", validator: Validator = VALIDATOR) -
 
 def event(**fields: Any) -> bytes:
     return msgspec.json.encode({"ts": NOW_MS, "name": "a"} | fields)
+
+
+def test_shares_keep_the_order_inside_a_partition() -> None:
+    names = [f"u{n % 7}" for n in range(50)]
+    stream = Stream("events", (Field("name", "string"),), TimePolicy(None), partitions=3, partition_by="name")
+    checked = check(b"\n".join(event(name=name, n=n) for n, name in enumerate(names)), validator=Validator(stream))
+    shares = checked.shares(stream, 0)
+
+    assert sum(chunk.n for chunks in shares.values() for chunk in chunks) == 50
+    for partition, [chunk] in shares.items():
+        mine = [msgspec.json.decode(row)["n"] for row in chunk.body.split(b"\n")]
+        assert mine == [n for n in range(50) if partition_of(names[n], 3) == partition]
+        assert chunk.n == len(mine)
 
 
 def test_a_good_batch_is_kept_byte_for_byte() -> None:

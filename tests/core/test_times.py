@@ -139,3 +139,8 @@ def test_what_is_not_a_time_is_refused_with_a_sentence(text: str) -> None:
 )
 def test_a_duration_for_people_is_cut_off_and_says_so(duration_ms: int, text: str) -> None:
     assert about_duration(duration_ms) == text
+
+
+def test_an_offset_of_a_day_is_refused_in_words_of_whoever_asks() -> None:
+    with pytest.raises(ValueError, match="its offset must be less than 24 hours"):
+        parse_time_ms("2026-05-17T10:05:03+25:00", 0)

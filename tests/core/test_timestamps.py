@@ -119,3 +119,10 @@ def _exact(value: int, unit: str) -> int | None:
 def test_a_number_that_overflows_while_it_is_converted_is_refused_like_any_other(value: float, unit: Any) -> None:
     with pytest.raises(TimestampsError, match="outside the years 1 to 9999"):
         to_ms([value], unit)
+
+
+@pytest.mark.parametrize("offset", ["+25:00", "-24:00"])
+def test_an_offset_of_a_day_or_more_is_refused_in_words_of_the_sender(offset: str) -> None:
+    with pytest.raises(TimestampsError, match="its offset must be less than 24 hours") as caught:
+        to_ms([f"2026-05-17T10:05:03{offset}"])
+    assert "timedelta" not in str(caught.value)

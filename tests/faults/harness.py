@@ -21,7 +21,7 @@ from pathlib import Path
 import redis
 
 from pipeline.core.definitions import Config
-from pipeline.core.partitioning import Chunk
+from pipeline.core.partitioning import Chunk, partition_of
 from pipeline.core.programs import compile_programs
 from pipeline.rim import connection, keys, store
 from pipeline.rim.lifeline import die_with_parent
@@ -33,13 +33,16 @@ from pipeline.runtime.setup import set_up, stage_groups
 from pipeline.runtime.verify import verify
 from pipeline.runtime.verify_report import MetricReport
 from tests.faults.logs import cut_log, written
+from tests.faults.model import SessionRule
 from tests.servers import RunningServer, wait_for
 
-STREAM, METRIC, RARE = "s", "m", "rare"
+STREAM, METRIC, RARE, STAYS = "s", "m", "rare", "stays"
 DISORDER_MS = 1_000
 BASE_MS = 1_700_000_000_000
 STEP_MS = 1  # event time goes on by this much an event: at 20,000 events/s two windows close a second
 GROUPS = 20
+USERS = 20  # over all partitions: each of them has half a second of events, and then a pause
+STAYS_RULE = SessionRule(gap_ms=3_000, allowed_lateness_ms=20_000, disorder_ms=DISORDER_MS)
 BATCH = 500
 RETRY_S = 0.05
 PAUSED_S = LEASE_MS / 1_000 + 1.0  # longer than a lease: somebody else has the partition when a paused worker wakes up
@@ -51,7 +54,8 @@ CONFIG = """\
 streams:
   s:
     time: {{field: ts, disorder: 1s}}
-    schema: {{ts: {{type: timestamp, unit: ms}}, g: string, k: int}}
+    schema: {{ts: {{type: timestamp, unit: ms}}, g: string, u: string, k: int}}
+    partition_by: u
     partitions: {partitions}
 stages:
   kept: {{from: s, filter: "g <> 'bot'"}}
@@ -61,14 +65,27 @@ stages:
     window: {{tumbling: 10s}}
     group_by: [g]
     aggregates: {{n: count, sum_k: sum(k), last_k: last(k)}}
+  stays:
+    from: kept
+    window: {{session: 3s}}
+    group_by: [u]
+    aggregates: {{n: count, sum_k: sum(k), last_k: last(k)}}
+    allowed_lateness: 20s
 """
 
 
-def event(number: int, chance: random.Random) -> dict[str, object]:
+def users(partitions: int) -> list[list[str]]:
+    """The users of each partition."""
+    names = [f"u{number}" for number in range(100 * partitions)]
+    of = [[name for name in names if partition_of(name, partitions) == number] for number in range(partitions)]
+    return [mine[: USERS // partitions] for mine in of]
+
+
+def event(number: int, chance: random.Random, user: str) -> dict[str, object]:
     """Event `number`, whose value is its number: out of order within the bound, sometimes late, sometimes a bot's."""
     behind_ms = chance.randrange(10_000, 40_000) if chance.random() < 0.01 else chance.randrange(DISORDER_MS)
     group = "bot" if chance.random() < 0.05 else f"g{number * 7 % GROUPS}"
-    return {"ts": BASE_MS + number * STEP_MS - behind_ms, "g": group, "k": number}
+    return {"ts": BASE_MS + number * STEP_MS - behind_ms, "g": group, "u": user, "k": number}
 
 
 @dataclass
@@ -98,10 +115,13 @@ class Producer:
     def _run(self) -> None:
         client = connection.writer(self.url)
         chance = random.Random(self.seed)
+        names = users(self.partitions)
         begin_s = time.monotonic()
         number = 0
         while not self._stop.is_set():
-            self._send(client, number, [event(number * BATCH + i, chance) for i in range(BATCH)])
+            mine = names[number % self.partitions]
+            user = mine[number // self.partitions % len(mine)]
+            self._send(client, number, [event(number * BATCH + i, chance, user) for i in range(BATCH)])
             number += 1
             self.sent = number * BATCH
             self.seconds = time.monotonic() - begin_s
@@ -334,5 +354,7 @@ class Storm:
                     yield f"{group} on {partition} is at {checkpoint.cursor!r}, the log ends at {last!r}"
             if self.client.exists(keys.due(STREAM, partition, self.group)):
                 yield f"windows of partition {partition} are due"
+            if self.client.exists(keys.live_sessions(STREAM, partition, stage_groups(self.config)[STAYS])):
+                yield f"sessions of partition {partition} are live"
         if self.client.exists(keys.emit(METRIC, self.group.partition("@")[2])):
             yield "rows are on their way downstream"

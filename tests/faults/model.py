@@ -75,17 +75,59 @@ def _read_partition(client: redis.Redis, key: str, partition: int, disorder_ms: 
         model.watermarks_ms[partition] = newest_ms - disorder_ms
 
 
+Sessions = dict[tuple[str, int, int], tuple[int, int]]  # (user, first, last) → count, sum
+
+
+@dataclass(frozen=True)
+class SessionRule:
+    """When events are of one session, and when one is late."""
+
+    gap_ms: int
+    allowed_lateness_ms: int
+    disorder_ms: int
+
+
+def read_sessions(client: redis.Redis, stream: str, partitions: int, rule: SessionRule) -> Sessions:
+    """Recount the sessions of users that are no bots: the islands of their events that are not late."""
+    accepted: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for partition in range(partitions):
+        newest_ms = -(2**60)
+        for _, number, arrival_ms, row in _rows(client, f"{{{stream}.{partition}}}:raw"):
+            ts = number if row is None else int(str(row["ts"]))
+            is_late = ts + rule.gap_ms + rule.allowed_lateness_ms <= newest_ms - rule.disorder_ms
+            newest_ms = max(newest_ms, min(ts, arrival_ms))
+            if row is not None and row["g"] != "bot" and not is_late:
+                accepted[str(row["u"])].append((ts, int(str(row["k"]))))
+    return {session: counts for user, events in accepted.items() for session, counts in _islands(user, events, rule)}
+
+
+def _islands(
+    user: str, events: list[tuple[int, int]], rule: SessionRule
+) -> Iterator[tuple[tuple[str, int, int], tuple[int, int]]]:
+    events = sorted(events)
+    cuts = [n for n in range(1, len(events)) if events[n][0] - events[n - 1][0] > rule.gap_ms]
+    for begin, end in zip([0, *cuts], [*cuts, len(events)], strict=True):
+        part = events[begin:end]
+        yield (user, part[0][0], part[-1][0]), (len(part), sum(value for _, value in part))
+
+
 def _events(client: redis.Redis, key: str) -> Iterator[tuple[bytes, int, int, Event | None]]:
     """(entry id, row in it, arrival, event) in stream order; a tick is (id, its time, arrival, None)."""
+    for entry_id, number, arrival_ms, row in _rows(client, key):
+        yield entry_id, number, arrival_ms, None if row is None else _event(row)
+
+
+def _rows(client: redis.Redis, key: str) -> Iterator[tuple[bytes, int, int, dict[str, object] | None]]:
+    """Likewise, the event as its fields."""
     for entry_id, fields in rows_of(client, key):
         arrival_ms = int(entry_id.split(b"-")[0])
         if fields.get(b"_k") == b"tick":
             yield entry_id, min(int(fields[b"t"]), arrival_ms), arrival_ms, None
         elif fields.get(b"_k") == b"chunk":
             for row, line in enumerate(fields[b"body"].decode().splitlines()):
-                yield entry_id, row, int(fields[b"at"]), _event(json.loads(line))
+                yield entry_id, row, int(fields[b"at"]), json.loads(line)
         else:
-            yield entry_id, 0, arrival_ms, _event({n.decode(): v.decode() for n, v in fields.items()})
+            yield entry_id, 0, arrival_ms, {n.decode(): v.decode() for n, v in fields.items()}
 
 
 def rows_of(client: redis.Redis, key: str) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ def client_with(server: RunningServer, point: Point) -> redis.Redis:
     def intercepted_pipeline(*args: Any, **options: Any) -> Any:
         pipe = pipeline(*args, **options)
         run = pipe.execute
-        pipe.execute = lambda: point.around("pipeline", run)
+        pipe.execute = lambda **how: point.around("pipeline", partial(run, **how))
         return pipe
 
     client.execute_command, client.pipeline = intercepted, intercepted_pipeline

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.rim import keys, store
-from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.query import MetricQuery, Metrics, Row
 from pipeline.runtime.verify_report import MetricReport
-from tests.faults.harness import BASE_MS, DISORDER_MS, METRIC, RARE, STREAM, Storm
-from tests.faults.model import Cells, Model, read_log, rows_of
+from tests.faults.harness import BASE_MS, DISORDER_MS, METRIC, RARE, STAYS, STAYS_RULE, STREAM, Storm
+from tests.faults.model import Cells, Model, Sessions, read_log, read_sessions, rows_of
 from tests.servers import RunningServer
 
 Plan = list[tuple[float, Callable[[], object]]]
@@ -39,9 +39,12 @@ def test_killed_and_paused_workers_and_a_killed_server_change_no_number(
         storm.run([*kills, *looks, (0.5, storm.pause_worker), (4.0, storm.kill_server), (10.0, do_nothing)])
         storm.settle()
 
-    assert [report.differences for report in under_way] == [[]] * 3, "verify is safe while the pipeline runs"
-    assert under_way[-1].windows > 0
+    assert [report.differences for report in under_way] == [[]] * 6, "verify is safe while the pipeline runs"
+    windows, sessions = under_way[-2:]
+    assert windows.windows > 0
+    assert sessions.windows + sessions.pending + sessions.live_sessions + sessions.moved > 0
     assert storm.producer.sent >= 50_000
+    assert retracted(storm) > 0, "late events extended and merged sessions that were published"
     assert_nothing_lost_or_doubled(storm)
     assert_answers_are_what_the_log_says(storm)
 
@@ -118,9 +121,14 @@ def assert_answers_are_what_the_log_says(storm: Storm) -> None:
     assert model.cells, "the log is empty"
     assert differences(answered(storm), model.cells) == {}
     assert_downstream_is_what_was_published(storm, model)
+    sessions = read_sessions(storm.client, STREAM, storm.partitions, STAYS_RULE)
+    assert differences(answered_sessions(storm), sessions) == {}
+    compared = {METRIC: len({start for start, _ in model.cells}), STAYS: len(sessions)}
     for report in storm.verified():
         assert (report.unchecked, report.differences, report.pending) == (None, [], 0)
-        assert report.windows == len({start for start, _ in model.cells})
+        assert report.windows == compared.pop(report.metric)
+        assert report.live_sessions == 0
+    assert not compared
     for partition in range(storm.partitions):
         ledger = store.load_checkpoint(storm.client, STREAM, partition, storm.group)
         counted = (ledger.read, ledger.accepted, ledger.filtered, ledger.late, ledger.dead)
@@ -141,7 +149,7 @@ def assert_downstream_is_what_was_published(storm: Storm, model: Model) -> None:
     assert differences(newest, model.cells) == {}
 
 
-def differences(found: Cells, expected: Cells) -> dict[Any, Any]:
+def differences(found: Mapping[Any, Any], expected: Mapping[Any, Any]) -> dict[Any, Any]:
     """What differs, as (window start, group) → (found, expected)."""
     every = found.keys() | expected.keys()
     return {key: (found.get(key), expected.get(key)) for key in sorted(every) if found.get(key) != expected.get(key)}
@@ -153,6 +161,15 @@ def answered(storm: Storm) -> Cells:
     rows = Metrics(storm.config, storm.client).query(query).rows
     assert {row["state"] for row in rows} == {"final"}
     return {(row["window_start"], row["g"]): (row["n"], row["sum_k"]) for row in rows}
+
+
+def answered_sessions(storm: Storm) -> Sessions:
+    """The sessions that the product answers; all of them final."""
+    metrics, found = Metrics(storm.config, storm.client), list[Row]()
+    for start_ms in range(BASE_MS - 100_000, BASE_MS + 2 * storm.producer.sent, 60_000):  # an answer has its limits
+        found += metrics.query(MetricQuery(STAYS, start_ms=start_ms, end_ms=start_ms + 60_000, limit=MANY)).rows
+    assert {row["state"] for row in found} == {"final"}
+    return {(row["u"], row["first"], row["last"]): (row["n"], row["sum_k"]) for row in found}
 
 
 def numbers_in_log(storm: Storm) -> list[int]:
@@ -180,6 +197,10 @@ def rare_rows(storm: Storm, partition: int) -> list[tuple[int, str, int | None]]
     return [(int(row[b"ts"]), row[b"g"].decode(), int(row[b"k"])) for _, row in rows]
 
 
+def retracted(storm: Storm) -> int:
+    return sum(row[b"state"] == b"retracted" for _, row in rows_of(storm.client, keys.rows(STAYS)))
+
+
 def figures(storm: Storm) -> str:
     """What the storm was, in one line."""
     producer = storm.producer
@@ -192,6 +213,6 @@ def figures(storm: Storm) -> str:
         f"\n{producer.sent} events at {producer.sent / producer.seconds:.0f}/s, {producer.retries} sends again; "
         f"{storm.fleet.kills} worker kills, {storm.pauses} pauses, {storm.server_kills} server kills, "
         f"log cut by {storm.log_cut_bytes or 'nothing'}; {sum(c.commit for c in checkpoints)} commits, "
-        f"{storm.fleet.count('fenced off')} fenced off, "
+        f"{storm.fleet.count('fenced off')} fenced off, {retracted(storm)} sessions retracted, "
         f"{sum(c.late for c in checkpoints)} late, {storm.client.xlen(keys.rows(METRIC))} rows downstream"
     )

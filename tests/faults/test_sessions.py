@@ -23,6 +23,7 @@ from pipeline.runtime.runner import Runner
 from pipeline.runtime.session_closer import SessionCloser
 from pipeline.runtime.session_computation import SessionComputation
 from pipeline.runtime.setup import set_up
+from pipeline.runtime.verify import verify
 from pipeline.runtime.worker import Worker
 from tests.faults.line import Interrupted, without
 from tests.laws.session_model import Event, Lateness, in_time, sessions_of
@@ -31,6 +32,9 @@ from tests.servers import RunningServer
 STREAM, METRIC = "s", "visits"
 WINDOW = Session(10)
 LATENESS = Lateness(disorder_ms=3, allowed_ms=40)
+ZOMBIE_GUARD = (
+    "if stored_load > mark_load or (stored_load == mark_load and stored_commit > mark_commit) then return -1 end"
+)
 
 
 class Crash(Exception):
@@ -139,6 +143,13 @@ class Line:
         assert retracted == {i for i, row in newest.items() if row[b"state"] == b"retracted"}
         return True
 
+    def all_equal(self) -> bool:
+        """What `verify` says: every session is what the log says, and none waits."""
+        [report] = verify(self.client, self.config)
+        assert (report.unchecked, report.differences, report.pending) == (None, [], 0)
+        assert report.windows + report.live_sessions >= len(self.rows())
+        return True
+
     def live(self) -> int:
         return len(session_store.live_sessions(self.client, STREAM, 0, self.program.group))
 
@@ -165,6 +176,7 @@ def test_a_crash_at_any_step_of_publishing_is_made_good(
     line.finish()
 
     assert line.right()
+    assert line.all_equal()
     assert len(line.sent()) == 3
 
 
@@ -223,16 +235,35 @@ def test_a_zombie_cannot_publish_a_form_that_has_grown(server: RunningServer) ->
 def test_without_its_guard_a_zombie_would_publish_it(server: RunningServer) -> None:
     line = Line(server.client)
     zombie = three_closed(line)
-    guard = (
-        "if stored_load > mark_load or (stored_load == mark_load and stored_commit > mark_commit) then return -1 end"
-    )
     mutant = Interrupted(server.client, "publish_sessions", extended_meanwhile(line))
-    mutant._scripts = without("publish_sessions", guard)
+    mutant._scripts = without("publish_sessions", ZOMBIE_GUARD)
 
     line.close(zombie, mutant)
 
     with pytest.raises(AssertionError):
         line.right()
+
+
+def test_verify_finds_what_a_zombie_without_its_guard_published_of_sessions_that_are_final(
+    server: RunningServer,
+) -> None:
+    line = Line(server.client)
+    zombie = three_closed(line)
+
+    def meanwhile() -> None:
+        line.add(("a", 105, 16.0), ("b", 92, 32.0), ("open", 1_000, 64.0))
+        line.finish()
+        assert line.all_equal()
+
+    mutant = Interrupted(server.client, "publish_sessions", meanwhile)
+    mutant._scripts = without("publish_sessions", ZOMBIE_GUARD)
+    line.close(zombie, mutant)
+
+    [report] = verify(line.client, line.config)
+    assert [(each.group, each.window, each.stored, each.recomputed) for each in report.differences] == [
+        ('["a"]', (100, 110), "closed", "retracted"),
+        ('["b"]', (101, 111), "closed", "retracted"),
+    ]
 
 
 def test_a_zombie_that_knows_its_place_is_gone_publishes_nothing(server: RunningServer) -> None:
@@ -260,6 +291,44 @@ def test_settling_deletes_only_what_the_caller_knows(server: RunningServer, *, g
     line.close(runner, scripts)
 
     assert line.live() == (2 if guarded else 1)
+
+
+def metric_keys(client: redis.Redis) -> dict[bytes, bytes]:
+    return {key: client.dump(key) for key in client.scan_iter(f"{{{METRIC}}}:*")}  # type: ignore[misc]
+
+
+def rolled_back(client: redis.Redis, kept: Mapping[bytes, bytes]) -> None:
+    """A server that lost the newest of what was written: publications, and not the commit before them."""
+    client.delete(*metric_keys(client))
+    for key, value in kept.items():
+        client.restore(key, 0, value)
+
+
+@pytest.mark.parametrize("revised", [False, True])
+def test_publications_that_a_restarted_server_lost_are_made_again_by_the_worker_that_made_them(
+    server: RunningServer, *, revised: bool
+) -> None:
+    """Its connections come back silently, and it remembers what it published."""
+    line = Line(server.client)
+    runner = three_closed(line)
+    if revised:
+        line.close(runner)
+        line.add(("a", 105, 16.0), ("b", 101, 32.0))
+        line.work(runner)
+    before = metric_keys(server.client)
+    assert line.close(runner) > 0
+    rolled_back(server.client, before)
+
+    assert line.close(runner) == 0  # it loads
+    assert line.close(runner) > 0
+    assert line.right()
+    line.add(("open", 1_000, 64.0))
+    line.work(runner)
+    line.close(runner)
+
+    assert line.right()
+    assert line.all_equal()
+    assert line.live() == 1
 
 
 def test_a_torn_partition_is_rebuilt_and_nothing_goes_out_again(server: RunningServer) -> None:
@@ -333,4 +402,5 @@ def test_any_schedule_of_commits_publications_crashes_and_zombies_gives_the_same
     line.finish()
 
     assert line.right()
+    assert line.all_equal()
     assert line.live() == 1

@@ -139,6 +139,6 @@ def finished(program: Program, done: Committed) -> list[tuple[tuple[Any, ...], d
     for start_ms, cells in done.panes.items():
         table.load(start_ms, cells)
     found = [(start_ms, cell) for start_ms, cells in done.panes.items() for cell in cells]
-    rows = finished_rows(program, table.columns, table.slots(found), None)
+    rows = finished_rows(program, table.columns, table.slots(found), [0] * len(found))
     groups = [tuple(msgspec.json.decode(split_field(cell)[1])) for _, cell in found]
     return list(zip(groups, rows, strict=True))

@@ -57,7 +57,8 @@ def session_rows(program: Program, window: Session, done: Sequence[Committed]) -
     if not found:
         return []
     columns = program.layout.unpack([session.cell for session in found])
-    finished = finished_rows(program, columns, np.arange(len(found)), None)
+    ends_ms = [session.last + window.gap_ms for session in found]
+    finished = finished_rows(program, columns, np.arange(len(found)), ends_ms)
     rows = [
         {"first": session.first, "last": session.last, "closes_at": session.last + window.gap_ms}
         | dict(zip(program.stage.group_by, msgspec.json.decode(session.group), strict=True))

@@ -18,7 +18,7 @@ import polars as pl
 
 from pipeline.core.definitions import Aggregate, Session, TimePolicy
 from tests.oracle.duck_values import CELL, ORDER, asked, is_number, selected
-from tests.oracle.duck_windows import with_sessions, with_windows
+from tests.oracle.duck_windows import floor, with_sessions, with_windows
 from tests.oracle.expectations import Row, assert_same_rows, same
 
 __all__ = ["Row", "assert_same_rows", "same"]
@@ -121,8 +121,7 @@ def windows(events: Events, stage: Aggregate, time: TimePolicy, fate: Fate = KEP
 
     A session has first, last and closes_at instead of window_start and window_end.
     """
-    ends = not isinstance(stage.window, Session)
-    values = {spec.name: asked(spec, window_ends=ends) for spec in stage.aggregates}
+    values = {spec.name: asked(spec) for spec in stage.aggregates}
     groups = tuple(f'"{name}"' for name in stage.group_by)
     keys = ", ".join(["window_start", "window_end", *groups])
     helpers = [f"{text} AS {name}" for value in values.values() for name, text in value.helpers.items()]
@@ -213,9 +212,9 @@ def window_accounts(events: Events, stage: Aggregate, time: TimePolicy, fate: Fa
     """The account of every window and group that an event belongs to, whatever became of the event there.
 
     Columns: window_start, window_end, groups, accepted, late, filtered, dead; by window, then group. An event of
-    several windows is in the account of each, and late in some of them where it is `partial`.
+    several windows is in the account of each, and late in some of them where it is `partial`. A session is made by the
+    events that count; in its account are those of its group whose time lies in it, before its end.
     """
-    assert not isinstance(stage.window, Session), "a session is made by its events: it has no others to account for"
     keys = ["window_start", "window_end", *(f'"{name}"' for name in stage.group_by)]
     counts = {
         "accepted": "is_kept AND NOT is_dead AND NOT late",
@@ -224,11 +223,30 @@ def window_accounts(events: Events, stage: Aggregate, time: TimePolicy, fate: Fa
         "dead": "is_dead",
     }
     columns = ", ".join(f"count(*) FILTER (WHERE {which}) AS {name}" for name, which in counts.items())
-    sql = f""", _all AS ({with_windows("(SELECT * FROM _fated WHERE NOT is_tick)", stage.window)}),
-        _each AS (SELECT *, {_late(stage)} AS late FROM _all)
+    sql = f""", {_in_windows(stage)}, _each AS (SELECT *, {_late(stage)} AS late FROM _all)
         SELECT {", ".join(keys)}, {columns} FROM _each GROUP BY {", ".join(keys)}
         ORDER BY {", ".join(f"{key} NULLS LAST" for key in keys)}"""
     return events.rows(_judging(stage, time, fate) + sql)
+
+
+def _in_windows(stage: Aggregate) -> str:
+    """The table `_all`: every event once for each window whose time it lies in, whatever becomes of it there."""
+    events = "(SELECT * FROM _fated WHERE NOT is_tick)"
+    if not isinstance(stage.window, Session):
+        return f"_all AS ({with_windows(events, stage.window)})"
+    groups = tuple(f'"{name}"' for name in stage.group_by)
+    mine = ", ".join(["part", *groups, "window_start", "window_end"])
+    same = "".join(f" AND e.{name} IS NOT DISTINCT FROM s.{name}" for name in groups)
+    return f"""_sessions AS (SELECT DISTINCT {mine} FROM ({_counted(stage, groups)})),
+        _all AS (SELECT e.*, s.window_start, s.window_end FROM {events} AS e JOIN _sessions AS s
+            ON e.part = s.part{same} AND e.event_ms >= s.window_start AND e.event_ms < {_before(stage.window)})"""
+
+
+def _before(window: Session) -> str:
+    """Where a session's time ends: `max` cuts it."""
+    if window.max_ms is None:
+        return "s.window_end"
+    return f"least(s.window_end, {floor('s.window_start', window.max_ms, 0)} + {window.max_ms})"
 
 
 def _judging(stage: Aggregate, time: TimePolicy, fate: Fate) -> str:
@@ -250,4 +268,6 @@ def _judging(stage: Aggregate, time: TimePolicy, fate: Fate) -> str:
 
 
 def _late(stage: Aggregate) -> str:
-    return f"coalesce(window_end + {stage.allowed_lateness_ms} <= watermark_ms, false)"
+    """An event is late for a window by the window's end; for sessions as if it were one of its own."""
+    end = f"event_ms + {stage.window.gap_ms}" if isinstance(stage.window, Session) else "window_end"
+    return f"coalesce({end} + {stage.allowed_lateness_ms} <= watermark_ms, false)"

@@ -33,15 +33,10 @@ class Asked:
     finish: Callable[[Any], Any] = lambda value: value
 
 
-def asked(spec: AggregateSpec, *, window_ends: bool = True) -> Asked:
-    """How a value is asked; raises KeyError for a function that has no oracle, such as a user's own.
-
-    `window_ends`: whether the window goes on after its last event, as all but sessions do.
-    """
+def asked(spec: AggregateSpec) -> Asked:
+    """How a value is asked; raises KeyError for a function that has no oracle, such as a user's own."""
     if spec.field is None:
         return Asked(f"count(*){_filter(spec.where)}", {})
-    if spec.function == "time_weighted_mean":
-        return _time_weighted_mean(spec, f'"{spec.field}"', "window_end" if window_ends else "event_ms")
     return _FUNCTIONS[spec.function](spec, f'"{spec.field}"')
 
 
@@ -134,15 +129,12 @@ def _rate(spec: AggregateSpec, name: str) -> Asked:
     return Asked(f"{increase.aggregate} / nullif({seconds}, 0)", increase.helpers, _near)
 
 
-def _time_weighted_mean(spec: AggregateSpec, name: str, end: str) -> Asked:
-    """Each value holds until the next sample, the last one until the window's end.
-
-    A session ends with its last sample; where no time passes in it at all, that sample is the answer.
-    """
+def _time_weighted_mean(spec: AggregateSpec, name: str) -> Asked:
+    """Each value holds until the next sample, the last one until the end of the window: of a session, last + gap."""
     sample = _sample(spec, name)
     after = f"lead(CASE WHEN {sample} IS NOT NULL THEN event_ms END IGNORE NULLS) OVER {CELL}"
     helper = f"_held_{spec.name}"
-    held = f"CASE WHEN {sample} IS NOT NULL THEN coalesce({after}, {end}) - event_ms END"
+    held = f"CASE WHEN {sample} IS NOT NULL THEN coalesce({after}, window_end) - event_ms END"
     mean = f"sum({name} * {helper}::DOUBLE) / nullif(sum({helper}), 0)"
     last = f"last({name} ORDER BY {ORDER}) FILTER (WHERE {helper} IS NOT NULL)"
     return Asked(f"coalesce({mean}, {last})", {helper: held}, _near)
@@ -173,4 +165,5 @@ _FUNCTIONS: Mapping[str, Callable[[AggregateSpec, str], Asked]] = {
     "topk": _topk,
     "increase": _increase,
     "rate": _rate,
+    "time_weighted_mean": _time_weighted_mean,
 }

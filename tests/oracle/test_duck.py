@@ -184,16 +184,16 @@ def test_an_event_is_late_for_sessions_by_itself() -> None:
     assert [row["first"] for row in duck.windows(found, sessions, time)] == [31, 40]
 
 
-def test_a_session_s_time_weighted_mean_ends_with_its_last_sample() -> None:
+def test_a_session_s_time_weighted_mean_ends_a_gap_after_its_last_event() -> None:
     found = events(
-        {"t": 0, "v": 1.0}, {"t": 4, "v": 3.0}, {"t": 10, "v": 9.0}, {"t": 90, "v": 5.0}, {"t": 90, "v": 7.0}
+        {"t": 0, "v": 1.0}, {"t": 4, "v": 3.0}, {"t": 10, "v": 9.0}, {"t": 12}, {"t": 90, "v": 5.0}, {"t": 90, "v": 7.0}
     )
 
     rows = duck.windows(
         found, stage(Session(10), AggregateSpec("x", "time_weighted_mean", "v")), TimePolicy(disorder_ms=1_000)
     )
 
-    assert [row["x"].value for row in rows] == pytest.approx([(4 * 1 + 6 * 3) / 10, 7])
+    assert [row["x"].value for row in rows] == pytest.approx([(4 * 1 + 6 * 3 + 12 * 9) / 22, 7])
 
 
 ONE_WINDOW = Tumbling(100)

@@ -1,7 +1,8 @@
 """Where every event of the web log went, at four disorder bounds: by stage, and by window from the other side.
 
 DuckDB counts; the stage's ledger must say the same, and so must `GET /v1/metrics/{metric}/explain` of each window. The
-stage leaves robots out, and a derive fails on answers with status 500.
+stage leaves robots out, and a derive fails on answers with status 500. The file has a minute of every hour, so a
+session is a part of such a minute.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from pipeline.core.definitions import (
     Config,
     Field,
     Hopping,
-    PaneWindow,
+    Session,
     Stream,
     TimePolicy,
     Transform,
     Tumbling,
+    Window,
 )
 from pipeline.core.programs import compile_programs
 from tests.laws.logs import Logged, as_bytes
@@ -42,12 +44,16 @@ FATE = Fate(
 )  # a filter comes before what is derived beside it
 FAILING = "CAST(CASE WHEN status = 500 THEN 'no number' ELSE '1' END AS BIGINT)"
 DEALT = f"(line // {CHUNK_ROWS}) % {PARTITIONS}"
-WINDOWS: dict[str, PaneWindow] = {
+BY_STATUS = f"status % {PARTITIONS}"  # a session's events are in one partition
+WINDOWS: dict[str, Window] = {
     "tumbling": Tumbling(10 * SECOND_MS),
     "hopping": Hopping(20 * SECOND_MS, 10 * SECOND_MS),
+    "session": Session(8 * SECOND_MS),
+    "session with max": Session(10 * SECOND_MS, max_ms=20 * SECOND_MS),
 }
 DISORDERS = [0, 5 * SECOND_MS, 30 * SECOND_MS, 60 * SECOND_MS]
-POSSIBLE = list(product(WINDOWS, DISORDERS))
+PANES, SESSIONS = ("tumbling", "hopping"), ("session", "session with max")
+POSSIBLE = list(product(PANES, DISORDERS))
 ASKED = 30  # windows that are explained at each disorder: those with the most causes first
 
 
@@ -126,6 +132,73 @@ def test_explain_accounts_for_every_event_of_a_window(server: RunningServer, kin
     events_in_windows = duck.window_accounts(duck.web_log(WEB_LOG, part=DEALT), replace(stage, group_by=()), time, FATE)
     for row in telling(events_in_windows):
         assert explained(line, row) == {name: row[name] for name in CAUSES}, row
+
+
+@pytest.mark.parametrize("disorder_ms", DISORDERS)
+@pytest.mark.parametrize("kind", SESSIONS)
+def test_the_accounts_of_all_sessions_add_up_to_what_the_stage_accepted(
+    server: RunningServer, kind: str, disorder_ms: int
+) -> None:
+    asked = config(kind, disorder_ms)
+    line = Line(asked, server)
+    for number in range(PARTITIONS):
+        mine = [event for event in web_log_events() if event["status"] % PARTITIONS == number]
+        for rows in chunks(mine):
+            line.chunk(STREAM, rows, partition=number, times_ms=[row["ts"] for row in rows])
+    line.end(STREAM, max(event["ts"] for event in web_log_events()))
+    line.settle()
+
+    expected = duck.window_accounts(duck.web_log(WEB_LOG, part=BY_STATUS), *stage_of(asked), FATE)
+    found: list[duck.Row] = []
+    for session in line.rows(METRIC):
+        row, answer = account_of(line, session, status=session["status"])
+        assert answer["values"] == answer["recomputed"] == {n: session[n] for n in ("requests", "checked")}
+        assert (answer["groups"], answer["window"]["state"]) == (1, "final")
+        found.append(row)
+
+    columns = ("window_start", "window_end", "status", "accepted", "late")
+    assert found == [{name: row[name] for name in columns} for row in expected]
+    books = duck.account(duck.web_log(WEB_LOG, part=BY_STATUS), *stage_of(asked), FATE)
+    assert sum(row["accepted"] for row in found) == books.accepted
+    assert (books.late > 0) == (disorder_ms < DISORDERS[-1])
+    assert disorder_ms > 0 or sum(row["late"] for row in found) > 0, "some are late in the middle of a session"
+
+
+@pytest.mark.parametrize("disorder_ms", DISORDERS)
+def test_sessions_of_everything_account_for_what_was_filtered_and_dead_too(
+    server: RunningServer, disorder_ms: int
+) -> None:
+    asked = config("session", disorder_ms)
+    stage, time = stage_of(asked)
+    stage, stream = replace(stage, group_by=()), replace(asked.streams[STREAM], partitions=1)
+    asked = replace(asked, streams={STREAM: stream}, stages={**asked.stages, METRIC: stage})
+    line = Line(asked, server)
+    for rows in chunks(web_log_events()):
+        line.chunk(STREAM, rows, times_ms=[row["ts"] for row in rows])
+    line.end(STREAM, max(event["ts"] for event in web_log_events()))
+    line.settle()
+
+    found = [account_of(line, session)[0] for session in line.rows(METRIC)]
+
+    expected = duck.window_accounts(duck.web_log(WEB_LOG), stage, time, FATE)
+    assert found == expected
+    books = duck.account(duck.web_log(WEB_LOG), stage, time, FATE)
+    assert sum(row["accepted"] for row in found) == books.accepted
+    assert 0 < sum(row["filtered"] for row in found) <= books.filtered
+    assert sum(row["dead"] for row in found) <= books.dead
+
+
+def account_of(line: Line, session: duck.Row, **group: Any) -> tuple[duck.Row, Any]:
+    """(the account of a session as DuckDB writes it, the whole answer)."""
+    span = {name: session[name] for name in ("window_start", "window_end")}
+    answer = line.http.get(
+        f"/v1/metrics/{METRIC}/explain",
+        query_string={"start": span["window_start"], "end": span["window_end"], **group},
+    )
+    assert answer.status_code == 200, answer.text
+    said = answer.get_json()
+    counted = {name: said["accounts"][name] for name in CAUSES if said["accounts"][name] is not None}
+    return span | group | counted, said
 
 
 CAUSES = ("accepted", "late", "filtered", "dead")

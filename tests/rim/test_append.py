@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk, chunks, partition_of, share_out
+from pipeline.core.codings import unpack_rows
+from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk, chunks, partition_of
 from pipeline.core.refusals import Refusal
 from pipeline.errors import BadRequestError, StreamgaugeError
 from pipeline.rim import keys
@@ -164,9 +165,11 @@ def test_a_key_of_another_type_is_found_before_anything_is_written(server: Runni
 
 
 BAD_ARGUMENTS = [
-    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "nan", "2", "3", "{}"],
-    ["", "", "1", "1", "0", "1", "0", "chunk", "0x1", "1", "2", "3", "{}"],
-    ["", "", "1", "2", "0", "1", "0", "chunk", "1", "1", "2", "3", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "nan", "2", "3", "", "", "ndjson", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "0x1", "1", "2", "3", "", "", "ndjson", "{}"],
+    ["", "", "1", "2", "0", "1", "0", "chunk", "1", "1", "2", "3", "", "", "ndjson", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "1", "2", "3", "", "", "nd json", "{}"],
+    ["", "", "1", "1", "0", "1", "0", "chunk", "1", "1", "2", "3", "", "", "ndjson"],
     ["", "", "1", "1", "0", "1", "0", "chunk", "1", "1", "2", "3"],
     ["", "", "1", "1", "0", "1", "0", "row", "1", "0"],
     ["", "", "1", "0", "0", "0", "1", "reason"],
@@ -180,6 +183,18 @@ def test_arguments_that_do_not_parse_write_nothing(server: RunningServer, args: 
     with pytest.raises(redis.ResponseError, match=r"append\.lua"):
         Scripts(server.client).run("append", keys=names, args=args)
     assert server.client.keys() == []
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_a_chunk_is_stored_under_the_coding_it_names(server: RunningServer, compression: Any) -> None:
+    plain = Chunk(b"\n".join([b'{"ts":1}'] * 100), 100, 1, 1)
+    packed = plain.compressed(compression)
+    append(Scripts(server.client), "s", 0, step(packed))
+    ((_, fields),) = entries(server, keys.raw("s", 0))
+    assert fields[b"coding"] == b"ndjson+" + compression.encode()
+    assert len(fields[b"body"]) < len(plain.body) / 4
+    assert unpack_rows(fields[b"body"], fields[b"coding"]) == plain.body
+    assert server.client.hget(keys.door("s", 0), "bytes") == b"%d" % len(packed.body)
 
 
 def test_a_full_server_refuses_the_whole_step(throwaway_server: RunningServer) -> None:
@@ -207,17 +222,6 @@ def test_partition_keys_are_text_whatever_their_type() -> None:
     assert partition_of(True, 1000) == zlib.crc32(b"true") % 1000
     assert partition_of(None, 1000) == 0
     assert partition_of("é", 1000) == zlib.crc32("é".encode()) % 1000
-
-
-def test_shares_keep_the_order_inside_a_partition() -> None:
-    names = [f"u{n % 7}" for n in range(50)]
-    body = b"\n".join(b"%d" % n for n in range(50))
-    shares = share_out(body, None, names, 3)
-    assert sum(n for _, n, _ in shares.values()) == 50
-    for partition, (rows, n, _) in shares.items():
-        mine = [int(row) for row in rows.split(b"\n")]
-        assert mine == [k for k in range(50) if partition_of(names[k], 3) == partition]
-        assert n == len(mine)
 
 
 def test_old_data_is_stored_as_such_and_moves_no_time(any_server: RunningServer) -> None:

@@ -28,6 +28,7 @@ from pipeline.rim.expiry import (
 )
 from pipeline.rim.replies import parse_hash
 from pipeline.rim.scripts import Scripts
+from pipeline.rim.store import EXPIRED_WINDOWS, Gone, load_gone
 from tests.servers import RunningServer
 
 STREAM = Stream("readings", (Field("ts", "timestamp"),), TimePolicy(field="ts"), partitions=2, retention_ms=HOUR_MS)
@@ -85,7 +86,8 @@ def test_a_result_goes_with_its_panes_retention_after_it_was_published(any_serve
     assert existing(any_server, -10) == WHOLE
     assert expire(any_server, HOUR_MS + 2_000) == Expired(results=1)
     checkpoints = {keys.checkpoint("readings", p, GROUP).encode() for p in range(STREAM.partitions)}
-    assert set(any_server.client.keys("*")) == checkpoints
+    assert set(any_server.client.keys("*")) == checkpoints | {keys.expired("means", VERSION).encode()}
+    assert load_gone(any_server.client, "means", VERSION) == Gone(start_ms=100), "not of the one that expired last"
 
 
 def test_a_window_with_changes_still_to_be_published_stays_whole(server: RunningServer) -> None:
@@ -109,8 +111,13 @@ def test_a_result_published_again_after_the_look_stays(any_server: RunningServer
     publish(any_server, 100, published_ms=9_000)
     deleted = Scripts(any_server.client).run(
         "expire_result",
-        keys=[keys.ages("means", VERSION), keys.windows("means", VERSION), keys.result("means", VERSION, 100, 110)],
-        args=["100:110", 1_000],
+        keys=[
+            keys.ages("means", VERSION),
+            keys.windows("means", VERSION),
+            keys.result("means", VERSION, 100, 110),
+            keys.expired("means", VERSION),
+        ],
+        args=["100:110", 1_000, EXPIRED_WINDOWS],
     )
     assert deleted == 0
     assert existing(any_server, 100) == WHOLE

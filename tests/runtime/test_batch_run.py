@@ -14,13 +14,25 @@ import polars as pl
 import pytest
 
 import pipeline
-from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Lookup, Session, Stage, Transform, Tumbling
+from pipeline.core.definitions import (
+    Aggregate,
+    AggregateSpec,
+    Config,
+    Field,
+    Lookup,
+    Stage,
+    Transform,
+    Tumbling,
+)
 from pipeline.errors import FrameError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.tables import MAX_CACHED
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime.setup import groups_of
+from tests.clicks import CONFIG as SESSIONS
+from tests.clicks import METRICS as SESSION_METRICS
+from tests.clicks import clicks, filled_with_sessions, send
 from tests.line import Line, chunk_fields
 from tests.servers import RunningServer
 from tests.visits import BASE_MS, CONFIG, METRICS, STREAM, LineClient, filled, visits
@@ -69,6 +81,56 @@ def test_old_data_in_the_log_is_counted_as_the_pipeline_did(server: RunningServe
             again.metric(name).drop(columns="revision"), told.drop(columns="revision"), check_exact=True, obj=name
         )
     assert (again.ledger("by_page").read, again.ledger("hops").read) == (685, 765)
+
+
+def test_sessions_of_a_frame_of_the_raw_log_are_those_of_the_api(server: RunningServer) -> None:
+    line = filled_with_sessions(server)
+    client = LineClient(line)
+
+    again = pipeline.batch(SESSIONS, client.raw("clicks"))
+
+    assert again.metrics == SESSION_METRICS
+    for name in SESSION_METRICS:
+        told = client.metric(name, start="1970-01-01", limit=100_000)
+        found = again.metric(name)
+        assert {"open", "closed", "final"} >= set(told["state"]) > {"final"}
+        pd.testing.assert_frame_equal(
+            found.drop(columns="revision"), told.drop(columns="revision"), check_exact=True, obj=name
+        )
+        assert again.late(name)["time"].astype("int64").tolist() == [
+            int(row["time"]) for partition in (0, 1) for row in line.late(name, partition)
+        ]
+    assert len(again.late("stays")) > 3
+
+
+def test_sessions_that_may_have_lost_their_beginning_are_left_out_of_a_frame_too(server: RunningServer) -> None:
+    line = filled_with_sessions(server)
+    stream = replace(SESSIONS.streams["clicks"], retention_ms=1)
+    trim_stream(server.client, Scripts(server.client), stream, groups_of(SESSIONS, "clicks"), 2**61)
+    more = [row | {"ts": row["ts"] + 200_000} for row in clicks(200, seed=2)]
+    send(line, more)
+    for partition in (0, 1):
+        line.tick("clicks", BASE_MS + 600_000, partition=partition)
+    line.settle()
+    client = LineClient(line)
+
+    again = pipeline.batch(SESSIONS, client.raw("clicks"))
+
+    for name in SESSION_METRICS:
+        told = client.metric(name, start="1970-01-01", limit=100_000)
+        found = again.metric(name)
+        assert 0 < len(found) < len(told)
+        behind = told[told.index >= found.index.min()]
+        pd.testing.assert_frame_equal(found.drop(columns="revision"), behind.drop(columns="revision"), check_exact=True)
+
+
+def test_rows_without_a_place_end_with_every_session_final() -> None:
+    rows = [row | {"user": "ada"} for row in clicks(50)]
+
+    done = pipeline.batch(SESSIONS, pd.DataFrame(rows), stages=["counted"])
+
+    assert set(done.metric("counted")["state"]) == {"final"}
+    assert done.metric("counted")["n"].sum() == done.ledger("counted").accepted
 
 
 def test_a_damaged_chunk_replayed_for_one_stage_is_dead_in_that_one_alone(server: RunningServer) -> None:
@@ -246,6 +308,7 @@ def test_times_may_be_written_in_any_way(times: Any) -> None:
         ({"ts": [1, 2], "n": [1, "x"]}, "column 'n', row 1: 'x' (str) is not of type int"),
         ({"ts": [1, 2], "n": [1.0, 2.5]}, "column 'n', row 1: 2.5 (float) is not of type int"),
         ({"ts": [1, 2], "bot": [0, 1]}, "column 'bot', row 0: 0 (int) is not of type bool"),
+        ({"ts": [1, 2], "ms": [1.0, float("inf")]}, "column 'ms', row 1: inf is out of range"),
         ({"ts": [1, 2], "page": [1, 2]}, "column 'page', row 0: 1 (int) is not of type string"),
         ({"ts": [1, 2], "tags": [["a"], "b"]}, "column 'tags', row 1: 'b' (str) is not of type list[string]"),
         ({"ts": [1, 2], "tags": [["a"], [3]]}, "column 'tags', row 1: 3 (int) is not of type list[string]"),
@@ -285,13 +348,29 @@ def test_columns_of_the_log_that_cannot_be_are_refused(changed: dict[str, Any], 
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("bad", [float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_is_refused_as_the_door_refuses_it(bad: float) -> None:
+    listed = replace(STREAM, fields=(*STREAM.fields, Field("loads", "list", item="float", nullable=True)))
+    stage = Aggregate("sums", "all", Tumbling(10_000), (), (AggregateSpec("n", "sum", "loads"),))
+    stages: dict[str, Stage] = {"all": Transform("all", "visits", explode="loads"), "sums": stage}
+    config = Config({"visits": listed}, stages)
+    given = {"ts": [BASE_MS, BASE_MS], "ms": [1.0, bad]}
+    frames = (pd.DataFrame(given), pl.DataFrame(given), pl.DataFrame(given, schema_overrides={"ms": pl.Float32}))
+
+    for frame in frames:
+        with pytest.raises(FrameError, match=r"column 'ms', row 1: -?inf is out of range"):
+            pipeline.batch(CONFIG, frame, stages=["by_page"])
+    lists = pl.DataFrame({"ts": [BASE_MS, BASE_MS], "loads": [[1.0, None], [bad]]})
+    with pytest.raises(FrameError, match="column 'loads', row"):
+        pipeline.batch(config, lists, stages=["sums"])
+
+
 def test_names_that_are_not_there_are_refused_with_the_nearest(tmp_path: Path) -> None:
     frame = pl.DataFrame({"ts": [BASE_MS]})
     other = Aggregate("other", "quiet", Tumbling(1_000), (), (AggregateSpec("n", "count"),))
-    sessions = Aggregate("sessions", "visits", Session(1_000), (), (AggregateSpec("n", "count"),))
     two = Config(
         streams={**CONFIG.streams, "quiet": replace(STREAM, name="quiet")},
-        stages={**CONFIG.stages, "other": other, "sessions": sessions},
+        stages={**CONFIG.stages, "other": other},
     )
     path = tmp_path / "visits.ndjson"
     path.write_text('{"ts": 1}\n\n{"ts": 1, "n": "x"}\n')
@@ -300,7 +379,6 @@ def test_names_that_are_not_there_are_refused_with_the_nearest(tmp_path: Path) -
         ("Did you mean 'by_page'?", lambda: pipeline.batch(CONFIG, frame, stages=["by_pag"])),
         ("Did you mean 'visits'?", lambda: pipeline.batch(CONFIG, frame, stream="visit")),
         ("say whose events these are", lambda: pipeline.batch(two, frame)),
-        ("session windows", lambda: pipeline.batch(two, frame, stages=["sessions"])),
         ("Did you mean 'dated'?", lambda: pipeline.batch(two, frame, stream="visits").metric("datd")),
         ("line 3", lambda: pipeline.batch(CONFIG, path)),
         ("a pandas or polars DataFrame is needed, not a list", lambda: pipeline.batch(CONFIG, [{"ts": 1}])),

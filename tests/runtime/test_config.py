@@ -55,6 +55,7 @@ streams:
     partitions: 8
     retention: {time: 2h, bytes: 500MB}
     extra: refuse
+    compression: zstd
 stages:
   per_section:                # reads a stage that stands below it
     from: sections
@@ -113,7 +114,9 @@ def test_a_full_config_is_read_to_frozen_values(tmp_path: Path) -> None:
     )
     assert clicks.time == TimePolicy("ts", 90_000, 0, 7 * 86_400_000, None)
     assert (clicks.partition_by, clicks.partitions, clicks.extra) == ("user", 8, "refuse")
-    assert (clicks.retention_ms, clicks.retention_bytes) == (7_200_000, 500_000_000)
+    assert (clicks.retention_ms, clicks.retention_bytes, clicks.compression) == (7_200_000, 500_000_000, "zstd")
+    assert "kept        2h or 500MB, chunks compressed with zstd" in describe(config)
+    assert load_config(write(tmp_path, STREAMS), {}).streams["clicks"].compression == "none"
     assert list(config.stages) == ["per_section", "humans", "sections"]
     assert config.stages["sections"] == Transform(
         "sections", "humans", None, {"section": "SPLIT_PART(page, '/', 2)"}, publish=True
@@ -640,7 +643,7 @@ clicks (POST /publish writes here)
   fields      ts timestamp, user string, page string, ms float? ms, tags list[string]?
   time        of ts, disorder 90s, at most 0s ahead, at most 1w old, silence never moves it
   partitions  8, by user: {clicks.0..7}:raw
-  kept        2h or 500MB
+  kept        2h or 500MB, chunks compressed with zstd
   └─ humans
      │ filter    page <> '/robots.txt'
      └─ sections

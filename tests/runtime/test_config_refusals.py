@@ -111,7 +111,10 @@ REFUSED_STREAMS = [
     ),
     ("streams: {s: {schema: {a: int}, ¦dedup: {}}}", "streams.s.dedup: `dedup` is not built yet in this version."),
     ("streams: {s: {schema: {a: int}, ¦archive: x}}", "streams.s.archive: `archive` is not built yet in this version."),
-    ("streams: {s: {schema: {a: int}, ¦compression: lz4}}", "streams.s.compression: `compression` is not built yet"),
+    (
+        "streams: {s: {schema: {a: int}, compression: ¦gzip}}",
+        "streams.s.compression: must be none, lz4 or zstd, not 'gzip'.",
+    ),
 ]
 
 REFUSED_STAGES = [
@@ -254,6 +257,12 @@ REFUSED_WINDOWS = [
         "{calendar: day, tz: ¦+02:00}",
         ".tz: unknown time zone '+02:00'. Write an IANA name such as Europe/Paris, or UTC.",
     ),
+    (
+        "{calendar: day, tz: ¦CEST}",
+        ".tz: unknown time zone 'CEST'. Abbreviations do not say when summer time is; write an IANA name such as "
+        "Europe/Berlin, or UTC.",
+    ),
+    ("{calendar: day, tz: ¦UTC+2}", ".tz: unknown time zone 'UTC+2'. Write an IANA name such as Europe/Paris, or UTC."),
     ("{calendar: day, tz: ¦localtime}", ".tz: unknown time zone 'localtime'."),
     ("{calendar: day, ¦tz: }", ".tz: must be the name of a time zone such as Europe/Paris, not nothing."),
     ("{calendar: day, tz: UTC, ¦offset: 6h}", ".offset: calendar windows begin at local midnight"),

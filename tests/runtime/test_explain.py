@@ -29,6 +29,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime import cli
 from pipeline.runtime.explain_event import event_named
+from pipeline.runtime.explain_subject import window_named
 from pipeline.runtime.explain_window import explain_window
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import groups_of
@@ -88,7 +89,7 @@ def test_every_event_of_the_web_log_is_accounted_for_by_the_stage_and_from_every
         assert len(wanted) > 80
         for row in wanted:
             span = (row["window_start"], row["window_end"])
-            account = explain_window(line.client, config, program, span, None).account
+            account = explain_window(line.client, config, window_named(program, *span, None)).account
             found = {name: getattr(account, name) for name in ("accepted", "late", "filtered", "dead")}
             assert found == {name: row[name] for name in found}, span
             assert account.read == sum(found.values())
@@ -147,6 +148,7 @@ def test_a_window_of_every_kind_is_what_its_events_say_one_by_one(server: Runnin
         assert [(e["partition"], e["id"], e["row"]) for e in (first, last)] == [counted[0], counted[-1]]
         assert found["window"]["state"] in ("final", "open")
         assert found["log"] == {"complete": True, "from": None, "truncated": False}
+        assert found["recomputed"] == found["values"]
         accepted += counts["accepted"]
     assert accepted > 300
 
@@ -283,6 +285,7 @@ def test_after_a_trim_the_account_says_that_it_is_not_whole(server: RunningServe
 
     assert found["accounts"]["read"] == 0
     assert found["values"]["views"] > 10, "the result is still there"
+    assert found["recomputed"] is None
     assert found["log"]["complete"] is False
     assert found["log"]["from"] > BASE_MS
 
@@ -292,7 +295,8 @@ def test_an_account_that_takes_too_long_stops_and_says_so(server: RunningServer)
     program = Metrics(CONFIG, line.client).program("by_page")
     times = iter([0.0, *[100.0] * 100])
 
-    found = explain_window(line.client, CONFIG, program, (BASE_MS, BASE_MS + 10_000), None, lambda: next(times))
+    subject = window_named(program, BASE_MS, BASE_MS + 10_000, None)
+    found = explain_window(line.client, CONFIG, subject, lambda: next(times))
 
     assert found.truncated
     assert not found.log_complete
@@ -308,7 +312,7 @@ def test_an_account_that_takes_too_long_stops_and_says_so(server: RunningServer)
         ("grown", {"start": BASE_MS - BASE_MS % 60_000}, 422, "windows that start at"),
         ("by_page", {"start": BASE_MS, "pag": "/a"}, 400, "Did you mean 'page'?"),
         ("by_pag", {"start": BASE_MS}, 404, "Did you mean 'by_page'?"),
-        ("sessions", {"start": BASE_MS}, 422, "whose events are not accounted for yet"),
+        ("sessions", {"start": BASE_MS}, 422, "no session of sessions that stands begins at"),
     ],
 )
 def test_a_window_is_named_exactly(

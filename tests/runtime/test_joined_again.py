@@ -32,6 +32,7 @@ from pipeline.core.definitions import (
     Transform,
     Tumbling,
 )
+from pipeline.core.partitioning import partition_of
 from pipeline.core.registered_transforms import TRANSFORMS
 from pipeline.errors import BadRequestError, FrameError
 from pipeline.rim import keys, store
@@ -39,6 +40,7 @@ from pipeline.rim.expiry import Kept, expire_results
 from pipeline.rim.replies import parse_hash
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.explain_event import EventExplained, event_named
+from pipeline.runtime.explain_subject import window_named
 from pipeline.runtime.explain_window import explain_window
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.scheduler import Housekeeping
@@ -56,7 +58,7 @@ FIELDS = (
     Field("ms", "float", nullable=True),
     Field("tags", "list", item="string", nullable=True),
 )
-STREAM = Stream("visits", FIELDS, TimePolicy("ts", disorder_ms=2_000), partitions=2)
+STREAM = Stream("visits", FIELDS, TimePolicy("ts", disorder_ms=2_000), partition_by="sensor", partitions=2)
 VALUES = (
     AggregateSpec("n", "count"),
     AggregateSpec("sum_ms", "sum", "ms"),
@@ -64,7 +66,7 @@ VALUES = (
     AggregateSpec("sensors", "distinct", "sensor"),
     AggregateSpec("p90", "quantile", "ms", 0.9),
 )
-PANED = ("by_site", "hops", "daily")
+METRICS = ("by_site", "hops", "daily", "stays")
 LEDGER = ("read", "accepted", "filtered", "late", "dead")
 
 
@@ -98,14 +100,15 @@ def write(folder: Path, sites: Mapping[str, str]) -> None:
 def seen(second: float, number: int) -> dict[str, Any]:
     tags = (["x", "y"], ["x"], ["y", "out"], ["out"], [], None, ["x", "bad"], ["x", "y", "y"])[number % 8]
     ms = None if number % 5 == 0 else 10.0 ** (number % 9) / 7
-    event = {"ts": BASE_MS + int(second * 1_000), "sensor": "abc"[number % 3], "ms": ms, "tags": tags}
+    event = {"ts": BASE_MS + int(second * 1_000), "sensor": "abd"[number % 3], "ms": ms, "tags": tags}
     return {name: value for name, value in event.items() if value is not None}
 
 
 def send(line: Line, seconds: float, first: int, count: int = 40) -> None:
-    """Events from a second on, half of them to each partition, a few of them out of order."""
+    """Events from a second on, each to its sensor's partition, a few of them out of order."""
+    sent = [seen(seconds + n / 4 - (30 if n % 13 == 12 else 0), first + n) for n in range(count)]
     for partition in (0, 1):
-        events = [seen(seconds + n / 4 - (30 if n % 13 == 12 else 0), first + n) for n in range(partition, count, 2)]
+        events = [event for event in sent if partition_of(event["sensor"], 2) == partition]
         times = [event["ts"] for event in events]
         line.chunk("visits", events, partition=partition, times_ms=times)
 
@@ -126,7 +129,7 @@ def line(server: RunningServer, tmp_path: Path) -> Line:
     write(tmp_path, {"a": "attic", "b": "barn"})
     line = Line(configured(tmp_path), server)
     send(line, 40, 0)
-    write(tmp_path, {"a": "annex", "c": "cellar"})
+    write(tmp_path, {"a": "annex", "d": "cellar"})
     assert Housekeeping(line.config, server.client).reload_tables_once() == 2
     send(line, 50, 7)
     line.settle()
@@ -165,12 +168,11 @@ def events_of(line: Line) -> list[EventExplained]:
 def test_all_of_it_is_equal(line: Line) -> None:
     found = reports(line)
 
-    for name in PANED:
-        report = found[name]
+    for name, report in found.items():
         assert report.differences == []
         assert report.unchecked is None
         assert (report.not_checkable, report.old_data, report.pending, report.moved) == (0, 0, 0, 0)
-        assert (report.windows > 0, report.panes > 0, report.groups > 0) == (True,) * 3
+        assert (report.windows > 0, report.panes > 0, report.groups > 0) == (True, name != "stays", True)
     checkpoint = store.load_checkpoint(line.client, "visits", 0, line.programs["by_site"].group)
     assert (checkpoint.backfilled > 0, checkpoint.replayed > 0, checkpoint.dead > 0) == (True,) * 3
     assert max(row["revision"] for row in line.rows("by_site")) > 0
@@ -215,8 +217,9 @@ def test_without_its_function_nothing_is_computed_again(line: Line, monkeypatch:
     with pytest.raises(FrameError, match="calls the function 'joined_again_letters'"):
         pipeline.batch(line.config, pd.DataFrame({"ts": [BASE_MS]}))
     [span, *_] = store.published_windows(line.client, "by_site", report.version)
+    program = Metrics(line.config, line.client).program("by_site")
     with pytest.raises(BadRequestError, match="another text of the function"):
-        explain_window(line.client, line.config, Metrics(line.config, line.client).program("by_site"), span, None)
+        explain_window(line.client, line.config, window_named(program, *span, None))
 
 
 def test_a_content_that_is_gone_is_said_not_to_be_checked(line: Line) -> None:
@@ -255,7 +258,7 @@ def test_what_expired_about_when_old_data_came_is_not_checkable_and_no_differenc
 def test_every_event_is_explained_in_every_stage_as_the_books_have_it(line: Line) -> None:
     events = events_of(line)
 
-    for name in (*PANED, "placed", "stays"):
+    for name in (*METRICS, "placed"):
         outcomes = Counter(fate.outcome for each in events for fate in each.stages if fate.stage == name)
         group = next(fate.group for fate in events[0].stages if fate.stage == name)
         books = [store.load_checkpoint(line.client, "visits", number, group) for number in (0, 1)]
@@ -274,7 +277,9 @@ def test_the_accounts_of_all_windows_are_the_books(line: Line) -> None:
     late_ms = [int(row["time"]) for number in (0, 1) for row in line.late("by_site", number)]
     spans |= {(ms - ms % 10_000, ms - ms % 10_000 + 10_000) for ms in late_ms}
 
-    accounts = [explain_window(line.client, line.config, program, span, None).account for span in sorted(spans)]
+    accounts = [
+        explain_window(line.client, line.config, window_named(program, *span, None)).account for span in sorted(spans)
+    ]
 
     books = [store.load_checkpoint(line.client, "visits", number, program.group) for number in (0, 1)]
     assert sum(each.accepted for each in accounts) == sum(book.accepted for book in books)
@@ -282,7 +287,9 @@ def test_the_accounts_of_all_windows_are_the_books(line: Line) -> None:
     assert sum(each.dead or 0 for each in accounts) == sum(book.dead for book in books)
     rows = {row["window_start"] for row in line.rows("by_site") if row["site"] == "annex"}
     chosen = [
-        explain_window(line.client, line.config, program, span, lambda group: b'"annex"' in group).account
+        explain_window(
+            line.client, line.config, window_named(program, *span, lambda group: b'"annex"' in group)
+        ).account
         for span in sorted(spans)
     ]
     assert {span[0] for span, each in zip(sorted(spans), chosen, strict=True) if each.accepted} == rows
@@ -294,8 +301,8 @@ def test_a_frame_of_the_raw_log_gives_the_numbers_of_the_api(line: Line) -> None
 
     again = pipeline.batch(line.config, raw)
 
-    assert again.metrics == PANED
-    for name in PANED:
+    assert again.metrics == METRICS
+    for name in METRICS:
         told = client.metric(name, start="1970-01-01", limit=100_000)
         found = again.metric(name)
         pd.testing.assert_frame_equal(found.drop(columns="revision"), told.drop(columns="revision"), check_exact=True)
@@ -328,7 +335,7 @@ def test_a_log_that_was_trimmed_brings_the_tables_at_its_cut(line: Line) -> None
 
     assert raw["_kind"].tolist().count("cut") == 2
     assert raw[raw["_kind"] == "control"]["_table"].tolist() == [TABLE, TABLE]
-    for name, report in reports(line, *PANED).items():
+    for name, report in reports(line, *METRICS).items():
         assert (report.n_differences, report.unchecked, report.windows > 0) == (0, None, True)
         found = pipeline.batch(line.config, raw).metric(name)
         told = client.metric(name, start="1970-01-01", limit=100_000)

@@ -182,7 +182,7 @@ def test_a_trailing_window_falls_to_empty(server: RunningServer) -> None:
     line.settle()
 
     def rolling(window: str, at: int) -> dict[str, int]:
-        answer = line.http.get("/v1/metrics/views/rolling", query_string={"window": window, "at": at})
+        answer = line.http.get("/v1/metrics/views/rolling", query_string={"window": window, "at": at + 1})
         assert answer.status_code == 200, answer.text
         return {row["page"]: row["n"] for row in answer.get_json()["data"]}
 
@@ -193,3 +193,23 @@ def test_a_trailing_window_falls_to_empty(server: RunningServer) -> None:
     refused = line.http.get("/v1/metrics/views/rolling?window=15s")
     assert (refused.status_code, refused.get_json()["code"]) == (422, "window_not_exact")
     assert line.http.get("/v1/metrics/views/rolling").get_json()["code"] == "no_window"
+
+
+@pytest.mark.parametrize("cap", [1, 2, 100])
+def test_a_group_that_is_called_as_those_above_the_cap_is_counted_with_them(server: RunningServer, cap: int) -> None:
+    line = line_of(server, replace(STAGE, max_groups=cap))
+    for pages in (["__other__"], ["a", "b", "c"], ["c", "__other__", "a"]):
+        line.chunk("hits", [{"ts": 1, "page": page} for page in pages], times_ms=[1])
+        line.settle()
+    hit(line, 15 * SECOND)
+
+    told = line.get("views")
+
+    own = {"a": 2, "b": 1, "c": 2}
+    kept = dict(list(own.items())[:cap])
+    above = 2 + sum(own.values()) - sum(kept.values())
+    rows = [(row["page"], row["n"]) for row in told["data"] if row["window_start"] == 0]
+    assert rows == [("__other__", above), *kept.items()]
+    assert told["meta"]["capped"] == ["__other__"]
+    checkpoint = server.client.hgetall(keys.checkpoint("hits", 0, line.programs["views"].group))
+    assert checkpoint[b"others"] == str(above).encode()

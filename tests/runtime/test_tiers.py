@@ -152,3 +152,48 @@ def test_a_tier_added_later_is_built_from_the_results_that_are_there(server: Run
     answer = line.get("loads", start="0", step="1h")
     assert answer["meta"]["tier"] == HOUR
     assert sum(row["n"] for row in answer["data"]) == 5_000
+
+
+def complete_from(line: Line, **asked: str) -> int | None:
+    meta: dict[str, int | None] = line.get("loads", start="0", **asked)["meta"]
+    return meta["complete_from"]
+
+
+def test_an_answer_says_from_when_on_windows_are_kept_in_the_metric_and_in_the_tier_that_answered(
+    server: RunningServer,
+) -> None:
+    line = Line(CONFIG, server)
+    fill(line)
+    last = max(row["window_start"] for row in line.rows("loads"))
+    housekeeping, now_ms = Housekeeping(CONFIG, server.client), int(server.client.time()[0]) * 1_000
+    assert [complete_from(line), complete_from(line, step="1m")] == [None, None]
+
+    housekeeping.expire_once(now_ms + HOUR + MINUTE)
+
+    assert complete_from(line) == last + 10 * SECOND
+    assert complete_from(line, step="1m") == 0, "the tier has everything since its first window"
+    assert line.http.get("/v1/metrics/loads?format=csv").headers["Streamgauge-Complete-From"] == str(last + 10 * SECOND)
+    for view in ("latest", "rolling?window=10s"):
+        meta = line.http.get(f"/v1/metrics/loads/{view}").get_json()["meta"]
+        assert meta["complete_from"] == last + 10 * SECOND
+
+    housekeeping.expire_once(now_ms + 3 * HOUR)
+
+    assert complete_from(line, step="1m") == last + 10 * SECOND, "the minute it is in was the last one"
+    assert complete_from(line, step="1h") == 0
+
+
+def test_windows_before_complete_from_may_be_gone_and_none_after_it(server: RunningServer) -> None:
+    line = Line(Config(CONFIG.streams, {"loads": replace(STAGE, rollups=(), allowed_lateness_ms=0)}), server)
+    version = line.programs["loads"].version
+    fill(line)
+    every = {row["window_start"] for row in line.rows("loads")}
+    ages = keys.ages("loads", version)
+    old = [f"{start}:{start + 10 * SECOND}" for start in (50 * SECOND, 600 * SECOND, 20 * SECOND)]
+    server.client.zadd(ages, dict.fromkeys(old, 1))
+
+    assert Housekeeping(line.config, server.client).expire_once().results == 3
+
+    assert complete_from(line) == 610 * SECOND
+    kept = {row["window_start"] for row in line.rows("loads")}
+    assert every - kept == {50 * SECOND, 600 * SECOND, 20 * SECOND}

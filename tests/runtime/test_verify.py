@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from api.main import app
-from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Lookup, Rollup, Session, Transform, Tumbling
+from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Lookup, Rollup, Transform, Tumbling
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.expiry import Kept, expire_results
@@ -372,18 +372,6 @@ def backfill(line: Line, rows: list[dict[str, Any]]) -> None:
     fields = chunk_fields(rows, [row["ts"] for row in rows], position=1_000, at_ms=at_ms)
     line.entry("visits", fields | {"mode": "backfill"})
     line.settle()
-
-
-def test_sessions_are_said_not_to_be_checked(server: RunningServer) -> None:
-    line = filled(server)
-    sessions = Aggregate("sessions", "visits", Session(1_000), (), (AggregateSpec("n", "count"),))
-
-    found = reports(line, "sessions", config=Config(CONFIG.streams, {**CONFIG.stages, "sessions": sessions}))
-
-    assert list(report_lines(list(found.values()))) == [
-        "nothing was compared",
-        "  sessions: not checked: it has session windows, which are not recomputed yet",
-    ]
 
 
 def test_a_torn_partition_is_said_not_to_be_checked(server: RunningServer) -> None:

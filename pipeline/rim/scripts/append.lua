@@ -9,8 +9,8 @@
 -- ARGV[1] idempotency key, '' = none            ARGV[2] fingerprint of the request
 -- ARGV[3] clock the rows were judged by, ms     ARGV[4] rows of the request in this step that are good
 -- ARGV[5] of them, rows with undeclared fields  ARGV[6] e: entries     ARGV[7] q: refused rows
--- then e x ('chunk', n, lo, hi, crc, mode, only, body) or e x ('row', time, m, m x field/value pairs); no event time: '' in
--- lo, hi, time; mode 'backfill' or '', only the consumer group it is for or ''
+-- then e x ('chunk', n, lo, hi, crc, mode, only, coding, body) or e x ('row', time, m, m x field/value pairs); no event
+-- time: '' in lo, hi, time; mode 'backfill' or '', only the consumer group it is for or ''
 -- then q x (reason, code, field, index, body); then, with KEYS[6], request, again ('1' or ''), m, m x origin
 -- Record: 'FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID'; kept 24 h or 100,000 a partition, removed in small steps.
 -- Returns {'new', arrival_ms, id...}, {'known', record}, {'conflict'}, {'replayed'} (some origin was replayed before) or
@@ -44,9 +44,10 @@ for i = 1, n_entries do
   local kind = take()
   if kind == 'chunk' then
     local n, lo, hi, crc = count(take()), time(take()), time(take()), whole(count(take()))
-    local mode, only = take(), take()
+    local mode, only, coding = take(), take(), take()
     if mode ~= '' and mode ~= 'backfill' then error('append.lua: not a mode: ' .. tostring(mode)) end
-    entries[i] = {kind = kind, n = n, lo = lo, hi = hi, crc = crc, mode = mode, only = only, body = take() or ''}
+    if not string.match(coding or '', '^[a-z0-9+]+$') then error('append.lua: not a coding: ' .. tostring(coding)) end
+    entries[i] = {kind = kind, n = n, lo = lo, hi = hi, crc = crc, mode = mode, only = only, coding = coding, body = take() or ''}
     entries[i].bytes = #entries[i].body
     n_events = n_events + n
   elseif kind == 'row' then
@@ -112,7 +113,7 @@ for i, entry in ipairs(entries) do
   local id, arrived
   if entry.kind == 'chunk' then
     local fields = {'_k', 'chunk', 'v', '1', 'n', whole(entry.n), 'seq', whole(stored), 'crc', entry.crc,
-      'at', arrival, 'lo', whole(entry.lo or now), 'hi', whole(entry.hi or now), 'coding', 'ndjson', 'body', entry.body}
+      'at', arrival, 'lo', whole(entry.lo or now), 'hi', whole(entry.hi or now), 'coding', entry.coding, 'body', entry.body}
     for _, name in ipairs({'mode', 'only'}) do
       if entry[name] ~= '' then
         fields[#fields + 1] = name
