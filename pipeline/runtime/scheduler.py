@@ -203,9 +203,7 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
         timezone=UTC,
     )
     scheduler.add_listener(Skips(), EVENT_JOB_MAX_INSTANCES)
-    library = logging.getLogger("apscheduler")  # its lines have no form of ours; what matters in them is said above
-    library.addHandler(logging.NullHandler())
-    library.propagate = False
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its warnings are the skipped runs, said above
     jobs: list[tuple[str, Callable[[], object], int]] = [
         ("ticks", housekeeping.tick_once, TICK_EVERY_MS),
         ("trim", housekeeping.trim_once, TRIM_EVERY_MS),
