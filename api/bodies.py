@@ -25,6 +25,7 @@ ARROW_TYPE = "application/vnd.apache.arrow.stream"
 ARROW_FILE = "Arrow file (Feather)"
 
 _NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd"})  # whether it is that is seen in the body itself
 _UNREADABLE_TYPES = {
     "text/csv": "CSV",
     "application/vnd.apache.arrow.file": ARROW_FILE,
@@ -51,6 +52,13 @@ def read_body(request: Request) -> bytes:
     content_type = request.mimetype
     if content_type in _UNREADABLE_TYPES:
         raise _unreadable(_UNREADABLE_TYPES[content_type])
+    for coding in request.headers.get("Content-Encoding", "").lower().split(","):
+        if coding.strip() not in _CODINGS:
+            raise BadRequestError(
+                f"Content-Encoding {coding.strip()!r} is not read. Send the body plain, gzip or zstd.",
+                code="unsupported_media_type",
+                status=415,
+            )
     body = inflate(_read(request))
     for start, name in _UNREADABLE_STARTS.items():
         if body.startswith(start):
@@ -76,7 +84,7 @@ def _read(request: Request) -> bytes:
     """Werkzeug's own reading stops at its limit and calls a cut chunked body whole (FACTS 15)."""
     announced = request.content_length
     if announced is not None and announced > MAX_BODY_BYTES:
-        raise _too_large(f"{announced:,} bytes")
+        raise _too_large(f"it has {announced:,} bytes")
     stream = cast(BinaryIO, request.environ["wsgi.input"])
     terminated = request.environ.get("wsgi.input_terminated") or announced is not None
     parts: list[bytes] = []
@@ -88,7 +96,7 @@ def _read(request: Request) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MAX_BODY_BYTES:
-            raise _too_large("it is still going on there")
+            raise _too_large("it does not end at the limit")
     if announced is not None and size < announced:
         raise BadRequestError(f"The body ended after {size:,} of {announced:,} bytes. Send it again.", code="cut_off")
     return b"".join(parts)
@@ -109,7 +117,7 @@ def inflate(body: bytes) -> bytes:
             raise BadRequestError(f"The gzip body is damaged: {error}.", code="bad_gzip") from None
         room -= len(part)
         if room <= 0:
-            raise _too_large("it inflates to more")
+            raise _too_large("it is compressed, and inflates to more")
         if not inflater.eof:
             raise BadRequestError("The gzip body is cut off. Send all of it.", code="bad_gzip")
         parts.append(part)
@@ -133,7 +141,7 @@ def _inflate_zstd(body: bytes) -> bytes:
             while part := stream.read(READ_BYTES):
                 size += len(part)
                 if size > MAX_BODY_BYTES:
-                    raise _too_large("it inflates to more")
+                    raise _too_large("it is compressed, and inflates to more")
                 parts.append(part)
     except OSError as error:
         raise BadRequestError(f"The zstd body is damaged or cut off: {error}.", code="bad_zstd") from None
@@ -145,7 +153,8 @@ def _inflate_zstd(body: bytes) -> bytes:
 
 def _too_large(seen: str) -> BadRequestError:
     return BadRequestError(
-        f"The body is too large: at most {MAX_BODY_BYTES:,} bytes, inflated too, and {seen}. Send smaller batches.",
+        f"The body is too large: {seen}. At most {MAX_BODY_BYTES:,} bytes are taken, also once they are inflated. "
+        "Send smaller batches.",
         code="too_large",
         status=413,
     )

@@ -152,7 +152,7 @@ def _parse(text: str) -> object:
     except TreeError as error:
         raise ExpressionError(str(error)) from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        reason = f"{_reason(error)}.{_word_hint(str(error), bare)}"
+        reason = f"{reason_of(error)}.{_word_hint(str(error), bare)}"
         raise ExpressionError(f"this is not a SQL expression that works here: {reason}") from error
 
 
@@ -190,7 +190,7 @@ def _run(expr: pl.Expr, frame: pl.DataFrame) -> pl.Series:
     try:
         return frame.select(expr.alias("_")).to_series()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, TypeError) as error:
-        raise ExpressionError(f"{_reason(error)}.{_hint(str(error))}") from error
+        raise ExpressionError(f"{reason_of(error)}.{_hint(str(error))}") from error
 
 
 def _hint(message: str) -> str:
@@ -205,7 +205,7 @@ def _is_value_error(error: ExpressionError) -> bool:
     return any(part in str(error) for part in _VALUE_ERRORS)
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return polars's own words in one line of bounded length."""
     text = str(error).split("\n\nThis error occurred", 1)[0].split("\n\nDid you mean", 1)[0]
     line = " ".join(text.split()).rstrip(".")

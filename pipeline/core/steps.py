@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, assert_never
 
+import numpy as np
 import polars as pl
 from polars.exceptions import PolarsError
 
@@ -22,13 +23,15 @@ from pipeline.core import python_calls
 from pipeline.core.batches import ROW, Reload
 from pipeline.core.column_types import stream_columns, type_of
 from pipeline.core.definitions import Config, Engine, Lookup, Stage, Transform
-from pipeline.core.expressions import Expression, compile_expression
+from pipeline.core.expressions import Expression, compile_expression, reason_of
+from pipeline.core.failing_rows import failing_rows
 from pipeline.core.python_calls import CallError
 from pipeline.core.registered_transforms import TRANSFORMS
 from pipeline.core.sketch_user import UserPartials, what_failed
 from pipeline.core.tables import Contents
 from pipeline.errors import MissingTableError, UserCodeError
 
+EXPRESSION_FAILED = "expression_failed"  # code of a dead letter
 POISON_ATTEMPTS = 3  # a row that fails this often alone is a dead letter (DESIGN 8.6)
 NO_CONTENTS: Contents = MappingProxyType({})
 Columns = Mapping[str, pl.DataType]
@@ -284,7 +287,11 @@ def _run_all(
     """Run the steps on rows for which the same tables hold; events that a step fails on go, all their rows."""
     for step in steps:
         fresh: dict[int, DeadRow] = {}
-        frame = _halve_poison(lambda part, step=step: _run(step, part, tables, contents), frame, fresh)  # type: ignore[misc]
+
+        def compute(part: pl.DataFrame, step: Step = step) -> pl.DataFrame:
+            return _run(step, part, tables, contents)
+
+        frame = _without_failing(step, compute, frame, fresh)
         if fresh:
             frame = frame.filter(~pl.col(ROW).is_in(list(fresh)))
             dead |= fresh
@@ -341,8 +348,74 @@ def _lift(sketch: UserPartials, frame: pl.DataFrame) -> pl.Series:
     return pl.Series(lifted_column(sketch), lifted, dtype=pl.Binary)
 
 
+def _without_failing(
+    step: Step, compute: Callable[[pl.DataFrame], pl.DataFrame], frame: pl.DataFrame, dead: dict[int, DeadRow]
+) -> pl.DataFrame:
+    """Compute a frame without the rows that fail; each kills its event.
+
+    Of SQL the values that do not convert are found column-wise. The rows that are left are computed as ever, and what
+    fails then for another reason is found by halving, which is the definition: it gives the same rows.
+    """
+    exprs = _exprs(step)
+    if exprs:
+        try:
+            return compute(frame)
+        except PolarsError:
+            found = failing_rows(exprs, frame)
+        if found:
+            events = frame[ROW].to_list()
+            for place in sorted(found):
+                number, why = found[place]
+                row = int(events[place])
+                dead.setdefault(row, DeadRow(row, EXPRESSION_FAILED, f"{_place_in(step, number)}: {why}"))
+            left = np.ones(len(frame), dtype=np.bool_)
+            left[list(found)] = False
+            frame = frame.filter(pl.Series(left))
+    return _halve_poison(compute, frame, dead, lambda row, error: _dead_row(step, row, error))
+
+
+def _exprs(step: Step) -> tuple[pl.Expr, ...]:
+    """The SQL of a step, in order."""
+    match step:
+        case FilterStep():
+            return (step.keep,)
+        case DeriveStep():
+            return step.derive
+        case _:
+            return ()
+
+
+def _place_in(step: Step, number: int) -> str:
+    """Which setting an expression of a step is, as a dead letter names it."""
+    if not isinstance(step, DeriveStep):
+        return f"filter of stage `{step.transform}`"
+    name = step.derive[number].meta.output_name()
+    condition = name.removeprefix(where_column(""))
+    if condition != name:
+        return f"condition `{condition}` of stage `{step.transform}`"
+    return f"derive `{name}` of stage `{step.transform}`"
+
+
+def _dead_row(step: Step, frame: pl.DataFrame, error: PolarsError | CallError) -> tuple[str, str]:
+    """The code and the message for a row that failed alone."""
+    if isinstance(error, CallError):
+        return error.code, str(error)
+    for number, expr in enumerate(_exprs(step)):
+        found = failing_rows([expr], frame)
+        if found:
+            return EXPRESSION_FAILED, f"{_place_in(step, number)}: {found[0][1]}"
+        try:
+            frame.select(expr.alias("_"))
+        except PolarsError as failure:
+            return EXPRESSION_FAILED, f"{_place_in(step, number)}: {reason_of(failure)}"
+    return EXPRESSION_FAILED, f"stage `{step.transform}`: {reason_of(error)}"
+
+
 def _halve_poison(
-    compute: Callable[[pl.DataFrame], pl.DataFrame], frame: pl.DataFrame, dead: dict[int, DeadRow]
+    compute: Callable[[pl.DataFrame], pl.DataFrame],
+    frame: pl.DataFrame,
+    dead: dict[int, DeadRow],
+    why: Callable[[pl.DataFrame, PolarsError | CallError], tuple[str, str]],
 ) -> pl.DataFrame:
     """Compute a frame, and where that fails its halves; a row that fails alone kills its event."""
     error: PolarsError | CallError | None = None
@@ -352,9 +425,9 @@ def _halve_poison(
         except (PolarsError, CallError) as failure:
             error = failure
     if len(frame) <= 1:
-        code = error.code if isinstance(error, CallError) else "expression_failed"
+        assert error is not None, "it has failed"
         for row in frame[ROW]:
-            dead.setdefault(int(row), DeadRow(int(row), code, str(error)))
+            dead.setdefault(int(row), DeadRow(int(row), *why(frame, error)))
         return compute(frame.clear())
     middle = len(frame) // 2
-    return pl.concat([_halve_poison(compute, half, dead) for half in (frame[:middle], frame[middle:])])
+    return pl.concat([_halve_poison(compute, half, dead, why) for half in (frame[:middle], frame[middle:])])

@@ -26,6 +26,7 @@ from pipeline.runtime.config_streams import PARTITION_TYPES
 from pipeline.runtime.config_yaml import Path
 
 MANY_PANES = 1_000  # of a window: each is read and merged when the window is closed or asked for
+MAX_PANES = 1_000_000  # of a window: more would not be merged before the next one closes
 
 _SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "tumbling": ("offset",),
@@ -119,6 +120,7 @@ def _stepping(report: Report, path: Path, shape: WindowShape, kind: str) -> Hopp
     else:
         window = Cumulating(_set(shape.cumulating), shape.every, shape.offset)
         problem = _uneven(window.size_ms, window.every_ms)
+    problem = problem or _too_many(pane_count(window))
     if problem is not None:
         report.add((*path, "every"), problem)
         return None
@@ -137,6 +139,13 @@ def _uneven(size_ms: int, every_ms: int) -> str | None:
         return None
     size, every = format_duration(size_ms), format_duration(every_ms)
     return f"must divide the window, {size}, and {every} does not. {format_duration(gcd(size_ms, every_ms))} would."
+
+
+def _too_many(panes: int) -> str | None:
+    if panes <= MAX_PANES:
+        return None
+    problem = f"one window would be merged from {panes:,} panes, and at most {MAX_PANES:,} can be."
+    return f"{problem} Choose a longer one that divides the window."
 
 
 def pane_count(window: PaneWindow) -> int:

@@ -69,7 +69,9 @@ def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check
 def check_books(verdict: Verdict | None) -> Check:
     """Check that the scheduler's last look at the books found nothing."""
     if verdict is None:
-        return Check("ledger", False, "nobody has looked at the books yet", "start it: streamgauge scheduler")
+        seen = "no scheduler has looked at the books since this Redis was set up, or emptied"
+        advice = "one looks every minute: run doctor again then, and if it stays so, start it: streamgauge scheduler"
+        return Check("ledger", False, seen, advice)
     if verdict.ok:
         return Check("ledger", True, "the books add up")
     seen = "; ".join(finding.sentence for finding in verdict.findings)

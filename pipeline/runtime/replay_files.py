@@ -108,6 +108,10 @@ def _csv_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
 
 def _header(path: Path, reader: Iterator[list[str]], fields: Mapping[str, str]) -> list[str]:
     header = [name.strip() for name in next(reader, [])]
+    if not any(header):
+        raise StreamgaugeError(
+            f"{path}:1: there are no columns. The first line of a CSV names them, and this one is empty."
+        )
     if len(set(header)) != len(header):
         raise StreamgaugeError(f"{path}:1: the header names a column twice: {', '.join(header)}")
     if fields and not set(header) & set(fields):

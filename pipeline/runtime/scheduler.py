@@ -7,9 +7,11 @@ the wall clock: ticks go through the log.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import redis
 import structlog
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
@@ -42,6 +45,7 @@ EXPIRE_EVERY_MS = MINUTE_MS
 CHECK_EVERY_MS = MINUTE_MS
 LEDGER_EVERY_MS = MINUTE_MS
 TABLES_EVERY_MS = MINUTE_MS
+SAY_EVERY_S = 60.0
 JOBS_AT_ONCE = 6  # one thread a job: a long trim must not hold up the ticks
 
 log = structlog.get_logger(__name__)
@@ -161,6 +165,31 @@ def guarded(name: str, job: Callable[[], object]) -> None:
         log.debug("job ran", job=name, done=done)
 
 
+class Skips:
+    """Says that a job takes longer than the time between its runs: what APScheduler says at every run that it skips.
+
+    At most once a minute for a job, with how many runs were skipped since.
+    """
+
+    def __init__(self) -> None:
+        self._skipped: dict[str, int] = {}
+        self._said_s: dict[str, float] = {}
+
+    def __call__(self, event: JobSubmissionEvent, now_s: float | None = None) -> None:
+        now_s = time.monotonic() if now_s is None else now_s
+        job = event.job_id
+        self._skipped[job] = self._skipped.get(job, 0) + len(event.scheduled_run_times)
+        if now_s - self._said_s.get(job, -SAY_EVERY_S) < SAY_EVERY_S:
+            return
+        log.warning(
+            "a job takes longer than the time between its runs",
+            job=job,
+            skipped=self._skipped.pop(job),
+            next="it runs again when this run has ended; nothing is lost. Always so: the machine or Redis is too busy",
+        )
+        self._said_s[job] = now_s
+
+
 def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
     """Put the jobs on an APScheduler, not started.
 
@@ -173,6 +202,8 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
         job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         timezone=UTC,
     )
+    scheduler.add_listener(Skips(), EVENT_JOB_MAX_INSTANCES)
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its warnings are the skipped runs, said above
     jobs: list[tuple[str, Callable[[], object], int]] = [
         ("ticks", housekeeping.tick_once, TICK_EVERY_MS),
         ("trim", housekeeping.trim_once, TRIM_EVERY_MS),

@@ -106,6 +106,8 @@ CASES = [
     Bad("CSV", b"ts,name\n1,a", 415, "unsupported_media_type", headers=(("Content-Type", "text/csv"),)),
     Bad("an Arrow file", b"ARROW1\0\0", 415, "unsupported_media_type"),
     Bad("a damaged Arrow stream", b"\xff\xff\xff\xff\0", 400, "malformed", 1),
+    Bad("brotli", b"\x0b\x02\x80{}\x03", 415, "unsupported_media_type", headers=(("Content-Encoding", "br"),)),
+    Bad("two codings", GOOD, 415, "unsupported_media_type", headers=(("Content-Encoding", "gzip, deflate"),)),
     Bad("a damaged zstd", b"\x28\xb5\x2f\xfd..", 400, "bad_zstd"),
     Bad("unknown stream", GOOD, 404, "unknown_stream", url="/v1/streams/event/events"),
     Bad("a stream called {}:*", GOOD, 404, "unknown_stream", url="/v1/streams/%7Bevents.0%7D:*/events"),
@@ -165,6 +167,19 @@ def test_one_bad_row_does_not_take_the_good_ones_with_it(http: FlaskClient, serv
     assert [error["index"] for error in said["errors"]] == list(range(1, 2 * len(rows), 2))
     assert ledger(server) == {"received": 2 * len(rows), "stored": len(rows), "duplicate": 0, "rejected": len(rows)}
     assert quarantined(server) == len(rows)
+
+
+def test_a_body_that_is_too_large_is_told_its_size_and_the_limit(http: FlaskClient) -> None:
+    answer = http.post(URL, data=b" " * (MAX_BODY_BYTES + 1))
+    assert answer.get_json()["detail"] == (
+        f"The body is too large: it has {MAX_BODY_BYTES + 1:,} bytes. At most {MAX_BODY_BYTES:,} bytes are taken, "
+        "also once they are inflated. Send smaller batches."
+    )
+
+
+@pytest.mark.parametrize("coding", ["gzip", "X-GZIP", "identity", "zstd", ""])
+def test_a_coding_that_is_read_may_be_named_whether_it_is_there_or_not(http: FlaskClient, coding: str) -> None:
+    assert http.post(URL, data=GOOD, headers={"Content-Encoding": coding}).status_code == 202
 
 
 def test_errors_are_capped_and_counts_are_not(http: FlaskClient, server: RunningServer) -> None:

@@ -165,7 +165,52 @@ def test_one_row_that_fails_kills_all_rows_of_its_event_and_no_other() -> None:
     done, dead = apply_steps(steps, rows({"tags": ["1", "2"]}, {"tags": ["3", "x", "y"]}, {"tags": ["4"]}))
 
     assert done.select(ROW, "number").rows() == [(0, 1), (0, 2), (2, 4)]
-    assert [(each.row, each.code) for each in dead] == [(1, "expression_failed")]
+    assert dead == (DeadRow(1, "expression_failed", "derive `number` of stage `t`: cannot read 'x' as BIGINT"),)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (Transform("t", "s", filter="CAST(page AS INT) > 0"), "filter of stage `t`: cannot read '/a' as BIGINT"),
+        (
+            Transform("t", "s", derive={"x": "n", "y": "CAST(page AS DOUBLE)"}),
+            "derive `y` of stage `t`: cannot read '/a' as DOUBLE",
+        ),
+        (
+            Transform("t", "s", derive={"at": "STRPTIME(page, '%Y-%m-%d')"}),
+            "derive `at` of stage `t`: cannot read '/a' as TIMESTAMP by the format '%Y-%m-%d'",
+        ),
+        (
+            Transform("t", "s", derive={"at": "DATE(page)"}),
+            "derive `at` of stage `t`: could not find an appropriate format to parse dates, please define a format",
+        ),
+        (
+            Transform("t", "s", derive={"low": "CAST(n * 1000 AS SMALLINT)"}),
+            "derive `low` of stage `t`: cannot read 77000 as SMALLINT",
+        ),
+    ],
+)
+def test_a_dead_letter_of_an_expression_says_in_one_line_where_and_which_value(stage: Transform, message: str) -> None:
+    done, dead = run(stage, rows({"n": 77}))
+
+    assert len(done) == 0
+    assert [each.message for each in dead] == [message]
+
+
+def test_a_value_in_a_message_is_cut() -> None:
+    _, [dead] = run(Transform("t", "s", derive={"x": "CAST(page AS INT)"}), rows({"page": "/" + "a" * 10_000}))
+
+    assert dead.message.endswith("aaa…' as BIGINT")
+    assert len(dead.message) < 120
+
+
+def test_a_dead_letter_of_an_aggregates_condition_names_it() -> None:
+    counts = Aggregate("m", "s", Tumbling(10_000), (), (AggregateSpec("n", "count", where="CAST(page AS INT) > 1"),))
+    program = compile_program(Config({"s": STREAM}, {"m": counts}), counts)
+
+    _, [dead] = apply_steps(program.steps, rows({}))
+
+    assert dead.message == "condition `CAST(page AS INT) > 1` of stage `m`: cannot read '/a' as BIGINT"
 
 
 def test_a_function_that_raises_makes_dead_letters_with_its_traceback_and_the_others_go_on() -> None:

@@ -241,6 +241,10 @@ REFUSED_WINDOWS = [
         "{hopping: 1m, every: ¦90s}",
         ".every: windows of 1m every 90s would leave out the events between them. Write at most 1m.",
     ),
+    (
+        "{hopping: 1d, every: ¦1ms}",
+        ".every: one window would be merged from 86,400,000 panes, and at most 1,000,000 can be. Choose a longer one",
+    ),
     ("¦{cumulating: 1d}", ": cumulating windows need `every`, how far each window reaches beyond the one before"),
     ("{cumulating: 1d, every: ¦7h}", ".every: must divide the window, 1d, and 7h does not. 1h would."),
     ("{cumulating: 1h, every: ¦2h}", ".every: must divide the window, 1h, and 2h does not. 1h would."),

@@ -89,6 +89,8 @@ def test_parquet_times_are_epoch_milliseconds_and_nulls_stay_null(tmp_path: Path
     [
         ("a.json", "[{}]", "one object a line"),
         ("a.txt", "hello", "neither NDJSON, nor Parquet"),
+        ("a.csv", "", "a.csv:1: there are no columns. The first line of a CSV names them"),
+        ("a.csv", "\n1,2\n", "there are no columns"),
         ("a.csv", "a,b\n1,2\n", "no column is a field of the stream. Columns: a, b. Fields: ts, user"),
         ("a.csv", "n,n\n1,2\n", "names a column twice"),
         ("a.csv", b"n,user\n1,\xff\n", "not CSV in UTF-8"),

@@ -8,10 +8,12 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import redis
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from structlog.testing import capture_logs
 
 from pipeline.core.definitions import HOUR_MS, Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
@@ -20,7 +22,7 @@ from pipeline.rim import keys
 from pipeline.rim.expiry import Expired
 from pipeline.rim.replies import parse_entries
 from pipeline.rim.store import redis_time_ms
-from pipeline.runtime.scheduler import Housekeeping, guarded, schedule
+from pipeline.runtime.scheduler import Housekeeping, Skips, guarded, schedule
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer
@@ -199,6 +201,45 @@ def wait_for_tick(client: redis.Redis, partition: int) -> bool:
                 if entry.fields and entry.fields.get(b"_k") == b"tick":
                     return True
     return False
+
+
+def test_a_job_that_is_too_slow_is_said_once_a_minute_in_our_own_words() -> None:
+    # Given a job whose run is not over when the next ones are due
+    skips, run_at = Skips(), datetime.now(UTC)
+    event = JobSubmissionEvent(EVENT_JOB_MAX_INSTANCES, "ticks", "default", [run_at])
+
+    # When runs of it are skipped for more than a minute
+    with capture_logs() as logged:
+        for second in range(70):
+            skips(event, now_s=float(second))
+
+    # Then there are two lines, which count
+    assert [(entry["job"], entry["skipped"]) for entry in logged] == [("ticks", 1), ("ticks", 60)]
+
+
+def test_what_the_scheduler_library_says_of_skipped_runs_is_not_shown(
+    server: RunningServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up(server.client, CONFIG)
+    house, release, slow = Housekeeping(CONFIG, server.client), threading.Event(), threading.Event()
+
+    def tick_slowly(now_ms: int | None = None) -> list[str]:
+        slow.set()
+        release.wait(STARTUP_S)
+        return []
+
+    monkeypatch.setattr(house, "tick_once", tick_slowly)
+    monkeypatch.setattr("pipeline.runtime.scheduler.TICK_EVERY_MS", 20)
+    said = threading.Event()
+    monkeypatch.setattr(Skips, "__call__", lambda *_: said.set())
+    scheduler = schedule(house)
+    scheduler.start()
+    assert slow.wait(STARTUP_S)
+    assert said.wait(STARTUP_S)
+    release.set()
+    scheduler.shutdown(wait=True)
+
+    assert "maximum number of running instances" not in caplog.text
 
 
 def test_the_process_ticks_a_silent_stream_and_ends_cleanly_on_sigterm(server: RunningServer, tmp_path: Path) -> None:
