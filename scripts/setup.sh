@@ -26,9 +26,9 @@ place() {
     "$PYTHON" -c 'import sys; print(sys.version, sys.base_prefix)'
     pwd
 }
-# What an installation in it depends on: the lock, the entry points, and the native reader with its compiler.
+# What an installation in it depends on: the lock, the entry points, and the native parts with their compiler.
 contents() {
-    cat requirements.lock pyproject.toml hatch_build.py pipeline/core/_ndjson.c | cksum
+    cat requirements.lock pyproject.toml hatch_build.py pipeline/core/*.c | cksum
     has "${CC:-cc}" && echo "with a C compiler" || true
 }
 recorded() { cat "$VENV/streamgauge-$1" 2>/dev/null || true; }

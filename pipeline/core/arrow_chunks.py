@@ -10,11 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from pipeline.core.arrow_columns import stored_column, stored_type
-from pipeline.core.arrow_numpy import Mask, column_of_mask, numpy_of
+from pipeline.core.arrow_numpy import Mask, column_of, column_of_mask, numpy_of
 from pipeline.core.arrow_stream import ArrowBodyError, Limits, read_stream
 from pipeline.core.codings import ARROW, MAX_INFLATED_BYTES, coding_of
 from pipeline.core.definitions import Compression, Field, Stream
@@ -112,14 +113,16 @@ def times_of(column: Any) -> Int64:
     return numpy_of(column)
 
 
-def body_rows(stream: Stream, body: bytes, n: int) -> list[bytes]:
-    """The events of a chunk's body as JSON objects.
+def body_rows(stream: Stream, body: bytes, n: int, rows: Sequence[int] | None = None) -> list[bytes]:
+    """The events of a chunk's body as JSON objects: those at `rows`, or (None) all.
 
     Raises:
         ArrowBodyError: as `decode`.
     """
-    fields = fields_of(stream)
-    return json_rows(stream, pa.record_batch(decode(stream, fields, body, n)))
+    batch = pa.record_batch(decode(stream, fields_of(stream), body, n))
+    if rows is not None:
+        batch = batch.take(column_of(pa.int64(), np.array(rows, dtype=np.int64)))
+    return json_rows(stream, batch)
 
 
 def json_rows(stream: Stream, batch: Any) -> list[bytes]:

@@ -125,18 +125,21 @@ class Batch:
 
     def raw_rows(self, rows: Sequence[int]) -> list[bytes]:
         """The events at `rows` as they were stored, as JSON objects."""
-        bodies: dict[int, list[bytes]] = {}
-        return [self._raw_row(int(row), bodies) for row in rows]
+        wanted: dict[int, list[int]] = {}  # number of an entry → places among `rows`
+        for place, row in enumerate(rows):
+            wanted.setdefault(int(self.entry_of[row]), []).append(place)
+        found = [b""] * len(rows)
+        for number, places in wanted.items():
+            bodies = self._raw_rows(self.entries[number], [self.row_in_entry(rows[place]) for place in places])
+            for place, body in zip(places, bodies, strict=True):
+                found[place] = body
+        return found
 
-    def _raw_row(self, row: int, bodies: dict[int, list[bytes]]) -> bytes:
-        number = int(self.entry_of[row])
-        entry = self.entries[number]
+    def _raw_rows(self, entry: Entry, rows: Sequence[int]) -> list[bytes]:
         if isinstance(entry, Row):
-            return row_json(entry)
-        assert isinstance(entry, Chunk), f"row {row} stands in {entry}"
-        if number not in bodies:
-            bodies[number] = self.reader.stored_rows(entry.body, entry.coding, entry.n)
-        return bodies[number][self.row_in_entry(row)]
+            return [row_json(entry)] * len(rows)
+        assert isinstance(entry, Chunk), f"no row stands in {entry}"
+        return self.reader.stored_rows(entry.body, entry.coding, entry.n, rows)
 
     def is_flat(self, row: int) -> bool:
         """Whether a row was an entry of its own, of flat texts."""

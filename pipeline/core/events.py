@@ -106,11 +106,11 @@ class Reader:
         rows = None if self._native is None else self._native.read(body)
         if rows is None or len(rows) != n:
             return None
-        frame = rows.frame.select(
+        frame = rows.frame().select(
             pl.col(field.name).cast(_DTYPES[field.type]) if field.type == "timestamp" else field.name
             for field in self.columns
         )
-        return Columns(frame, None if self.time is None else rows.frame[self.time.name].to_numpy())
+        return Columns(frame, None if self.time is None else rows.times_ms[self.time.name])
 
     def _columns_of(self, body: bytes, n: int) -> Columns:
         columns = arrow_chunks.decode(self.stream, self._stored, body, n)
@@ -144,16 +144,19 @@ class Reader:
         """The events of a body of rows as they were sent, in order."""
         return [bytes(raw) for raw in _raw_lines.decode_lines(body)]
 
-    def stored_rows(self, body: bytes, coding: bytes, n: int) -> list[bytes]:
-        """The events of a stored body as JSON objects, in order: as they were sent where they were sent so.
+    def stored_rows(self, body: bytes, coding: bytes, n: int, rows: Sequence[int] | None = None) -> list[bytes]:
+        """The events of a stored body as JSON objects: those at `rows`, or (None) all, in order.
+
+        They are as they were sent where they are stored so.
 
         Raises:
             ChunkError: the body cannot be decoded.
         """
         try:
             if coding in COLUMN_CODINGS:
-                return arrow_chunks.body_rows(self.stream, body, n)
-            return self.raw_rows(unpack_rows(body, coding))
+                return arrow_chunks.body_rows(self.stream, body, n, rows)
+            lines = self.raw_rows(unpack_rows(body, coding))
+            return lines if rows is None else [lines[row] for row in rows]
         except (CodingError, ArrowBodyError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ChunkError(str(error)) from error
 

@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
+from pipeline.core.arrow_numpy import Mask, filled, is_null
 from pipeline.core.definitions import Field, ScalarType, Stream
 from pipeline.core.schema import fields_of
-from pipeline.core.timestamps import TimestampsError, to_ms
+from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 try:
     from pipeline.core import _ndjson
@@ -32,14 +34,30 @@ Owners = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class NativeRows:
-    """A body read to columns: `frame` the wanted fields, timestamps as int64 milliseconds."""
+    """A body read to columns: `columns` the wanted fields (Arrow), `times_ms` of the timestamps, 0 where null."""
 
-    frame: pl.DataFrame
+    columns: Any
+    times_ms: dict[str, Int64]
     undeclared: int  # rows with fields that the schema does not have
     scanned: Any
 
     def __len__(self) -> int:
         return int(self.scanned.n)
+
+    def given(self, name: str) -> Mask | None:
+        """Where a field has a value; None where it has one in every row."""
+        column = self.columns.column(name)
+        return ~is_null(column) if column.null_count else None
+
+    def frame(self) -> pl.DataFrame:
+        """The wanted fields, timestamps as int64 milliseconds."""
+        frame = pl.DataFrame(self.scanned)
+        times = []
+        for name, times_ms in self.times_ms.items():
+            given = self.given(name)
+            series = pl.Series(name, times_ms)
+            times.append(series if given is None else series.set(pl.Series(~given), None))
+        return frame.with_columns(times)
 
     def partitions(self, name: str, n: int) -> Owners:
         """The partition of each row by a string or int field among the wanted ones."""
@@ -73,12 +91,15 @@ class NativeReader:
         scanned = self._scanner.scan(body)
         if scanned is None:
             return None
-        frame = pl.DataFrame(scanned)
+        columns = pa.record_batch(scanned)
         try:
-            times = [_as_ms(field, frame[field.name]) for field in self._times if field.name not in scanned.texts]
+            times_ms = {
+                field.name: _as_ms(field, filled(columns.column(field.name)), as_text=field.name in scanned.texts)
+                for field in self._times
+            }
         except TimestampsError:
             return None
-        return NativeRows(frame.with_columns(times) if times else frame, scanned.undeclared, scanned)
+        return NativeRows(columns, times_ms, scanned.undeclared, scanned)
 
 
 def _kind(field: Field) -> str:
@@ -88,7 +109,6 @@ def _kind(field: Field) -> str:
     return _KINDS[field.type]
 
 
-def _as_ms(field: Field, numbers: pl.Series) -> pl.Series:
-    """Epoch numbers of a field's unit as milliseconds; nulls stay."""
-    times_ms = pl.Series(field.name, to_ms(numbers.fill_null(0).to_numpy(), field.unit, field.zone))
-    return times_ms.set(numbers.is_null(), None) if numbers.null_count() else times_ms
+def _as_ms(field: Field, numbers: Int64, *, as_text: bool) -> Int64:
+    """Epoch numbers of a field's unit as milliseconds; written times are it already."""
+    return numbers if as_text else to_ms(numbers, field.unit, field.zone)

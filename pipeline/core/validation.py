@@ -6,8 +6,9 @@ batch is decoded at once, and only when that fails, or anything in it is unusual
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from pipeline.core.definitions import Stream
 from pipeline.core.native import NativeReader, NativeRows, Owners
+from pipeline.core.packing import can_pack, is_packed, packed_chunks
 from pipeline.core.partitioning import Chunk, chunks, owners_of
 from pipeline.core.refusals import (
     Refusal,
@@ -58,7 +60,8 @@ class Checked:
     `body`: the good rows, one a line, without a last newline. `times_ms`: their event times, None where the stream has
     no time field. `owners`: their partitions, None where the stream is spread evenly. `newest_ms`: the newest event
     time seen, refused ones too: the sender's clock. `undeclared`: good rows with fields the schema does not have.
-    `native`: the rows of the whole body, where it was read so and none was refused.
+    `native`: the rows of the whole body, where it was read so and none was refused; `packs`: with all of their fields,
+    to be stored as columns.
     """
 
     body: bytes
@@ -71,27 +74,32 @@ class Checked:
     newest_ms: int | None
     document_refused: bool = False  # not even rows could be told apart
     native: NativeRows | None = None
+    packs: bool = False
 
     def shares(self, stream: Stream, home: int) -> dict[int, list[Chunk]]:
         """The good rows as chunks by partition; those of a stream that is spread evenly go `home`."""
         if self.owners is None:
-            found = {home: list(chunks(self.body, self.n_good, self.times_ms))}
-        else:
-            found = {partition: list(chunks(*share)) for partition, share in self._share_out(self.owners)}
-        return {
-            partition: [part.compressed(stream.compression) for part in parts] for partition, parts in found.items()
-        }
-
-    def _share_out(self, owners: Owners) -> Iterator[tuple[int, tuple[bytes, int, Int64 | None]]]:
-        """The rows of each partition that has some: body, number and times, in the order they were sent."""
+            return {home: list(self._chunks(stream, None, lambda: self.body))}
         lines = self.body.split(b"\n") if self.native is None else []
-        for partition in np.flatnonzero(np.bincount(owners)).tolist():
-            places = np.flatnonzero(owners == partition)
-            if self.native is None:
-                rows = b"\n".join([lines[place] for place in places])
-            else:
-                rows = self.native.lines(owners, partition)
-            yield partition, (rows, len(places), None if self.times_ms is None else self.times_ms[places])
+        found = {}
+        for partition in np.flatnonzero(np.bincount(self.owners)).tolist():
+            places = np.flatnonzero(self.owners == partition)
+            rows = partial(self._lines, lines, self.owners, partition, places)
+            found[partition] = list(self._chunks(stream, places, rows))
+        return found
+
+    def _lines(self, lines: list[bytes], owners: Owners, partition: int, places: Int64) -> bytes:
+        """The rows of one partition, in the order they were sent."""
+        if self.native is None:
+            return b"\n".join([lines[place] for place in places])
+        return self.native.lines(owners, partition)
+
+    def _chunks(self, stream: Stream, places: Int64 | None, rows: Callable[[], bytes]) -> Iterator[Chunk]:
+        n = self.n_good if places is None else len(places)
+        if self.packs and self.native is not None and is_packed(self.native, n):
+            return packed_chunks(stream, self.native, places)
+        times_ms = self.times_ms if places is None or self.times_ms is None else self.times_ms[places]
+        return (part.compressed(stream.compression) for part in chunks(rows(), n, times_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +128,8 @@ class Validator:
         self._timestamps = timestamp_fields(stream, names)
         needed = {field.name for field in self._timestamps} | ({stream.partition_by} if stream.partition_by else set())
         self._columns = tuple((name, attrgetter(name)) for name in names if name in needed)
-        self._native = NativeReader.of(stream, needed)
+        self._packs = can_pack(stream)
+        self._native = NativeReader.of(stream, names if self._packs else needed)
 
     def check(self, body: bytes, *, kind: BodyKind, now_ms: int, of_any_age: bool = False) -> Checked:
         """Judge every row of `body`; `now_ms` is Redis's clock, for what is too far ahead or too old.
@@ -229,7 +238,7 @@ class Validator:
         owners = self._owners(decoded, times)
         if not refused and decoded.lines is None:
             n, undeclared = decoded.n, decoded.undeclared
-            return Checked(text, n, n, times_ms, owners, [], undeclared, newest_ms, native=decoded.native)
+            return Checked(text, n, n, times_ms, owners, [], undeclared, newest_ms, False, decoded.native, self._packs)
         return _without(text, decoded, refused, times_ms, owners, newest_ms, self._declared)
 
     def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, Reason]) -> Int64:
@@ -237,7 +246,7 @@ class Validator:
         field = self.stream.field(name)
         assert field is not None
         if decoded.native is not None:
-            return decoded.native.frame[name].fill_null(0).to_numpy()
+            return decoded.native.times_ms[name]
         values = decoded.columns[name]
         owners: list[int] | range = range(len(values))
         if field.type == "list":
@@ -266,7 +275,7 @@ class Validator:
         assert field is not None
         if decoded.native is not None and field.type in ("string", "int"):
             return decoded.native.partitions(name, self.stream.partitions)
-        columns = decoded.columns if decoded.native is None else decoded.native.frame
+        columns = decoded.columns if decoded.native is None else decoded.native.frame()
         keys = times[name].tolist() if name in times else list(columns[name])
         return owners_of(keys, self.stream.partitions)
 

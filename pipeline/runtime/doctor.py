@@ -39,13 +39,13 @@ def check_config(path: Path, environ: Mapping[str, str]) -> Check:
 
 
 def check_native() -> Check:
-    """Say whether bodies are read natively; all numbers are the same without."""
-    from pipeline.core import native
+    """Say whether bodies are read and packed natively; all numbers are the same without."""
+    from pipeline.core import native, packing
 
-    if native.IS_BUILT:
-        return Check("native reader", True, "built")
+    if native.IS_BUILT and packing.IS_BUILT:
+        return Check("native parts", True, "built")
     seen = "not built, so an event costs more CPU; with a C compiler it is: apt-get install gcc python3-dev, make setup"
-    return Check("native reader", True, seen)
+    return Check("native parts", True, seen)
 
 
 def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check]:

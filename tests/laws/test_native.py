@@ -82,10 +82,11 @@ def test_what_everybody_sends_is_read_natively(monkeypatch: pytest.MonkeyPatch) 
     taken = [
         b'{"ts":1700000000000,"name":"a","count":1}\n' * 3,
         b'{"ts":"2024-05-17T10:05:03+02:00","name":"","count":0}',
+        b'{"count":0,"name":"a","ts":"2024-05-17T10:05:03Z"}',
     ]
     taken += [b'{"name":"\\u00e9\\n","count":-7,"value":0.1234567890123456,"ts":-5,"other":{"a":[1,null,"x"]}}']
 
-    assert [fast.check(body, kind="ndjson", now_ms=NOW_MS).native is not None for body in taken] == [True] * 3
+    assert [fast.check(body, kind="ndjson", now_ms=NOW_MS).native is not None for body in taken] == [True] * 4
     sent = [body for body in (bodies.body() for _ in range(200)) if b'"seen":"' not in body and b'"ts":"' not in body]
     natively = [fast.check(body, kind="ndjson", now_ms=NOW_MS).native is not None for body in sent]
     assert len(sent) > 20
@@ -124,7 +125,7 @@ def test_strings_outlive_the_body_and_the_reader() -> None:
     body = "\n".join(f'{{"ts":1,"name":"{name[:-1]}\\n","note":"{name[:-1]}","count":1}}' for name in names).encode()
     rows = reader.read(body)
     assert rows is not None
-    frame = rows.frame
+    frame = rows.frame()
     del body, rows, reader
 
     assert frame["name"].to_list() == names

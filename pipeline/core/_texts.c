@@ -1,0 +1,360 @@
+/* A column of texts as small as it can be stored: what repeats once, with an index a row; else the texts one by one.
+ *
+ *   pack(views, texts, validity, places, first, count)
+ *       views     string views of 16 bytes a row (Arrow's layout); texts: the buffers that the long ones point into
+ *       validity  bitmap, or None where no value is null
+ *       places    rows as int64, or None for all of them in order; taken are count of them from `first` on
+ *     → (nulls, validity or None, width, indices or None, offsets, text)
+ *       offsets and text: a utf8 array of the distinct texts in the order they come, or, without indices, of all rows
+ *       width     bytes of an index: 1, 2 or 4
+ *
+ * A dictionary is given up where nine of ten texts are new, which is looked at after 1,024 rows, 2,048, 4,096, …
+ */
+#define Py_LIMITED_API 0x030B0000
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_TEXTS 64 /* buffers of one column */
+#define FIRST_LOOK 1024
+
+typedef struct {
+    int32_t length;
+    char prefix[12]; /* of a longer text: 4 bytes, then buffer and offset as int32 */
+} View;
+
+typedef struct {
+    const char *data;
+    int64_t size;
+} Text;
+
+typedef struct {
+    const View *views;
+    const uint8_t *validity;
+    const int64_t *places;
+    int64_t first, count;
+    Text texts[MAX_TEXTS];
+    int n_texts;
+} Column;
+
+typedef struct {
+    int32_t *codes;  /* of each row, its distinct text */
+    char *text;      /* the distinct texts, one after the other: together they stay in the cache */
+    int32_t *ends;   /* n + 1: where each begins and the last one ends */
+    uint64_t *slots; /* open addressing: hash above, the number of a distinct text + 1 below */
+    int64_t n, bytes;
+    int64_t n_room, n_slots, text_room;
+} Dictionary;
+
+static inline int64_t row_of(const Column *column, int64_t at) {
+    return column->places == NULL ? column->first + at : column->places[column->first + at];
+}
+
+static inline bool is_given(const Column *column, int64_t row) {
+    return column->validity == NULL || (column->validity[row >> 3] >> (row & 7) & 1);
+}
+
+/* The text of a row, empty where it is null; NULL where its view points nowhere. */
+static inline const char *text_of(const Column *column, int64_t row, int32_t *length) {
+    const View *view = column->views + row;
+    int32_t buffer, offset;
+    *length = is_given(column, row) ? view->length : 0;
+    if (*length <= 12) return *length < 0 ? NULL : view->prefix;
+    memcpy(&buffer, view->prefix + 4, 4);
+    memcpy(&offset, view->prefix + 8, 4);
+    if (buffer < 0 || buffer >= column->n_texts || offset < 0) return NULL;
+    const Text *text = column->texts + buffer;
+    return (int64_t)offset + *length <= text->size ? text->data + offset : NULL;
+}
+
+static inline uint64_t word8(const char *p) {
+    uint64_t word;
+    memcpy(&word, p, 8);
+    return word;
+}
+
+static inline uint64_t word4(const char *p) {
+    uint32_t word;
+    memcpy(&word, p, 4);
+    return word;
+}
+
+static inline uint64_t mixed(uint64_t a, uint64_t b) {
+    __uint128_t product = (__uint128_t)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+/* Words overlap at the end, so that no byte is taken alone (as wyhash does it). */
+static inline uint32_t hash_of(const char *text, int32_t length) {
+    uint64_t hash = 0x9E3779B97F4A7C15u ^ (uint64_t)length, last;
+    if (length >= 8) {
+        const char *tail = text + length - 8;
+        for (; text < tail; text += 8) hash = mixed(hash ^ word8(text), 0xE7037ED1A0B428DBu);
+        last = word8(tail);
+    } else if (length >= 4) {
+        last = word4(text) << 32 | word4(text + length - 4);
+    } else {
+        last = length == 0 ? 0 : (uint64_t)(uint8_t)text[0] << 16 | (uint64_t)(uint8_t)text[length / 2] << 8 | (uint8_t)text[length - 1];
+    }
+    hash = mixed(hash ^ last, 0x8EBC6AF09C88C6E3u);
+    return (uint32_t)(hash ^ hash >> 32);
+}
+
+static inline bool is_same(const char *a, const char *b, int32_t length) {
+    if (length >= 8) {
+        const char *tail = a + length - 8;
+        if (word8(tail) != word8(b + length - 8)) return false;
+        for (; a < tail; a += 8, b += 8)
+            if (word8(a) != word8(b)) return false;
+        return true;
+    }
+    if (length >= 4) return word4(a) == word4(b) && word4(a + length - 4) == word4(b + length - 4);
+    for (int32_t i = 0; i < length; i++)
+        if (a[i] != b[i]) return false;
+    return true;
+}
+
+static void forget(Dictionary *found) {
+    free(found->codes);
+    free(found->text);
+    free(found->ends);
+    free(found->slots);
+}
+
+/* Room for more texts, and slots that are half empty at most. */
+static bool grow(Dictionary *found) {
+    int64_t n_room = found->n_room ? 4 * found->n_room : 512, n_slots = 2 * n_room;
+    int32_t *ends = realloc(found->ends, (size_t)(n_room + 1) * sizeof *ends);
+    if (ends == NULL) return false;
+    if (found->ends == NULL) ends[0] = 0;
+    found->ends = ends;
+    uint64_t *slots = calloc((size_t)n_slots, sizeof *slots);
+    if (slots == NULL) return false;
+    for (int64_t i = 0; i < found->n_slots; i++) {
+        if (!found->slots[i]) continue;
+        int64_t at = (int64_t)(found->slots[i] >> 32) & (n_slots - 1);
+        while (slots[at]) at = (at + 1) & (n_slots - 1);
+        slots[at] = found->slots[i];
+    }
+    free(found->slots);
+    found->slots = slots;
+    found->n_room = n_room;
+    found->n_slots = n_slots;
+    return true;
+}
+
+static bool keep(Dictionary *found, const char *text, int32_t length) {
+    if (found->bytes + length > INT32_MAX) return false;
+    if (found->bytes + length > found->text_room) {
+        int64_t room = 2 * found->text_room + length + 4096;
+        char *grown = realloc(found->text, (size_t)room);
+        if (grown == NULL) return false;
+        found->text = grown;
+        found->text_room = room;
+    }
+    memcpy(found->text + found->bytes, text, (size_t)length);
+    found->bytes += length;
+    found->ends[++found->n] = (int32_t)found->bytes;
+    return true;
+}
+
+/* The number of a text among the distinct ones; -1 where there is no memory for it. */
+static inline int64_t code_of(Dictionary *found, const char *text, int32_t length) {
+    uint64_t hash = hash_of(text, length);
+    int64_t at = (int64_t)hash & (found->n_slots - 1);
+    for (uint64_t slot; (slot = found->slots[at]) != 0; at = (at + 1) & (found->n_slots - 1)) {
+        if (slot >> 32 != hash) continue;
+        int64_t i = (int64_t)(slot & 0xFFFFFFFFu) - 1;
+        const int32_t begin = found->ends[i];
+        if (found->ends[i + 1] - begin == length && is_same(found->text + begin, text, length)) return i;
+    }
+    if (!keep(found, text, length)) return -1;
+    found->slots[at] = hash << 32 | (uint64_t)found->n;
+    if (found->n == found->n_room && !grow(found)) return -1;
+    return found->n - 1;
+}
+
+enum outcome { CODED, PLAIN, BROKEN, NO_MEMORY };
+
+static int64_t width_of(int64_t n) { return n <= 256 ? 1 : n <= 65536 ? 2 : 4; }
+
+/* Find the distinct texts; `bytes` becomes what all rows come to, or -1 where it was given up before. */
+static enum outcome look_up(const Column *column, Dictionary *found, int64_t *bytes) {
+    int64_t look = FIRST_LOOK;
+    if ((found->codes = malloc((size_t)(column->count + 1) * sizeof *found->codes)) == NULL || !grow(found)) return NO_MEMORY;
+    *bytes = 0;
+    for (int64_t at = 0; at < column->count; at++) {
+        int32_t length;
+        const char *text = text_of(column, row_of(column, at), &length);
+        if (text == NULL) return BROKEN;
+        int64_t code = code_of(found, text, length);
+        if (code < 0) return NO_MEMORY;
+        found->codes[at] = (int32_t)code;
+        *bytes += length;
+        if (at + 1 == look) {
+            if (found->n * 10 > look * 9) {
+                *bytes = -1;
+                return PLAIN;
+            }
+            look *= 2;
+        }
+    }
+    return found->bytes + 4 * found->n + width_of(found->n) * column->count < *bytes + 4 * column->count ? CODED : PLAIN;
+}
+
+static int64_t bytes_of(const Column *column) {
+    int64_t bytes = 0;
+    for (int64_t at = 0; at < column->count; at++) {
+        int32_t length;
+        if (text_of(column, row_of(column, at), &length) == NULL) return -1;
+        bytes += length;
+    }
+    return bytes;
+}
+
+/* --- Python */
+
+static PyObject *validity_of(const Column *column, int64_t *nulls) {
+    *nulls = 0;
+    if (column->validity == NULL) Py_RETURN_NONE;
+    PyObject *made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(column->count + 7) / 8);
+    if (made == NULL) return NULL;
+    uint8_t *bits = (uint8_t *)PyBytes_AsString(made);
+    memset(bits, 0, (size_t)(column->count + 7) / 8);
+    for (int64_t at = 0; at < column->count; at++) {
+        bool given = is_given(column, row_of(column, at));
+        bits[at >> 3] |= (uint8_t)(given << (at & 7));
+        *nulls += !given;
+    }
+    if (*nulls > 0) return made;
+    Py_DECREF(made);
+    Py_RETURN_NONE;
+}
+
+static PyObject *indices_of(const Dictionary *found, int64_t count, int64_t width) {
+    PyObject *made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(count * width));
+    if (made == NULL) return NULL;
+    char *out = PyBytes_AsString(made);
+    for (int64_t at = 0; at < count; at++) {
+        int32_t code = found->codes[at];
+        if (width == 1) {
+            out[at] = (char)(uint8_t)code;
+        } else if (width == 2) {
+            ((uint16_t *)out)[at] = (uint16_t)code;
+        } else {
+            ((uint32_t *)out)[at] = (uint32_t)code;
+        }
+    }
+    return made;
+}
+
+/* Offsets and text of all rows. */
+static bool plain_texts(const Column *column, int64_t bytes, PyObject **offsets, PyObject **text) {
+    *offsets = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)(column->count + 1) * 4);
+    *text = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
+    if (*offsets == NULL || *text == NULL) return false;
+    int32_t *ends = (int32_t *)PyBytes_AsString(*offsets), done = 0;
+    char *out = PyBytes_AsString(*text);
+    Py_BEGIN_ALLOW_THREADS
+    for (int64_t at = 0; at < column->count; at++) {
+        int32_t length;
+        const char *from = text_of(column, row_of(column, at), &length);
+        memcpy(out + done, from, (size_t)length);
+        *ends++ = done;
+        done += length;
+    }
+    *ends = done;
+    Py_END_ALLOW_THREADS
+    return true;
+}
+
+static bool distinct_texts(const Dictionary *found, PyObject **offsets, PyObject **text) {
+    *offsets = PyBytes_FromStringAndSize((const char *)found->ends, (Py_ssize_t)(found->n + 1) * 4);
+    *text = PyBytes_FromStringAndSize(found->text, (Py_ssize_t)found->bytes);
+    return *offsets != NULL && *text != NULL;
+}
+
+static PyObject *packed(const Column *column) {
+    Dictionary found = {0};
+    enum outcome outcome;
+    int64_t bytes, nulls;
+    Py_BEGIN_ALLOW_THREADS
+    outcome = look_up(column, &found, &bytes);
+    if (outcome == PLAIN && bytes < 0 && (bytes = bytes_of(column)) < 0) outcome = BROKEN;
+    Py_END_ALLOW_THREADS
+    PyObject *validity = NULL, *indices = NULL, *offsets = NULL, *text = NULL, *made = NULL;
+    if (outcome == NO_MEMORY) {
+        PyErr_NoMemory();
+    } else if (outcome == BROKEN) {
+        PyErr_SetString(PyExc_ValueError, "a string view points outside of its texts");
+    } else if (bytes > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "the texts are beyond 2 GB: pack fewer rows");
+    } else {
+        int64_t width = width_of(found.n);
+        bool coded = outcome == CODED;
+        indices = coded ? indices_of(&found, column->count, width) : Py_NewRef(Py_None);
+        validity = indices != NULL ? validity_of(column, &nulls) : NULL;
+        if (validity != NULL && (coded ? distinct_texts(&found, &offsets, &text) : plain_texts(column, bytes, &offsets, &text)))
+            made = Py_BuildValue("LOLOOO", (long long)nulls, validity, (long long)width, indices, offsets, text);
+    }
+    Py_XDECREF(validity);
+    Py_XDECREF(indices);
+    Py_XDECREF(offsets);
+    Py_XDECREF(text);
+    forget(&found);
+    return made;
+}
+
+static bool is_within(const Column *column, int64_t n_views, int64_t n_valid, int64_t n_places) {
+    if (column->first < 0 || column->count < 0) return false;
+    int64_t last = column->first + column->count;
+    if (column->places == NULL) return last <= n_views && (column->validity == NULL || last <= n_valid);
+    if (last > n_places) return false;
+    for (int64_t at = 0; at < column->count; at++) {
+        int64_t row = row_of(column, at);
+        if (row < 0 || row >= n_views || (column->validity != NULL && row >= n_valid)) return false;
+    }
+    return true;
+}
+
+static PyObject *pack(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *given_texts;
+    Py_buffer views = {0}, validity = {0}, places = {0}, texts[MAX_TEXTS];
+    long long first, count;
+    PyObject *made = NULL;
+    if (!PyArg_ParseTuple(args, "y*Oz*z*LL", &views, &given_texts, &validity, &places, &first, &count)) return NULL;
+    Column column = {views.buf, validity.buf, places.buf, first, count, {{0}}, 0};
+    Py_ssize_t n_texts = PySequence_Size(given_texts);
+    bool taken = n_texts >= 0 && n_texts <= MAX_TEXTS;
+    if (n_texts > MAX_TEXTS) PyErr_Format(PyExc_ValueError, "%zd buffers of texts; at most %d are read", n_texts, MAX_TEXTS);
+    for (Py_ssize_t i = 0; taken && i < n_texts; i++) {
+        PyObject *text = PySequence_GetItem(given_texts, i);
+        taken = text != NULL && PyObject_GetBuffer(text, &texts[i], PyBUF_SIMPLE) == 0;
+        Py_XDECREF(text);
+        if (!taken) break;
+        column.texts[column.n_texts++] = (Text){texts[i].buf, texts[i].len};
+    }
+    if (taken && !is_within(&column, views.len / 16, validity.len * 8, places.len / 8)) {
+        taken = false;
+        PyErr_SetString(PyExc_ValueError, "rows outside of the column");
+    }
+    if (taken) made = packed(&column);
+    for (int i = 0; i < column.n_texts; i++) PyBuffer_Release(&texts[i]);
+    PyBuffer_Release(&views);
+    if (validity.obj != NULL) PyBuffer_Release(&validity);
+    if (places.obj != NULL) PyBuffer_Release(&places);
+    return made;
+}
+
+static PyMethodDef METHODS[] = {
+    {"pack", pack, METH_VARARGS, "Texts as a dictionary and indices, or plain, whichever is smaller."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_texts", "Columns of texts, packed.", -1, METHODS, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__texts(void) { return PyModule_Create(&MODULE); }
