@@ -1,4 +1,4 @@
-/* A column of texts as small as it can be stored: what repeats once, with an index a row; else the texts one by one.
+/* Columns of texts: stored small, and told apart by numbers.
  *
  *   pack(views, texts, validity, places, first, count)
  *       views     string views of 16 bytes a row (Arrow's layout); texts: the buffers that the long ones point into
@@ -7,6 +7,13 @@
  *     → (nulls, validity or None, width, indices or None, offsets, text)
  *       offsets and text: a utf8 array of the distinct texts in the order they come, or, without indices, of all rows
  *       width     bytes of an index: 1, 2 or 4
+ *
+ *       As small as it can be: what repeats once, with an index a row; else the texts one by one.
+ *   views(offsets, text, indices, width, count)
+ *     → the string views of that array: of its distinct texts by the indices, or (None) of its texts in order
+ *   codes(views, texts, validity, count)
+ *     → (codes as int32, rows as int64): the number of each row's text among the distinct ones, -1 where it is null, and
+ *       the first row of each of them
  *
  * A dictionary is given up where nine of ten texts are new, which is looked at after 1,024 rows, 2,048, 4,096, …
  */
@@ -320,37 +327,179 @@ static bool is_within(const Column *column, int64_t n_views, int64_t n_valid, in
     return true;
 }
 
+typedef struct {
+    Py_buffer views, validity, texts[MAX_TEXTS];
+    int n_texts;
+} Given;
+
+/* Take the buffers of a column; they are given back by give_back, whatever this returns. */
+static bool take_column(Given *given, PyObject *texts, Column *column) {
+    Py_ssize_t n_texts = PySequence_Size(texts);
+    if (n_texts < 0) return false;
+    if (n_texts > MAX_TEXTS) {
+        PyErr_Format(PyExc_ValueError, "%zd buffers of texts; at most %d are read", n_texts, MAX_TEXTS);
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < n_texts; i++) {
+        PyObject *text = PySequence_GetItem(texts, i);
+        bool taken = text != NULL && PyObject_GetBuffer(text, &given->texts[i], PyBUF_SIMPLE) == 0;
+        Py_XDECREF(text);
+        if (!taken) return false;
+        given->n_texts++;
+        column->texts[column->n_texts++] = (Text){given->texts[i].buf, given->texts[i].len};
+    }
+    column->views = given->views.buf;
+    column->validity = given->validity.buf;
+    return true;
+}
+
+static void give_back(Given *given) {
+    for (int i = 0; i < given->n_texts; i++) PyBuffer_Release(&given->texts[i]);
+    PyBuffer_Release(&given->views);
+    if (given->validity.obj != NULL) PyBuffer_Release(&given->validity);
+}
+
 static PyObject *pack(PyObject *self, PyObject *args) {
     (void)self;
-    PyObject *given_texts;
-    Py_buffer views = {0}, validity = {0}, places = {0}, texts[MAX_TEXTS];
+    PyObject *texts, *made = NULL;
+    Given given = {0};
+    Py_buffer places = {0};
+    Column column = {0};
     long long first, count;
-    PyObject *made = NULL;
-    if (!PyArg_ParseTuple(args, "y*Oz*z*LL", &views, &given_texts, &validity, &places, &first, &count)) return NULL;
-    Column column = {views.buf, validity.buf, places.buf, first, count, {{0}}, 0};
-    Py_ssize_t n_texts = PySequence_Size(given_texts);
-    bool taken = n_texts >= 0 && n_texts <= MAX_TEXTS;
-    if (n_texts > MAX_TEXTS) PyErr_Format(PyExc_ValueError, "%zd buffers of texts; at most %d are read", n_texts, MAX_TEXTS);
-    for (Py_ssize_t i = 0; taken && i < n_texts; i++) {
-        PyObject *text = PySequence_GetItem(given_texts, i);
-        taken = text != NULL && PyObject_GetBuffer(text, &texts[i], PyBUF_SIMPLE) == 0;
-        Py_XDECREF(text);
-        if (!taken) break;
-        column.texts[column.n_texts++] = (Text){texts[i].buf, texts[i].len};
+    if (!PyArg_ParseTuple(args, "y*Oz*z*LL", &given.views, &texts, &given.validity, &places, &first, &count)) return NULL;
+    column.places = places.buf;
+    column.first = first;
+    column.count = count;
+    if (take_column(&given, texts, &column)) {
+        if (is_within(&column, given.views.len / 16, given.validity.len * 8, places.len / 8)) made = packed(&column);
+        else PyErr_SetString(PyExc_ValueError, "rows outside of the column");
     }
-    if (taken && !is_within(&column, views.len / 16, validity.len * 8, places.len / 8)) {
-        taken = false;
-        PyErr_SetString(PyExc_ValueError, "rows outside of the column");
-    }
-    if (taken) made = packed(&column);
-    for (int i = 0; i < column.n_texts; i++) PyBuffer_Release(&texts[i]);
-    PyBuffer_Release(&views);
-    if (validity.obj != NULL) PyBuffer_Release(&validity);
+    give_back(&given);
     if (places.obj != NULL) PyBuffer_Release(&places);
     return made;
 }
 
+/* Number the texts of a column; `rows` has room for the first row of each. */
+static enum outcome number_texts(const Column *column, Dictionary *found, int32_t *codes, int64_t *rows) {
+    if (!grow(found)) return NO_MEMORY;
+    for (int64_t row = 0; row < column->count; row++) {
+        int32_t length;
+        if (!is_given(column, row)) {
+            codes[row] = -1;
+            continue;
+        }
+        const char *text = text_of(column, row, &length);
+        if (text == NULL) return BROKEN;
+        int64_t known = found->n, code = code_of(found, text, length);
+        if (code < 0) return NO_MEMORY;
+        if (found->n > known) rows[code] = row;
+        codes[row] = (int32_t)code;
+    }
+    return CODED;
+}
+
+static PyObject *coded(const Column *column) {
+    Dictionary found = {0};
+    enum outcome outcome = NO_MEMORY;
+    PyObject *made = NULL, *first_rows = NULL;
+    PyObject *codes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)column->count * 4);
+    int64_t *rows = malloc((size_t)(column->count + 1) * sizeof *rows);
+    if (codes != NULL && rows != NULL) {
+        int32_t *out = (int32_t *)PyBytes_AsString(codes);
+        Py_BEGIN_ALLOW_THREADS
+        outcome = number_texts(column, &found, out, rows);
+        Py_END_ALLOW_THREADS
+    }
+    if (outcome == CODED) first_rows = PyBytes_FromStringAndSize((const char *)rows, (Py_ssize_t)found.n * 8);
+    else if (outcome == BROKEN) PyErr_SetString(PyExc_ValueError, "a string view points outside of its texts");
+    else PyErr_NoMemory();
+    if (first_rows != NULL) made = PyTuple_Pack(2, codes, first_rows);
+    Py_XDECREF(codes);
+    Py_XDECREF(first_rows);
+    free(rows);
+    forget(&found);
+    return made;
+}
+
+static PyObject *codes(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *texts, *made = NULL;
+    Given given = {0};
+    Column column = {0};
+    long long count;
+    if (!PyArg_ParseTuple(args, "y*Oz*L", &given.views, &texts, &given.validity, &count)) return NULL;
+    column.count = count;
+    if (take_column(&given, texts, &column)) {
+        if (is_within(&column, given.views.len / 16, given.validity.len * 8, 0)) made = coded(&column);
+        else PyErr_SetString(PyExc_ValueError, "rows outside of the column");
+    }
+    give_back(&given);
+    return made;
+}
+
+static bool set_view(View *view, const char *text, int64_t size, int32_t begin, int32_t end) {
+    if (begin < 0 || end < begin || end > size) return false;
+    const int32_t buffer = 0;
+    memset(view, 0, sizeof *view);
+    view->length = end - begin;
+    if (view->length <= 12) {
+        memcpy(view->prefix, text + begin, (size_t)view->length);
+    } else {
+        memcpy(view->prefix, text + begin, 4);
+        memcpy(view->prefix + 4, &buffer, 4);
+        memcpy(view->prefix + 8, &begin, 4);
+    }
+    return true;
+}
+
+static bool set_views(View *out, const int32_t *offsets, int64_t n, const char *text, int64_t size) {
+    for (int64_t i = 0; i < n; i++)
+        if (!set_view(out + i, text, size, offsets[i], offsets[i + 1])) return false;
+    return true;
+}
+
+static bool take_views(View *out, const View *distinct, int64_t n, const void *indices, int64_t width, int64_t count) {
+    for (int64_t row = 0; row < count; row++) {
+        uint32_t index = width == 1 ? ((const uint8_t *)indices)[row] : width == 2 ? ((const uint16_t *)indices)[row] : ((const uint32_t *)indices)[row];
+        if (index >= n) return false;
+        out[row] = distinct[index];
+    }
+    return true;
+}
+
+static PyObject *views(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer offsets = {0}, text = {0}, indices = {0};
+    long long width, count;
+    PyObject *made = NULL;
+    if (!PyArg_ParseTuple(args, "y*y*z*LL", &offsets, &text, &indices, &width, &count)) return NULL;
+    const bool indexed = indices.buf != NULL;
+    const int64_t n = offsets.len / 4 - 1; /* texts */
+    bool fits = count >= 0 && count < INT64_MAX / 16 && text.len <= INT32_MAX && (n >= 0 || count == 0);
+    fits = fits && (indexed ? (width == 1 || width == 2 || width == 4) && indices.len / width >= count : n >= count);
+    if (!fits) {
+        PyErr_SetString(PyExc_ValueError, "the buffers do not hold so many texts");
+    } else if ((made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count * 16)) != NULL) {
+        View *out = (View *)PyBytes_AsString(made), *distinct = indexed ? malloc((size_t)(n > 0 ? n : 0) * sizeof *distinct + 1) : out;
+        bool sound = distinct != NULL && set_views(distinct, offsets.buf, indexed ? n : count, text.buf, text.len);
+        if (sound && indexed) sound = take_views(out, distinct, n, indices.buf, width, count);
+        if (!sound) {
+            Py_CLEAR(made);
+            if (distinct == NULL) PyErr_NoMemory();
+            else PyErr_SetString(PyExc_ValueError, "an offset or an index points outside of the texts");
+        }
+        if (indexed) free(distinct);
+    }
+    PyBuffer_Release(&offsets);
+    PyBuffer_Release(&text);
+    if (indices.obj != NULL) PyBuffer_Release(&indices);
+    return made;
+}
+
 static PyMethodDef METHODS[] = {
+    {"codes", codes, METH_VARARGS, "The number of each text among the distinct ones."},
+    {"views", views, METH_VARARGS, "The string views of a utf8 array, or of a dictionary of utf8."},
+
     {"pack", pack, METH_VARARGS, "Texts as a dictionary and indices, or plain, whichever is smaller."},
     {NULL, NULL, 0, NULL},
 };

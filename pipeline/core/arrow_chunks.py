@@ -13,8 +13,10 @@ import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.types as kinds
 
-from pipeline.core.arrow_columns import stored_column, stored_type
+from pipeline.core import texts
+from pipeline.core.arrow_columns import plain_text, stored_column, stored_type
 from pipeline.core.arrow_numpy import Mask, column_of, column_of_mask, numpy_of
 from pipeline.core.arrow_stream import ArrowBodyError, Limits, read_stream
 from pipeline.core.codings import ARROW, MAX_INFLATED_BYTES, coding_of
@@ -97,6 +99,9 @@ def _decoded(stream: Stream, field: Field, columns: dict[str, Any], unreadable: 
     def refuse(row: int, code: str, message: str) -> None:
         raise ArrowBodyError(f"the chunk's body does not fit the schema of {stream.name}: row {row}: {message}")
 
+    is_packed = kinds.is_dictionary(column.type) and kinds.is_string(column.type.value_type)
+    if field.type == "string" and is_packed and (field.nullable or not column.null_count):
+        return column
     return stored_column(field, column, refuse)
 
 
@@ -104,8 +109,15 @@ def frame_of(columns: dict[str, Any], names: Collection[str], n: int) -> pl.Data
     """Decoded columns as a DataFrame of canonical types."""
     if not names:
         return pl.DataFrame(height=n)
-    chosen = {name: column for name, column in columns.items() if name in names}
+    chosen = {name: _readable(column) for name, column in columns.items() if name in names}
     return pl.DataFrame(pl.from_arrow(pa.table(chosen)))
+
+
+def _readable(column: Any) -> Any:
+    """A column as polars takes it without a copy of its texts."""
+    if not (kinds.is_dictionary(column.type) or kinds.is_string(column.type)):
+        return column
+    return texts.viewed(column) if texts.IS_BUILT and not column.offset else plain_text(column)
 
 
 def times_of(column: Any) -> Int64:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -26,6 +27,7 @@ from pipeline.core.watermarks import NO_TIME_MS, prefix_watermarks
 
 Reload = tuple[int, str, str]  # row before which a control entry stands, table, hash of its content from there on
 ROW = "_row"  # column of a frame in flight: the row's number in its batch
+_LONG_PIECE = 64  # rows of an entry, from which a slice is faster than np.repeat
 _ROW_MASK = (1 << ROW_BITS) - 1
 # The door judges age by Redis's clock as it sampled it up to a second before a row arrives: what it let in stays in.
 DOOR_CLOCK_MS = 5_000
@@ -212,22 +214,19 @@ class _Collector:
         self.n_rows += len(events)
 
     def batch(self) -> Batch:
-        counts = np.array([n for _, n, _ in self.spans], dtype=np.intp)
-        numbers = np.array([number for number, _, _ in self.spans], dtype=np.intp)
-        entry_of = np.repeat(numbers, counts)
-        arrivals_ms = np.repeat(np.array([arrival for _, _, arrival in self.spans], dtype=np.int64), counts)
-        first_rows = np.repeat(np.cumsum(counts) - counts, counts)
-        in_entry = np.arange(len(entry_of), dtype=np.int64) - first_rows
-        ids = [split_id(entry.id) for entry in self.entries]
-        places = np.array([(self.partition << PLACE_SHIFT) + ms for ms, _ in ids], dtype=np.int64)
-        sequences = np.array([sequence << ROW_BITS for _, sequence in ids], dtype=np.int64)
+        counts = [n for _, n, _ in self.spans]
+        ids = [split_id(self.entries[number].id) for number, _, _ in self.spans]
+        entry_of = _spread([number for number, _, _ in self.spans], counts)
+        arrivals_ms = _spread([arrival_ms for _, _, arrival_ms in self.spans], counts)
+        firsts = _spread([0, *accumulate(counts)][: len(counts)], counts)
+        in_entry = np.arange(self.n_rows, dtype=np.int64) - firsts
         frame, times_ms = self.reader.joined(self.parts, arrivals_ms)
         batch = Batch(
             frame=frame,
             times_ms=times_ms,
             effective_ms=np.minimum(times_ms, arrivals_ms),
-            places=places[entry_of] if len(entry_of) else np.empty(0, dtype=np.int64),
-            rows=(sequences[entry_of] if len(entry_of) else np.empty(0, dtype=np.int64)) + in_entry,
+            places=_spread([(self.partition << PLACE_SHIFT) + ms for ms, _ in ids], counts),
+            rows=_spread([sequence << ROW_BITS for _, sequence in ids], counts) + in_entry,
             ticks=tuple(self.ticks),
             dead=tuple(self.dead),
             entries=tuple(self.entries),
@@ -239,6 +238,18 @@ class _Collector:
             batch = replace(batch, effective_ms=np.where(batch.backfill, NO_TIME_MS, batch.effective_ms))
         too_far = times_ms > arrivals_ms + self.max_future_ms
         return _without_future(batch, too_far) if too_far.any() else batch
+
+
+def _spread(values: Sequence[int], counts: Sequence[int]) -> Int64:
+    """Each value as often as its count says: piece by piece where they are long, which np.repeat does row by row."""
+    n = sum(counts)
+    if n < _LONG_PIECE * len(counts):
+        return np.repeat(np.array(values, dtype=np.int64), counts)
+    spread, at = np.empty(n, dtype=np.int64), 0
+    for value, count in zip(values, counts, strict=True):
+        spread[at : at + count] = value
+        at += count
+    return spread
 
 
 def _without_future(batch: Batch, too_far: npt.NDArray[np.bool_]) -> Batch:

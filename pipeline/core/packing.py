@@ -1,6 +1,6 @@
 """A body of rows stored as columns: parsed once, at the door, and a quarter as long (decision 22).
 
-    door     NDJSON → columns → texts that repeat once each, with an index a row (`_texts.c`) → Arrow IPC
+    door     NDJSON → columns → texts that repeat once each, with an index a row (`texts`) → Arrow IPC
     worker   reads the columns it needs; no JSON
 
 Invariant: the chunk reads to the values its rows read to. So only what loses nothing is stored so: rows read natively,
@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.types as kinds
 
+from pipeline.core import texts
 from pipeline.core.arrow_chunks import SMALL_ROWS, encode
 from pipeline.core.arrow_columns import stored_type
 from pipeline.core.arrow_numpy import Mask, column_of, mask_of, numpy_of
@@ -25,19 +25,10 @@ from pipeline.core.native import NativeReader, NativeRows
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk
 from pipeline.core.timestamps import Int64
 
-try:
-    from pipeline.core import _texts
-except ImportError:  # not built: no C compiler where it was installed
-    IS_BUILT = False
-else:
-    IS_BUILT = True
-
-_INDEX_TYPES = {1: pa.uint8(), 2: pa.uint16(), 4: pa.uint32()}
-
 
 def can_pack(stream: Stream) -> bool:
     """Whether bodies of a stream may be stored as columns: where all of its fields are read natively."""
-    return IS_BUILT and NativeReader.of(stream, [field.name for field in stream.fields]) is not None
+    return texts.IS_BUILT and NativeReader.of(stream, [field.name for field in stream.fields]) is not None
 
 
 def is_packed(rows: NativeRows, n: int) -> bool:
@@ -70,7 +61,7 @@ def _chunks(stream: Stream, rows: NativeRows, places: Int64 | None, first: int, 
 def _stored(field: Field, rows: NativeRows, places: Int64 | None, first: int, count: int) -> Any:
     column = rows.columns.column(field.name)
     if field.type == "string":
-        return packed_texts(column, places, first, count)
+        return texts.packed(column, places, first, count)
     given = rows.given(field.name)
     given = None if given is None else _chosen(given, places, first, count)
     if field.type == "bool":
@@ -87,23 +78,3 @@ def _bools(values: Mask, given: Mask | None) -> Any:
 
 def _chosen(values: Any, places: Int64 | None, first: int, count: int) -> Any:
     return values[first : first + count] if places is None else values[places[first : first + count]]
-
-
-def packed_texts(views: Any, places: Int64 | None, first: int, count: int) -> Any:
-    """Rows of a column of string views: those at `places` (all: None), `count` of them from `first` on.
-
-    Returns a dictionary of utf8, or utf8 where that takes fewer bytes.
-    """
-    assert kinds.is_string_view(views.type), views.type
-    assert views.offset == 0, f"from row {views.offset} on"
-    valid, heads, *texts = views.buffers()
-    nulls, validity, width, indices, offsets, text = _texts.pack(
-        heads, texts, valid if views.null_count else None, places, first, count
-    )
-    validity = None if validity is None else pa.py_buffer(validity)
-    flat = [pa.py_buffer(offsets), pa.py_buffer(text)]
-    if indices is None:
-        return pa.Array.from_buffers(pa.string(), count, [validity, *flat], nulls)
-    distinct = pa.Array.from_buffers(pa.string(), len(offsets) // 4 - 1, [None, *flat], 0)
-    kind = pa.dictionary(_INDEX_TYPES[width], pa.string())
-    return pa.DictionaryArray.from_buffers(kind, count, [validity, pa.py_buffer(indices)], distinct, nulls)

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.core import texts
 from pipeline.core.column_types import type_of, type_text
 from pipeline.core.definitions import Lookup, ScalarType
 
@@ -38,8 +39,15 @@ class _Index:
     values: pl.Series
 
     def values_of(self, keys: pl.Series) -> pl.Series:
-        places = pl.Series(list(map(self.place_of.get, keys.to_list())), dtype=pl.UInt32)
-        return self.values.gather(places)
+        if keys.dtype != pl.String or not texts.IS_BUILT:
+            return self.values.gather(self._places_of(keys))
+        codes, firsts = texts.codes(keys)  # each distinct key is looked up once
+        found = self.values.gather(self._places_of(keys.gather(firsts)))
+        chosen = pl.Series(codes)
+        return found.gather(chosen.set(chosen < 0, None) if keys.null_count() else chosen)
+
+    def _places_of(self, keys: pl.Series) -> pl.Series:
+        return pl.Series(list(map(self.place_of.get, keys.to_list())), dtype=pl.UInt32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,22 @@ from zlib import crc32
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
-from pipeline.core import packing
+from pipeline.core import texts as text_columns
 from pipeline.core.arrow_chunks import SMALL_ROWS
 from pipeline.core.codings import COLUMN_CODINGS
 from pipeline.core.definitions import Field, Stream, TimePolicy
 from pipeline.core.entries import Chunk
 from pipeline.core.events import Reader
-from pipeline.core.packing import packed_texts
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS
 from pipeline.core.partitioning import Chunk as Posted
+from pipeline.core.texts import codes, viewed
+from pipeline.core.texts import packed as packed_texts
 from pipeline.core.validation import Validator
 
-pytestmark = pytest.mark.skipif(not packing.IS_BUILT, reason="the native parts are not built: no C compiler")
+pytestmark = pytest.mark.skipif(not text_columns.IS_BUILT, reason="the native parts are not built: no C compiler")
 
 NOW_MS = 1_800_000_000_000
 FIELDS = (
@@ -79,7 +79,7 @@ def read(stream: Stream, chunks: list[Posted]) -> tuple[pl.DataFrame, list[int]]
 def as_rows(stream: Stream, body: bytes, monkeypatch: pytest.MonkeyPatch) -> dict[int, list[Posted]]:
     """How the body is shared out where nothing is packed."""
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "IS_BUILT", False)
+        patch.setattr(text_columns, "IS_BUILT", False)
         return Validator(stream).check(body, kind="ndjson", now_ms=NOW_MS).shares(stream, 0)
 
 
@@ -154,7 +154,9 @@ def test_any_number_of_distinct_texts_comes_back(distinct: int) -> None:
     texts = [f"{chance.randrange(distinct):x}" * chance.choice([1, 1, 9]) for _ in range(n)]
     places = np.array([chance.randrange(n) for _ in range(2_000)], dtype=np.int64)
 
-    assert packed_texts(views_of(list(texts)), None, 0, n).to_pylist() == texts
+    packed = packed_texts(views_of(list(texts)), None, 0, n)
+    assert packed.to_pylist() == texts
+    assert pl.Series(viewed(packed), dtype=pl.String).to_list() == texts
     assert packed_texts(views_of(list(texts)), places, 7, 1_500).to_pylist() == [texts[at] for at in places[7:1_507]]
 
 
@@ -174,6 +176,23 @@ def test_nulls_and_empty_texts_stay_what_they_are(texts: list[str | None]) -> No
     packed.validate(full=True)
     assert packed.to_pylist() == texts
     assert packed.null_count == texts.count(None)
+    again = viewed(packed)
+    again.validate(full=True)
+    assert pl.Series(again, dtype=pl.String).to_list() == texts
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_text_has_one_number_wherever_it_stands(seed: int) -> None:
+    chance = Random(seed)
+    some = [None, "", "a", "b", "é" * 7, *(f"text {n}, which is longer" for n in range(chance.randrange(2_000)))]
+    column = pl.Series([chance.choice(some) for _ in range(3_000)], dtype=pl.String)[chance.randrange(9) :]
+    numbers, firsts = codes(column)
+
+    expected: dict[str, int] = {}
+    for value in column.drop_nulls():
+        expected.setdefault(value, len(expected))
+    assert numbers.tolist() == [-1 if value is None else expected[value] for value in column]
+    assert column.gather(firsts).to_list() == list(expected)
 
 
 def test_a_view_that_points_nowhere_and_rows_that_are_not_there_are_errors() -> None:
@@ -189,4 +208,31 @@ def test_a_view_that_points_nowhere_and_rows_that_are_not_there_are_errors() -> 
             _texts.pack(bytes(16), [], None, places, first, count)
     with pytest.raises(ValueError, match="at most 64"):
         _texts.pack(b"", [b""] * 65, None, None, 0, 0)
-    assert pa.array(["x"]).type == pa.string()
+    with pytest.raises(ValueError, match="outside of its texts"):
+        _texts.codes(views, [b"only 13 bytes"], None, 1)
+    with pytest.raises(ValueError, match="outside of the column"):
+        _texts.codes(views, [b"14 bytes, which"], None, 2)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "indices", "width", "count", "message"),
+    [
+        ([0, 3], None, 0, 2, "do not hold so many"),
+        ([], None, 0, 1, "do not hold so many"),
+        ([0, 3], b"\0", 3, 1, "do not hold so many"),
+        ([0, 3], b"\0", 1, 2, "do not hold so many"),
+        ([0, 3], None, 0, -1, "do not hold so many"),
+        ([0, 4], None, 0, 1, "points outside"),
+        ([-1, 3], None, 0, 1, "points outside"),
+        ([2, 1], None, 0, 1, "points outside"),
+        ([0, 3], b"\1", 1, 1, "points outside"),
+        ([0, 3], b"\0\1", 2, 1, "points outside"),
+    ],
+)
+def test_offsets_and_indices_are_checked(
+    offsets: list[int], indices: bytes | None, width: int, count: int, message: str
+) -> None:
+    from pipeline.core import _texts
+
+    with pytest.raises(ValueError, match=message):
+        _texts.views(np.array(offsets, dtype=np.int32), b"abc", indices, width, count)
