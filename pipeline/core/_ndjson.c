@@ -7,7 +7,7 @@
  * gives the whole body back: an undeclared type, a key twice, an escaped key, a number beyond 18 digits, a blank line,
  * a carriage return before a newline, a row of more than MAX_ROW bytes, more than MAX_DEPTH levels, text that is not UTF-8.
  *
- * The strings of the array point into the body where they hold no escape; the array keeps the body alive.
+ * Space after the last row is nothing. The strings of the array point into the body where they hold no escape; the array keeps the body alive.
  */
 #define _GNU_SOURCE /* strtod_l */
 #define Py_LIMITED_API 0x030B0000
@@ -1055,8 +1055,9 @@ static PyObject *scanner_scan(PyObject *self, PyObject *body) {
     store->scanner = self;
     const Plan *plan = &((Scanner *)self)->plan;
     const char *begin = store->view.buf, *end = begin + store->view.len;
+    while (end > begin && (end[-1] == '\n' || end[-1] == '\r' || end[-1] == ' ' || end[-1] == '\t')) end--;
     bool taken = false;
-    if (begin != NULL && store->view.len > 0 && store->view.len < MAX_BODY && *begin == '{') {
+    if (begin != NULL && end > begin && store->view.len < MAX_BODY && *begin == '{') {
         Py_BEGIN_ALLOW_THREADS
         Scan scan = {begin, end, store, plan};
         store->n = count_lines(begin, end);

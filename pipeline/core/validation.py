@@ -46,6 +46,7 @@ MAX_ROW_BYTES = 1_000_000  # a chunk is at most 4 MB and a row is never cut; sen
 MAX_DEPTH = 64  # of undeclared values, which are skipped: msgspec recurses, up to Python's own limit of 1,000
 
 MAX_ROWS = 200_000  # of one request: 32 MB of very small events; each refused row costs an object here
+SPACE = b" \t\r\n"  # of JSON
 NEWLINE = ord("\n")  # counted by numpy: bytes.count takes five times as long where there are many
 
 _raw_list = msgspec.json.Decoder(list[msgspec.Raw])
@@ -57,14 +58,14 @@ _raw_dicts = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class Checked:
     """A body judged: `n_received == n_good + len(refusals)`.
 
-    `body`: the good rows, one a line, without a last newline. `times_ms`: their event times, None where the stream has
-    no time field. `owners`: their partitions, None where the stream is spread evenly. `newest_ms`: the newest event
-    time seen, refused ones too: the sender's clock. `undeclared`: good rows with fields the schema does not have.
-    `native`: the rows of the whole body, where it was read so and none was refused; `packs`: with all of their fields,
-    to be stored as columns.
+    `sent`: the good rows, one a line, perhaps with space at the end. `times_ms`: their event times, None where the
+    stream has no time field. `owners`: their partitions, None where the stream is spread evenly. `newest_ms`: the
+    newest event time seen, refused ones too: the sender's clock. `undeclared`: good rows with fields the schema does
+    not have. `native`: the rows of the whole body, where it was read so and none was refused; `packs`: with all of
+    their fields, to be stored as columns.
     """
 
-    body: bytes
+    sent: bytes
     n_received: int
     n_good: int
     times_ms: Int64 | None
@@ -75,6 +76,11 @@ class Checked:
     document_refused: bool = False  # not even rows could be told apart
     native: NativeRows | None = None
     packs: bool = False
+
+    @property
+    def body(self) -> bytes:
+        """The good rows, one a line, without a last newline."""
+        return self.sent.strip(SPACE)
 
     def shares(self, stream: Stream, home: int) -> dict[int, list[Chunk]]:
         """The good rows as chunks by partition; those of a stream that is spread evenly go `home`."""
@@ -152,12 +158,11 @@ class Validator:
 
     def _check_native(self, body: bytes, now_ms: int, *, of_any_age: bool) -> Checked | None:
         """A body in which nothing is unusual; None where it has to be looked at carefully."""
-        text = body.strip(b" \t\r\n")
-        rows = None if self._native is None else self._native.read(text)
+        rows = None if self._native is None else self._native.read(body)
         if rows is None or (rows.undeclared and self.stream.extra == "refuse"):
             return None
         decoded = _Decoded(None, None, {}, len(rows), rows.undeclared, [], rows)
-        return self._judge(text, decoded, now_ms, of_any_age=of_any_age)
+        return self._judge(body, decoded, now_ms, of_any_age=of_any_age)
 
     def event(self, line: bytes) -> Any:
         """The struct of one line that was found good."""
@@ -239,7 +244,7 @@ class Validator:
         if not refused and decoded.lines is None:
             n, undeclared = decoded.n, decoded.undeclared
             return Checked(text, n, n, times_ms, owners, [], undeclared, newest_ms, False, decoded.native, self._packs)
-        return _without(text, decoded, refused, times_ms, owners, newest_ms, self._declared)
+        return _without(text.strip(SPACE), decoded, refused, times_ms, owners, newest_ms, self._declared)
 
     def _column_ms(self, name: str, decoded: _Decoded, refused: dict[int, Reason]) -> Int64:
         """Milliseconds of one timestamp field (0 where null, a list, or refused)."""
@@ -315,7 +320,7 @@ def _without(
     if undeclared and refused:
         undeclared -= sum(not _raw_dicts.decode(lines[place]).keys() <= declared for place in refused)
     return Checked(
-        body=b"\n".join([lines[place] for place in keep]),
+        sent=b"\n".join([lines[place] for place in keep]),
         n_received=decoded.n + len(decoded.refusals),
         n_good=len(keep),
         times_ms=None if times_ms is None else times_ms[keep],
@@ -342,7 +347,7 @@ def _as_lines(body: bytes, kind: BodyKind) -> tuple[bytes, int | None]:
 
     A body that begins with `[` is an array, whatever it was called; of `json`, one object may go over several lines.
     """
-    body = body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n")
+    body = body.removeprefix(b"\xef\xbb\xbf").strip(SPACE)
     if body.startswith(b"["):
         body = b"\n".join([_one_line(bytes(raw)) for raw in _raw_list.decode(body)])
         return body, _count_lines(body)
