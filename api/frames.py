@@ -16,6 +16,8 @@ from pipeline.runtime.answer_frames import answer_frame, dtype_of, typed_series
 
 TIMES_SAID = ("start", "end", "watermark", "complete_from", "complete_to")
 SAID = ("step", "tier", "complete_by", "truncated", "capped", "failed")  # step and tier in ms
+SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
+SESSION_STEP_TYPES = {"sessions": "int"}
 
 
 def metric_frame(
@@ -23,10 +25,12 @@ def metric_frame(
 ) -> pd.DataFrame:
     """Return one row per window and group, indexed by `window_start` (UTC).
 
-    Columns: window_end, state, revision, the group's fields, the metric's values. `attrs` holds what `meta` says, times
+    Columns: window_end, state, revision, of sessions their own, the group's fields, the metric's values. `attrs` holds what `meta` says, times
     as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
     """
-    types = {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
+    is_session = "session_ms" in described.get("window", {})
+    types = {} if not is_session else SESSION_STEP_TYPES if meta.get("step") is not None else SESSION_TYPES
+    types = types | {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
     frame = answer_frame(rows, types)
     units = {value["name"]: value.get("unit") for value in described["values"]}
     frame.attrs.update(metric=described["metric"], units=meta.get("unit") or units)
