@@ -11,6 +11,7 @@ from flask import Flask, request
 
 from api import problems
 from api.aside import aside_blueprint
+from api.dashboard_files import dashboard_blueprint
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
@@ -40,6 +41,7 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     app.register_blueprint(time_blueprint(writing, time_keepers(writing, config)))
     app.register_blueprint(read_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    app.register_blueprint(dashboard_blueprint(config))
     return app
 
 
