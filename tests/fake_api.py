@@ -15,6 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
+import polars as pl
+
+from pipeline.core.ndjson import plain_value
+
+ARROW_START = b"\xff\xff\xff\xff"
 # busy: 429 with Retry-After. away: 503 with Retry-After. lost: stored, and the connection closed without an answer.
 Failure = Literal["busy", "away", "lost", "refused"]
 
@@ -56,8 +61,7 @@ class FakeApi:
             seen, answer = self.keys[key]
             return (202, answer) if seen == body else (409, {"title": "Conflict", "detail": "key reused"})
         good, errors = [], []
-        for index, line in enumerate(body.splitlines()):
-            row = json.loads(line)
+        for index, row in enumerate(_rows(body)):
             if isinstance(row, dict) and isinstance(row.get("value", 0.0), (int, float)):
                 good.append(row)
             else:
@@ -67,6 +71,13 @@ class FakeApi:
         counts = {"accepted": len(good), "rejected": len(errors), "duplicates": 0, "errors": errors, "skew_ms": 3}
         self.keys[key] = (body, counts)
         return (202 if good else 422), counts
+
+
+def _rows(body: bytes) -> list[Any]:
+    """NDJSON, or an Arrow stream, whose times become epoch milliseconds."""
+    if not body.startswith(ARROW_START):
+        return [json.loads(line) for line in body.splitlines()]
+    return [{name: plain_value(value) for name, value in row.items()} for row in pl.read_ipc_stream(body).to_dicts()]
 
 
 @contextmanager
