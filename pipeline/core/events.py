@@ -238,7 +238,8 @@ def _frames(parts: Sequence[pl.DataFrame | Any]) -> list[pl.DataFrame]:
     """Fields of events as DataFrames: Arrow tables side by side become one of them."""
     frames: list[pl.DataFrame] = []
     for is_frame, run in groupby(parts, lambda part: isinstance(part, pl.DataFrame)):
-        frames += run if is_frame else [arrow_chunks.frame_of(list(run))]
+        alike = list(run)
+        frames += alike if is_frame else [arrow_chunks.frame_of(alike)]
     return frames
 
 
