@@ -422,3 +422,17 @@ def _format(args: Arguments) -> Format:
 def _shown(text: str) -> str:
     """What a client sent, short enough for a message."""
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def allow_only(args: Arguments, allowed: Sequence[str], *, where: bool = False) -> None:
+    """Refuse every parameter but `allowed`, and `where.<field>` if `where`; for endpoints with modules of their own."""
+    _check_names(args, allowed, where=where)
+
+
+def group_filters(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
+    """The values that each `where.<field>` keeps.
+
+    Raises:
+        BadRequestError: the metric is not grouped by a field, or a value is not of its type.
+    """
+    return _where(args, program)

@@ -25,6 +25,7 @@ PARTITION_TYPES = ("string", "int", "bool")
 DEDUP_TYPES = ("string", "int")
 
 _TYPE = re.compile(r"(?:(list)\[(\w+)\]|(\w+))(\?)?")
+FIELD_TYPE = rf"(?:list\[(?:{'|'.join(SCALAR_TYPES)})\]|{'|'.join(SCALAR_TYPES)})\??"  # the same, for editors
 _REFUSED = {name: not_built(name) for name in ("archive",)}
 
 
