@@ -20,6 +20,7 @@ from api.readiness import Readiness
 from pipeline.core.definitions import Config
 
 RETRY_AFTER_S = 5  # an unready installation needs somebody to do something; a probe comes again anyhow
+NEED_PARAMETERS = {"/v1/live"}  # no link: it answers nothing without
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -90,6 +91,6 @@ def _item(path: str, text: str) -> str:
 
 
 def _endpoint(method: str, path: str) -> str:
-    if method == "GET" and "<" not in path:
+    if method == "GET" and "<" not in path and path not in NEED_PARAMETERS:
         return _item(path, f"GET {path}")
     return f"<li>{escape(method)} {escape(path)}</li>"

@@ -111,7 +111,7 @@ def metric_request(args: Arguments, program: Program, now_ms: int) -> MetricRequ
         start_ms=start_ms if page is None else page.start_ms,
         end_ms=end_ms if page is None else page.end_ms,
         step_ms=duration_value(args, "step") if calendar is None else None,
-        where=_where(args, program),
+        where=group_filters(args, program),
         order=_order(args, program),
         limit=whole_number(args, "limit", DEFAULT_ROWS, MAX_ROWS),
         state=_state(args),
@@ -180,7 +180,9 @@ def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRe
         raise BadRequestError("'window' is missing: how long the trailing window is, such as 5m", code="no_window")
     at_ms = time_value(args, "at", now_ms)
     # without `at`, up to and with the pane that now is in, also where that begins just now
-    return RollingRequest(window_ms, now_ms + 1 if at_ms is None else at_ms, _where(args, program), _format(args))
+    return RollingRequest(
+        window_ms, now_ms + 1 if at_ms is None else at_ms, group_filters(args, program), _format(args)
+    )
 
 
 def latest_format(args: Arguments) -> Format:
@@ -203,10 +205,15 @@ def explain_request(args: Arguments, program: Program, now_ms: int) -> ExplainRe
     if start_ms is None:
         raise BadRequestError("'start' is missing: where the window begins, such as 2026-05-17T10:05", code="no_start")
     named = MultiDict((f"{WHERE}{name}" if name in fields else name, value) for name, value in args.items(multi=True))
-    return ExplainRequest(start_ms, time_value(args, "end", now_ms), _where(named, program))
+    return ExplainRequest(start_ms, time_value(args, "end", now_ms), group_filters(named, program))
 
 
-def _where(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
+def group_filters(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
+    """The values that each `where.<field>` keeps.
+
+    Raises:
+        BadRequestError: the metric is not grouped by a field, or a value is not of its type.
+    """
     types = dict(program.group_types)
     wanted: dict[str, list[Any]] = {}
     for name, values in args.lists():
