@@ -11,6 +11,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -94,6 +95,10 @@ def ask(port: int, path: str, **parameters: str) -> Any:
         return None
 
 
+def found_by(port: int, query: str) -> bool:
+    return bool(ask(port, "query", query=query)["result"])
+
+
 def test_prometheus_scrapes_both_endpoints_and_has_every_family(server: RunningServer, tmp_path: Path) -> None:
     line = make_line(server)
     pages = ["/a", 'say "hi"\\\n', "é\u2028", "", None]
@@ -135,4 +140,4 @@ def test_prometheus_scrapes_both_endpoints_and_has_every_family(server: RunningS
         for query in (target["expr"] for panel in board["panels"] for target in panel["targets"]):
             for name, value in VARIABLES.items():
                 query = query.replace(name, value)
-            assert ask(port, "query", query=query)["result"], query
+            wait_for(partial(found_by, port, query), f"samples of {query}")  # of a rate after the second scrape
