@@ -11,6 +11,7 @@ from flask import Flask, request
 
 from api import problems
 from api.aside import aside_blueprint
+from api.dashboard_files import dashboard_blueprint
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
@@ -55,6 +56,7 @@ def create_app(
     app.register_blueprint(live_streams)
     app.register_blueprint(window_gauges_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    app.register_blueprint(dashboard_blueprint(config))
     return app
 
 
