@@ -152,7 +152,8 @@ def row_account(shelf: Shelf, row: AsideRow) -> dict[str, Any]:
             return about | {"event": _event(row.fields.get(b"body", b""), row.text("coding"))}
         case "quarantine":
             about |= {"reason": row.text("code"), "error": row.text("reason"), "field": row.text("field") or None}
-            return about | {"index": int(row.text("index") or 0), "body": row.text("body")}
+            about |= {"index": int(row.text("index") or 0), "body": row.text("body")}
+            return about | ({"header": row.text("header")} if b"header" in row.fields else {})
 
 
 def _event(body: bytes, coding: str = "") -> Any:

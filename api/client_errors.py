@@ -16,10 +16,11 @@ ERRORS_SHOWN = 3  # of a problem's errors[], in the message; all of them are in 
 
 
 class ApiError(StreamgaugeError):
-    """The API answered with an error; `status`, `title`, `detail` and `errors` are the problem's."""
+    """The API answered with an error; `status`, `code`, `title`, `detail` and `errors` are the problem's."""
 
-    def __init__(self, status: int, title: str, detail: str, errors: list[dict[str, Any]]) -> None:
+    def __init__(self, status: int, title: str, detail: str, errors: list[dict[str, Any]], code: str = "") -> None:
         self.status = status
+        self.code = code  # a word for programs: unknown_parameter
         self.title = title
         self.detail = detail
         self.errors = errors
@@ -43,6 +44,10 @@ class ConflictError(ApiError):
     """409: this idempotency key was used with another body."""
 
 
+class GoneError(ApiError):
+    """410: what was being read is not there any more; begin again."""
+
+
 class RejectedError(StreamgaugeError):
     """Not one row of a send was accepted; `result` holds the counts and the first errors."""
 
@@ -59,6 +64,7 @@ STATUS_ERRORS: dict[int, type[ApiError]] = {
     403: NotAllowedError,
     404: NotFoundError,
     409: ConflictError,
+    410: GoneError,
     413: InvalidRequestError,
     415: InvalidRequestError,
     422: InvalidRequestError,
@@ -69,9 +75,10 @@ def error_from_answer(status: int, body: bytes) -> StreamgaugeError:
     """Return the exception for an answer of 400 or above, whether or not its body is problem+json."""
     problem = _problem(body)
     title, detail = str(problem.get("title", "")), str(problem.get("detail", ""))
+    code = str(problem.get("code", ""))
     if status in (429, 503):
-        return UnavailableError(f"{status} {detail or title}")
-    return STATUS_ERRORS.get(status, ApiError)(status, title, detail, list(problem.get("errors", [])))
+        return UnavailableError(f"{status} {detail or title}", status=status, code=code)
+    return STATUS_ERRORS.get(status, ApiError)(status, title, detail, list(problem.get("errors", [])), code)
 
 
 def _problem(body: bytes) -> dict[str, Any]:
@@ -87,6 +94,7 @@ def _problem(body: bytes) -> dict[str, Any]:
 __all__ = [
     "ApiError",
     "ConflictError",
+    "GoneError",
     "InvalidRequestError",
     "NotAllowedError",
     "NotFoundError",

@@ -63,7 +63,7 @@ class StaticFile:
 
     def response(self) -> Response:
         """Answer the current request with this file: gzipped where that is taken, 304 where it is known."""
-        coded = "gzip" in request.accept_encodings
+        coded = request.accept_encodings["gzip"] > 0
         answer = Response(self.gzipped if coded else self.plain, 200, HEADERS, content_type=self.content_type)
         if coded:
             answer.headers["Content-Encoding"] = "gzip"

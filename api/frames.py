@@ -1,4 +1,4 @@
-"""Between DataFrames and the API's rows.
+"""The API's rows as DataFrames.
 
 Invariant: a column's dtype follows from the metric's description, so an empty answer has the columns and dtypes of a
 full one; only values that fit no dtype make a column of objects (see `answer_frames`).
@@ -6,7 +6,7 @@ full one; only values that fit no dtype make a column of objects (see `answer_fr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,18 +14,24 @@ import pandas as pd
 from pipeline.core.ndjson import iso_time
 from pipeline.runtime.answer_frames import answer_frame, dtype_of, typed_series
 
+TIMES_SAID = ("start", "end", "watermark", "complete_from", "complete_to")
+SAID = ("step", "tier", "complete_by", "truncated", "capped", "failed")  # step and tier in ms
+
 
 def metric_frame(
     rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any], meta: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Return one row per window and group, indexed by `window_start` (UTC).
 
-    Columns: window_end, state, revision, the group's fields, the metric's values. `attrs` holds `watermark` and
-    `complete_to` as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
+    Columns: window_end, state, revision, the group's fields, the metric's values. `attrs` holds what `meta` says, times
+    as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
     """
     types = {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
     frame = answer_frame(rows, types)
-    frame.attrs.update(watermark=iso_time(meta.get("watermark")), complete_to=iso_time(meta.get("complete_to")))
+    units = {value["name"]: value.get("unit") for value in described["values"]}
+    frame.attrs.update(metric=described["metric"], units=meta.get("unit") or units)
+    frame.attrs.update({name: iso_time(meta.get(name)) for name in TIMES_SAID})
+    frame.attrs.update({name: meta.get(name) for name in SAID})
     return frame
 
 
@@ -58,27 +64,3 @@ def raw_frame(
     events: list[Mapping[str, Any]] = [row.get("event") or {} for row in rows]
     columns = {name: typed_series([e.get(name) for e in events], dtype_of(kind)) for name, kind in fields.items()}
     return pd.DataFrame(log | columns)
-
-
-def frame_rows(frame: pd.DataFrame, int_fields: Collection[str]) -> Iterator[dict[str, Any]]:
-    """Yield a DataFrame's rows as dicts of Python values; a named index (a time, usually) is a column like the others.
-
-    pandas turns an integer column with a gap into floats: in `int_fields`, whole floats are integers again.
-
-    Raises:
-        TypeError: two columns have the same name, or a name is not text.
-    """
-    named = frame.reset_index() if any(name is not None for name in frame.index.names) else frame
-    names = list(named.columns)
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise TypeError(f"the columns of a DataFrame to send need distinct names that are text, got {names}")
-    columns = [
-        _whole(named.iloc[:, at].tolist()) if name in int_fields else named.iloc[:, at].tolist()
-        for at, name in enumerate(names)
-    ]
-    for values in zip(*columns, strict=True):
-        yield dict(zip(names, values, strict=True))
-
-
-def _whole(values: list[Any]) -> list[Any]:
-    return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from urllib.parse import unquote_to_bytes
 
 from werkzeug.datastructures import MultiDict
@@ -22,7 +22,7 @@ from pipeline.errors import BadRequestError
 from pipeline.runtime.query import MAX_ROWS, MetricQuery, StateFilter
 
 Arguments = MultiDict[str, str]
-Format = Literal["json", "csv"]
+Format = Literal["json", "columns", "csv", "ndjson", "arrow"]
 
 DEFAULT_ROWS = 10_000
 DEFAULT_EVENTS = 20
@@ -39,7 +39,7 @@ PLUS_HINT = "A + in a URL means a space; write it %2B."
 
 METRIC_PARAMETERS = ("start", "end", "step", "order", "limit", "format", "state")
 NOT_BUILT = ("tz", "group_by", "agg", "fill", "cursor")  # of the contract (DESIGN 9), refused until they work
-FORMATS_NOT_BUILT = ("columns", "ndjson", "arrow")
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
 _BOOLS = {"true": True, "false": False}
@@ -410,17 +410,29 @@ def _state(args: Arguments) -> StateFilter:
 
 
 def _format(args: Arguments) -> Format:
-    match args.get("format", "json"):
-        case "json":
-            return "json"
-        case "csv":
-            return "csv"
-        case other if other in FORMATS_NOT_BUILT:
-            raise BadRequestError(f"format={other} is not built yet; there are json and csv", code="not_built")
-        case other:
-            raise BadRequestError(f"format: '{_shown(other)}' is neither json nor csv", code="bad_format")
+    text = args.get("format", "json")
+    for form in FORMATS:
+        if text == form:
+            return form
+    raise BadRequestError(
+        f"format: '{_shown(text)}' is none of {', '.join(FORMATS)}.{did_you_mean(text, FORMATS)}", code="bad_format"
+    )
 
 
 def _shown(text: str) -> str:
     """What a client sent, short enough for a message."""
     return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def allow_only(args: Arguments, allowed: Sequence[str], *, where: bool = False) -> None:
+    """Refuse every parameter but `allowed`, and `where.<field>` if `where`; for endpoints with modules of their own."""
+    _check_names(args, allowed, where=where)
+
+
+def group_filters(args: Arguments, program: Program) -> Mapping[str, Sequence[Any]]:
+    """The values that each `where.<field>` keeps.
+
+    Raises:
+        BadRequestError: the metric is not grouped by a field, or a value is not of its type.
+    """
+    return _where(args, program)

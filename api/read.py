@@ -7,7 +7,6 @@ the one exception, the hash of a table's content, is hexadecimal or refused.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
 
 import redis
 from flask import Blueprint, Response, request
@@ -50,9 +49,6 @@ from pipeline.runtime.stream_time import stream_time
 from pipeline.runtime.time_keepers import horizons_of
 
 CONTENT_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
-NOT_BUILT = {
-    "live": "ask for /latest again",
-}
 
 
 def read_blueprint(config: Config, client: redis.Redis) -> Blueprint:
@@ -99,13 +95,6 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         asked = explain_request(request.args, program, redis_time_ms(client))
         subject = subject_of(client, program, asked.start_ms, asked.end_ms, asked.where)
         return json_response(window_json(explain_window(client, config, subject), asked.where))
-
-    @blueprint.get("/v1/metrics/<metric>/<any(live):view>")
-    def refuse_view(metric: str, view: str) -> NoReturn:
-        known_name("metric", metric, metrics.programs)
-        raise BadRequestError(
-            f"/v1/metrics/{metric}/{view} is not built yet; {NOT_BUILT[view]}", code="not_built", status=501
-        )
 
 
 def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:

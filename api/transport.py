@@ -48,23 +48,20 @@ class Transport:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise StreamgaugeError(f"{url!r} is not the address of an API; it looks like http://127.0.0.1:8080")
+        self._connection = connection_to(url, SOCKET_TIMEOUT_S)
         self.url = url.rstrip("/")
-        self._prefix = parts.path.rstrip("/")
+        self._prefix = urlsplit(url).path.rstrip("/")
         self._patience_s = patience_s
         self._sleep = sleep
         self._clock = clock
         self._answered = False
-        self._connection = _connection(parts.scheme, parts.hostname, parts.port)
 
     def request(
         self,
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | list[str]] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         expect: frozenset[int] = frozenset(),
@@ -75,7 +72,7 @@ class Transport:
             UnavailableError: no answer, or only 429 and 503, for as long as patience lasts.
             ApiError: the API refused.
         """
-        target = self._prefix + path + (f"?{urlencode(query)}" if query else "")
+        target = self._prefix + path + (f"?{urlencode(query, doseq=True)}" if query else "")
         began, wait_s = self._clock(), FIRST_WAIT_S
         while True:
             try:
@@ -90,7 +87,7 @@ class Transport:
                 failure = error_from_answer(answer.status, answer.body)
                 if answer.status not in RETRIED_STATUSES:
                     raise failure
-                pause_s, patience_s = _retry_after_s(answer, wait_s), self._patience_s
+                pause_s, patience_s = retry_after_s(answer, wait_s), self._patience_s
             if self._clock() - began + pause_s > patience_s:
                 raise failure
             self._sleep(pause_s)
@@ -124,13 +121,22 @@ class Transport:
         self.close()
 
 
-def _connection(scheme: str, host: str, port: int | None) -> http.client.HTTPConnection:
-    if scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=SOCKET_TIMEOUT_S, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, port, timeout=SOCKET_TIMEOUT_S)
+def connection_to(url: str, timeout_s: float) -> http.client.HTTPConnection:
+    """Return a connection to the API at `url`, not opened yet.
+
+    Raises:
+        StreamgaugeError: `url` is no address of an API.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise StreamgaugeError(f"{url!r} is not the address of an API; it looks like http://127.0.0.1:8080")
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=context)
+    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
 
 
-def _retry_after_s(answer: Answer, otherwise_s: float) -> float:
+def retry_after_s(answer: Answer, otherwise_s: float) -> float:
     """Return the wait the server asks for; a date instead of seconds counts as not said."""
     said = answer.headers.get("retry-after", "")
     return min(float(said), LONGEST_RETRY_AFTER_S) if said.isdigit() else otherwise_s

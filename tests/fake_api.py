@@ -15,6 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
+import polars as pl
+
+from pipeline.core.ndjson import plain_value
+
+ARROW_START = b"\xff\xff\xff\xff"
 # busy: 429 with Retry-After. away: 503 with Retry-After. lost: stored, and the connection closed without an answer.
 Failure = Literal["busy", "away", "lost", "refused"]
 
@@ -28,6 +33,7 @@ class FakeApi:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → body of a GET
     computed: dict[str, Callable[[dict[str, list[str]]], dict[str, Any]]] = field(default_factory=dict)  # of the query
+    texts: dict[str, Callable[[], str]] = field(default_factory=dict)  # path → a text
     rows: dict[str, list[Any]] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)  # sizes, as stored
     ticks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -56,8 +62,7 @@ class FakeApi:
             seen, answer = self.keys[key]
             return (202, answer) if seen == body else (409, {"title": "Conflict", "detail": "key reused"})
         good, errors = [], []
-        for index, line in enumerate(body.splitlines()):
-            row = json.loads(line)
+        for index, row in enumerate(_rows(body)):
             if isinstance(row, dict) and isinstance(row.get("value", 0.0), (int, float)):
                 good.append(row)
             else:
@@ -67,6 +72,13 @@ class FakeApi:
         counts = {"accepted": len(good), "rejected": len(errors), "duplicates": 0, "errors": errors, "skew_ms": 3}
         self.keys[key] = (body, counts)
         return (202 if good else 422), counts
+
+
+def _rows(body: bytes) -> list[Any]:
+    """NDJSON, or an Arrow stream, whose times become epoch milliseconds."""
+    if not body.startswith(ARROW_START):
+        return [json.loads(line) for line in body.splitlines()]
+    return [{name: plain_value(value) for name, value in row.items()} for row in pl.read_ipc_stream(body).to_dicts()]
 
 
 @contextmanager
@@ -95,7 +107,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             api.queries.append((parts.path, parse_qs(parts.query)))
             known = {"/v1/streams": {"streams": api.streams}, "/v1/metrics": {"metrics": api.metrics}, **api.answers}
-            if parts.path in api.computed:
+            if parts.path in api.texts:
+                self._say(200, api.texts[parts.path]().encode(), {})
+            elif parts.path in api.computed:
                 self._answer(200, api.computed[parts.path](parse_qs(parts.query)))
             elif parts.path in known:
                 self._answer(200, known[parts.path])
@@ -128,9 +142,11 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 self._answer(status, said)
 
         def _answer(self, status: int, said: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-            body = json.dumps(said).encode()
+            self._say(status, json.dumps(said).encode(), headers or {})
+
+        def _say(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)

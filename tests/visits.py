@@ -71,7 +71,7 @@ class LineClient(Client):
         assert answer.status_code == 200, answer.text
         return bytes(answer.data)
 
-    def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def get(self, path: str, query: Mapping[str, str | list[str]] | None = None) -> dict[str, Any]:
         answer = self._line.http.get(path, query_string=query)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.get_json()

@@ -24,6 +24,7 @@ SCALAR_TYPES: tuple[ScalarType, ...] = get_args(ScalarType)
 PARTITION_TYPES = ("string", "int", "bool")
 
 _TYPE = re.compile(r"(?:(list)\[(\w+)\]|(\w+))(\?)?")
+FIELD_TYPE = rf"(?:list\[(?:{'|'.join(SCALAR_TYPES)})\]|{'|'.join(SCALAR_TYPES)})\??"  # the same, for editors
 _REFUSED = {name: not_built(name) for name in ("dedup", "archive")}
 
 

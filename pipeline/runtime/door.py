@@ -76,7 +76,15 @@ class StreamView:
 
 
 class UnavailableError(StreamgaugeError):
-    """The API cannot be reached, or asks to come back later, and patience has run out."""
+    """The API cannot be reached, or asks to come back later, and patience has run out.
+
+    `status` is 429 or 503 with the problem's `code`; None: there was no answer.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str = "") -> None:
+        self.status = status
+        self.code = code
+        super().__init__(message)
 
 
 class Door(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import gcd
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from pipeline.core.definitions import DAY_MS, Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.core.times import format_duration
-from pipeline.core.windows import Span
+from pipeline.core.windows import Span, panes_of
 from pipeline.errors import BadRequestError
 
 MAX_PANES = 20_000  # of a trailing window
@@ -49,9 +50,57 @@ def pane_width_ms(program: Program) -> int:
             raise AssertionError(f"{program.name} has no panes of one width")
 
 
-def tier_for(program: Program, step_ms: int | None) -> int | None:
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How an answer's rows cut time: windows as they are (neither is given), or steps side by side.
+
+    `calendar`: the steps are days, weeks or months of a zone.
+    """
+
+    program: Program
+    step_ms: int | None = None
+    calendar: Calendar | None = None
+
+    @property
+    def has_steps(self) -> bool:
+        return self.step_ms is not None or self.calendar is not None
+
+    @property
+    def is_wider(self) -> bool:
+        """Whether a row is more than one window."""
+        if self.calendar is not None:
+            return self.calendar != self.program.window
+        return self.step_ms is not None and self.step_ms != natural_step_ms(self.program)
+
+    @property
+    def over_panes(self) -> bool:
+        """Whether rows are merged from panes: steps of a metric whose windows overlap."""
+        return self.has_steps and not isinstance(self.program.window, Tumbling | Calendar)
+
+    def row_of(self, unit: Span) -> Span:
+        """The row that a window or pane belongs to: itself, or the step it lies in."""
+        if not self.has_steps:
+            return unit
+        start_ms = self.begin(unit[0])
+        return start_ms, self.end(start_ms + 1)
+
+    def begin(self, time_ms: int) -> int:
+        """Where the step of a time begins; the time itself where rows are windows."""
+        if self.calendar is not None:
+            return panes_of(self.calendar).end_at_or_before(time_ms)
+        return time_ms if self.step_ms is None else aligned(self.program, time_ms, self.step_ms)
+
+    def end(self, time_ms: int) -> int:
+        """The first boundary of steps at or after a time."""
+        if self.calendar is not None:
+            return panes_of(self.calendar).begin_after(time_ms - 1)
+        return time_ms if self.step_ms is None else aligned_up(self.program, time_ms, self.step_ms)
+
+
+def tier_for(cut: Cut) -> int | None:
     """The coarsest tier whose windows fill whole steps."""
-    sizes = (rollup.size_ms for rollup in program.stage.rollups)
+    sizes = (rollup.size_ms for rollup in cut.program.stage.rollups)
+    step_ms = cut.step_ms
     return max((size_ms for size_ms in sizes if step_ms is not None and step_ms % size_ms == 0), default=None)
 
 
@@ -59,11 +108,6 @@ def tier_span(program: Program, window: Span, tier_ms: int) -> Span:
     """The tier's window that a window is in."""
     start_ms = aligned(program, window[0], tier_ms)
     return start_ms, start_ms + tier_ms
-
-
-def steps_over_panes(program: Program, step_ms: int | None) -> bool:
-    """Whether an answer's rows are merged from panes: steps of a metric whose windows overlap."""
-    return step_ms is not None and not isinstance(program.window, Tumbling)
 
 
 def settles_at_ms(program: Program, span: Span) -> int:
@@ -75,15 +119,15 @@ def settles_at_ms(program: Program, span: Span) -> int:
     return int(program.panes.last_ends(starts_ms)[0])
 
 
-def checked_step(program: Program, step_ms: int | None) -> int | None:
-    """The step of an answer: a multiple of the pane, its rows begin where windows begin; None: the windows themselves.
+def checked_cut(program: Program, step_ms: int | None) -> Cut:
+    """How an answer is cut: a step is a multiple of the pane, and its rows begin where windows begin.
 
     Raises:
         BadRequestError: 422, the step cannot be answered exactly.
     """
     tumbling = isinstance(program.window, Tumbling)
     if step_ms is None:
-        return natural_step_ms(program) if tumbling else None
+        return Cut(program, natural_step_ms(program) if tumbling else None)
     if isinstance(program.window, Calendar | Session):
         raise BadRequestError(
             f"{program.name} is answered window by window, since its windows are not all equally long; leave step out",
@@ -100,7 +144,7 @@ def checked_step(program: Program, step_ms: int | None) -> int | None:
             code="step_not_exact",
             status=422,
         )
-    return step_ms
+    return Cut(program, step_ms)
 
 
 def rolling_width(program: Program, window_ms: int) -> int:

@@ -31,6 +31,10 @@ META = {
     "watermark": 119_000,
     "complete_to": 60_000,
     "complete_by": "events",
+    "unit": {"views": None, "load": "ms"},
+    "truncated": False,
+    "capped": [],
+    "failed": [],
 }
 
 
@@ -100,10 +104,12 @@ def test_a_dataframe_is_sent_with_its_named_index_and_nulls(api: FakeApi, client
     ]
 
 
-def test_integers_that_pandas_made_floats_are_integers_again(api: FakeApi, client: Client) -> None:
+def test_integers_that_pandas_made_floats_go_as_the_floats_they_are(api: FakeApi, client: Client) -> None:
     frame = pd.DataFrame({"value": [1.0, 2.0, 3.0], "count": [1, None, 2.5]})
     client.send("s", frame)
-    assert [repr(row["count"]) for row in api.rows["s"]] == ["1", "None", "2.5"]
+    assert [repr(row["count"]) for row in api.rows["s"]] == ["1.0", "None", "2.5"], (
+        "the door reads whole floats as integers"
+    )
     assert [repr(row["value"]) for row in api.rows["s"]] == ["1.0", "2.0", "3.0"]
 
 
@@ -177,8 +183,19 @@ def test_a_metric_is_a_frame_with_a_utc_index_and_its_completeness(api: FakeApi,
     assert frame["views"].tolist() == [3, 2]
     assert frame["load"].isna().tolist() == [False, True]
     assert frame.attrs == {
+        "metric": "views",
+        "units": {"views": None, "load": "ms"},
+        "start": "1970-01-01T00:00:00.000+00:00",
+        "end": "1970-01-01T00:02:00.000+00:00",
+        "step": 60_000,
+        "tier": None,
         "watermark": "1970-01-01T00:01:59.000+00:00",
+        "complete_from": None,
         "complete_to": "1970-01-01T00:01:00.000+00:00",
+        "complete_by": "events",
+        "truncated": False,
+        "capped": [],
+        "failed": [],
     }
     assert len(frame[frame["window_end"] <= frame.attrs["complete_to"]]) == 1
 
@@ -210,7 +227,7 @@ def test_more_rows_than_a_page_come_in_pages_and_each_once(
     api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [row(start * 60_000, section, 1, None) for start in range(5) for section in "abc"]
-    monkeypatch.setattr("api.client.PAGE_ROWS", 4)
+    monkeypatch.setattr("api.metric_reading.PAGE_ROWS", 4)
 
     def page(query: dict[str, list[str]]) -> dict[str, object]:
         first = int(query.get("start", ["0"])[0])
@@ -225,7 +242,7 @@ def test_more_rows_than_a_page_come_in_pages_and_each_once(
 
     with pytest.raises(ValueError, match="pages by window"):
         client.metric("views", order="-views")
-    monkeypatch.setattr("api.client.PAGE_ROWS", 3)
+    monkeypatch.setattr("api.metric_reading.PAGE_ROWS", 3)
     with pytest.raises(ValueError, match="one window has more than 3 groups"):
         client.metric("views")
 

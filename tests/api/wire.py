@@ -23,7 +23,7 @@ class Wire:
         method: str,
         path: str,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | list[str]] | None = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         expect: frozenset[int] = frozenset(),
