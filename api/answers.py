@@ -1,30 +1,21 @@
-"""A metric's answer on the wire: the JSON envelope and CSV.
+"""A metric's answer on the wire: the JSON envelope of rows and of columns, and the headers of the formats without one.
 
 Invariant: rows are flat and their columns come in one order: the window, its state, the group's fields, the values.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from flask import Response
 
-from api.parameters import Format
+from api.exports import BODIES, CONTENT_TYPES
+from api.metric_parameters import Format
 from pipeline.core.aggregates import Finisher
 from pipeline.core.definitions import Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
-from pipeline.runtime.query import Answer
-
-WINDOW_COLUMNS = ("window_start", "window_end", "state", "revision")
-# What a spreadsheet takes for a formula (OWASP, CSV injection): a text that begins so gets an apostrophe before it.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-# Control characters end a text early or command a terminal: U+2400 to U+2421 show them, U+FFFD stands for the others.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\r\n"} | {0x7F: 0x2421}
-_CONTROLS = _PICTURES | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-_NEEDS_QUOTES = re.compile(r'[,"\r\n]')
+from pipeline.runtime.answer import Answer
 
 
 def json_response(body: Any, status: int = 200) -> Response:
@@ -33,16 +24,47 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
 
 
-def metric_response(answer: Answer, form: Format) -> Response:
-    """Write an answer in the form that was asked for."""
-    if form == "csv":
-        return _csv_response(answer)
-    return json_response({"data": answer.rows, "meta": meta(answer), "next": None})
+def metric_response(answer: Answer, form: Format, next_page: str | None = None) -> Response:
+    """Write an answer in the form that was asked for; `next_page` is the cursor of the page after it."""
+    match form:
+        case "json":
+            return json_response({"data": answer.rows, "meta": meta(answer), "next": next_page})
+        case "columns":
+            return json_response({"data": answer.columns, "meta": column_meta(answer), "next": next_page})
+        case "csv" | "ndjson" | "arrow":
+            headers = account_headers(answer, next_page)
+            return Response(BODIES[form](answer), 200, headers, content_type=CONTENT_TYPES[form])
+
+
+def account_headers(answer: Answer, next_page: str | None) -> dict[str, str]:
+    """The account of completeness, where the body is a table and nothing else."""
+    said = {
+        "Streamgauge-Watermark": answer.completeness.watermark_ms,
+        "Streamgauge-Complete-From": answer.completeness.complete_from_ms,
+        "Streamgauge-Complete-To": answer.completeness.complete_to_ms,
+        "Streamgauge-Complete-By": answer.completeness.complete_by,
+        "Streamgauge-Truncated": str(answer.truncated).lower(),
+        "Streamgauge-Next": next_page,
+    }
+    headers = {name: str(value) for name, value in said.items() if value is not None}
+    return headers | {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+
+
+def column_meta(answer: Answer) -> dict[str, Any]:
+    """`meta` with the columns in order: what each is (`window`, `group` or `value`), its type and its unit."""
+    about = meta(answer)
+    columns = [
+        {"name": each.name, "kind": each.kind, "type": each.type, "unit": about["unit"].get(each.name)}
+        for each in answer.fields
+    ]
+    return about | {"columns": columns}
 
 
 def meta(answer: Answer) -> dict[str, Any]:
     """What an answer covers and how complete it is; times are epoch milliseconds, null where unknown."""
     program, completeness = answer.program, answer.completeness
+    calendar = {} if answer.calendar is None else {"calendar": answer.calendar.unit, "tz": answer.calendar.zone}
+    units = dict.fromkeys(program.value_types) | {f.spec.name: measure(program, f) for f in program.finishers}
     return {
         "start": answer.start_ms,
         "end": answer.end_ms,
@@ -52,12 +74,12 @@ def meta(answer: Answer) -> dict[str, Any]:
         "complete_from": completeness.complete_from_ms,
         "complete_to": completeness.complete_to_ms,
         "complete_by": completeness.complete_by,
-        "unit": dict.fromkeys(program.value_types)
-        | {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
+        "unit": {each.name: units[each.name] for each in answer.fields if each.kind == "value"},
         "truncated": answer.truncated,
         "tier": answer.tier_ms,
         "capped": sorted(answer.capped),
         "failed": sorted(answer.failed),
+        **calendar,
     }
 
 
@@ -82,54 +104,3 @@ def measure(program: Program, finisher: Finisher) -> str | None:
         return None
     field = program.stream.field(finisher.spec.field)
     return field.measure if field else None
-
-
-def columns(program: Program) -> list[str]:
-    """The columns of a metric's rows, in order."""
-    return [*WINDOW_COLUMNS, *program.stage.group_by, *program.value_types]
-
-
-def _csv_response(answer: Answer) -> Response:
-    """RFC 4180 with a header row; the account of completeness goes in headers, so that the body stays a table."""
-    names = columns(answer.program)
-    text = csv_text(names, ([row[name] for name in names] for row in answer.rows))
-    said = {
-        "Streamgauge-Watermark": answer.completeness.watermark_ms,
-        "Streamgauge-Complete-From": answer.completeness.complete_from_ms,
-        "Streamgauge-Complete-To": answer.completeness.complete_to_ms,
-        "Streamgauge-Complete-By": answer.completeness.complete_by,
-        "Streamgauge-Truncated": str(answer.truncated).lower(),
-    }
-    headers = {name: str(value) for name, value in said.items() if value is not None}
-    headers |= {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-    return Response(text, 200, headers, content_type="text/csv; charset=utf-8; header=present")
-
-
-def csv_text(names: Sequence[str], rows: Any) -> str:
-    """Rows as RFC 4180 has them: null is an empty cell, the empty text is `""`, a list is one cell of JSON.
-
-    Formulas and control characters are defused. Every CSV of ours comes from here.
-    """
-    return "".join(f"{','.join(map(_cell, row))}\r\n" for row in (names, *rows))
-
-
-def _cell(value: Any) -> str:
-    """One cell: lists as JSON. The csv module writes null and the empty text alike before Python 3.12."""
-    match value:
-        case None:
-            return ""
-        case str():
-            return _text_cell(value)
-        case int() | float() if not isinstance(value, bool):
-            return str(value)
-        case _:
-            return _text_cell(msgspec.json.encode(value).decode())
-
-
-def _text_cell(text: str) -> str:
-    safe = text.translate(_CONTROLS)
-    if safe.startswith(FORMULA_STARTS):
-        safe = f"'{safe}"
-    if not safe or _NEEDS_QUOTES.search(safe):
-        return '"' + safe.replace('"', '""') + '"'
-    return safe

@@ -84,7 +84,7 @@ def measure(client: Any, program: Program, stream: Stream, bodies: list[bytes], 
     steps, scripts, n_events = Steps(), Scripts(client), 0
     validator, columns = Validator(stream), ColumnValidator(stream, Limits(200_000, MAX_BODY_BYTES))
     now_ms = int(time.time() * 1_000)
-    before = _redis_cpu_s(client)
+    before = server_cpu_s(client)
     for body in bodies:
         with steps.timed("judge"):
             checked: Any = (
@@ -99,7 +99,7 @@ def measure(client: Any, program: Program, stream: Stream, bodies: list[bytes], 
             for chunk in chunks:
                 append(scripts, stream.name, 0, Step([chunk], [], 0, now_ms))
         n_events += checked.n_good
-    steps.cpu_s["redis"] = _redis_cpu_s(client) - before
+    steps.cpu_s["redis"] = server_cpu_s(client) - before
     stored = client.execute_command("MEMORY", "USAGE", keys.raw(stream.name, 0), "SAMPLES", 0)
     counted = _work(client, program, stream, steps)
     return Measured(steps, int(stored) / n_events, counted)
@@ -131,7 +131,7 @@ def _work(client: Any, program: Program, stream: Stream, steps: Steps) -> Counte
     return counts
 
 
-def _redis_cpu_s(client: Any) -> float:
+def server_cpu_s(client: Any) -> float:
     said = client.info("cpu")
     return float(said["used_cpu_user"]) + float(said["used_cpu_sys"])
 

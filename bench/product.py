@@ -132,7 +132,7 @@ class Product:
     def wait_until_complete(self, metric: str, end_ms: int) -> None:
         """Wait until every window of `metric` that ends by `end_ms` is published."""
         began = time.monotonic()
-        while self._complete_to(metric) < end_ms:
+        while self.complete_to(metric) < end_ms:
             waited_s = time.monotonic() - began
             if waited_s > DRAIN_TIMEOUT_S:
                 raise SystemExit(f"{metric} is not closed {DRAIN_TIMEOUT_S} s after the last event")
@@ -147,7 +147,7 @@ class Product:
                 raise SystemExit(f"{stages} have not read {n_events} events after {DRAIN_TIMEOUT_S} s")
             time.sleep(max(POLL_S, POLL_SHARE * waited_s))
 
-    def _complete_to(self, metric: str) -> int:
+    def complete_to(self, metric: str) -> int:
         found = next(each for each in self.get("/v1/metrics")["metrics"] if each["metric"] == metric)
         return found["complete_to"] or 0
 

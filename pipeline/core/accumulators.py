@@ -25,6 +25,7 @@ INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 PLACE_SHIFT = 48  # an entry id's milliseconds stay below 2^48 until the year 10889
 ROW_BITS = 20  # a chunk holds at most 10,000 rows
+_SMALL_HIGH, _SMALL_LOW = 2**20, 2**52  # of the halves of an integer sum below 2^53 in all
 _LOW_BITS = 32  # integer sums are kept as two halves: 2^32 events of any int64 value cannot overflow either
 
 
@@ -126,8 +127,19 @@ class IntSum:
 
     def totals(self, state: Mapping[str, Column], slots: Slots) -> list[int]:
         """The exact sums as Python integers, of any size."""
+        small = self.small_totals(state, slots)
+        if small is not None:
+            return small.tolist()  # type: ignore[no-any-return]
         hi, lo = (state[column][slots].tolist() for column, _ in self.columns)
         return [(high << _LOW_BITS) + low for high, low in zip(hi, lo, strict=True)]
+
+    def small_totals(self, state: Mapping[str, Column], slots: Slots) -> Int64 | None:
+        """The exact sums as int64, where all of them are integers that float64 holds exactly too; else None."""
+        hi, lo = (state[column][slots] for column, _ in self.columns)
+        if np.any((hi < -_SMALL_HIGH) | (hi >= _SMALL_HIGH) | (lo >= _SMALL_LOW)):
+            return None
+        totals: Int64 = (hi << _LOW_BITS) + lo
+        return totals
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,11 @@ class Finisher:
         return type_text(self.dtype)
 
     @property
+    def item_type(self) -> str | None:
+        """The config type of the items of a `topk`."""
+        return None if self.spec.function != "topk" or self.dtype is None else type_text(self.dtype)
+
+    @property
     def empty(self) -> Value:
         """The answer over no values, in the type of the answer over some."""
         match self.spec.function:
@@ -126,10 +131,13 @@ class Finisher:
         to `slots`, are the ends of the cells' windows (of a session: last event plus gap), None where nobody asks
         for a time_weighted_mean until there.
         """
-        counts = state[self.parts[0].name][slots].tolist()
+        found = state[self.parts[0].name][slots]
+        counts = found.tolist()
         if self.spec.function == "count":
             return counts  # type: ignore[no-any-return]
         values = self._values(state, slots, counts, ends_ms)
+        if found.all():
+            return list(values)
         return [value if count else self.empty for value, count in zip(values, counts, strict=True)]
 
     def truncated(self, state: Mapping[str, Column], slots: Slots) -> list[bool]:
@@ -153,8 +161,9 @@ class Finisher:
         function, part = self.spec.function, self.parts[-1]
         match part:
             case IntSum() | FloatSum():
-                totals = _totals(part, state, slots)
-                return totals if function == "sum" else [_mean(*pair) for pair in zip(totals, counts, strict=True)]
+                if function == "sum":
+                    return _totals(part, state, slots)
+                return _means(part, state, slots, np.array(counts, dtype=np.int64))
             case Extreme():
                 return self._scalars(state[part.name][slots])
             case Edge():
@@ -208,7 +217,23 @@ def _totals(part: IntSum | FloatSum, state: Mapping[str, Column], slots: Slots) 
     """Sums as JSON numbers: exact Python integers of any size, or finite floats."""
     if isinstance(part, IntSum):
         return part.totals(state, slots)
-    return [finite(total) for total in state[part.name][slots].tolist()]
+    return _finite_list(state[part.name][slots])
+
+
+def _means(part: IntSum | FloatSum, state: Mapping[str, Column], slots: Slots, counts: Column) -> list[float | None]:
+    """Means, column-wise where that gives the very floats that Python's division of exact totals does."""
+    totals = state[part.name][slots] if isinstance(part, FloatSum) else part.small_totals(state, slots)
+    if totals is None:
+        return [_mean(*pair) for pair in zip(_totals(part, state, slots), counts.tolist(), strict=True)]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return _finite_list(totals / counts)
+
+
+def _finite_list(values: Column) -> list[float | None]:
+    found: list[float | None] = values.tolist()
+    for place in np.flatnonzero(~np.isfinite(values)).tolist():
+        found[place] = None
+    return found
 
 
 def _mean(total: int | float | None, count: int) -> float | None:

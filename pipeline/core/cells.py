@@ -103,13 +103,15 @@ class Layout:
         Raises:
             ValueError: a cell is of another format or cut off.
         """
-        return self._unpacked(cells, self.sketches)
+        return self._unpacked(cells, self.sketches) if cells else self.blank(0)
 
     def _unpacked(self, cells: Sequence[bytes], sketches: Sequence[Sketch]) -> dict[str, Column]:
         width = self.record.itemsize
+        if not self.variable and not self.sketches and set(map(len, cells)) == {1 + width}:
+            return self._unpacked_fixed(cells)
         for cell in cells:
             if cell[:1] != FORMAT or len(cell) < 1 + width:
-                raise ValueError(f"cell of {len(cell)} bytes is not of format {FORMAT!r} with {width} fixed bytes")
+                raise self._damaged(cell)
         columns = self.blank(len(cells))
         columns[RECORDS][:] = np.frombuffer(b"".join(cell[1 : 1 + width] for cell in cells), dtype=self.record)
         if self.variable or sketches:
@@ -119,6 +121,18 @@ class Layout:
             for index, sketch in enumerate(sketches, start=len(self.variable)):
                 columns[sketch.name] = as_column(sketch.restore_all([tail[index] for tail in tails]))
         return columns
+
+    def _unpacked_fixed(self, cells: Sequence[bytes]) -> dict[str, Column]:
+        """Cells of nothing but fixed columns: one array, whatever their number."""
+        stored = np.frombuffer(b"".join(cells), dtype=np.dtype([("format", "S1"), ("cell", self.record)]))
+        for number in np.flatnonzero(stored["format"] != FORMAT)[:1]:
+            raise self._damaged(cells[number])
+        records = stored["cell"].copy()
+        return {RECORDS: records, **{name: records[name] for name, _ in self.fixed}}
+
+    def _damaged(self, cell: bytes) -> ValueError:
+        width = self.record.itemsize
+        return ValueError(f"cell of {len(cell)} bytes is not of format {FORMAT!r} with {width} fixed bytes")
 
     def gather(self, stored: Mapping[bytes, bytes]) -> tuple[list[bytes], dict[str, Column]]:
         """Read the fields of a pane's hash: the cells in it, and their columns in that order.

@@ -6,10 +6,11 @@ from finished values, a ratio over any range of time is the ratio of its totals,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipeline.core.column_types import type_text
@@ -50,21 +51,34 @@ class Selection:
         """Name → config type of each selected value."""
         return {name: type_text(expression.dtype) for name, expression in self.expressions.items()}
 
-    def apply(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add the selected values to rows of finished ones, in JSON types; times are epoch milliseconds."""
-        if not rows or not self.expressions:
-            return
-        frame = pl.DataFrame([pl.Series(_ROW, range(len(rows))), *self._series(rows)])
-        for name, expression in self.expressions.items():
-            for row, value in zip(rows, _json_values(_evaluate(expression, frame)), strict=True):
-                row[name] = value
+    def computed(
+        self, columns: Mapping[str, Sequence[Any]], height: int, names: Collection[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """The selected values (those of `names`) over columns of finished ones, in JSON types; times are epoch ms."""
+        wanted = {name: each for name, each in self.expressions.items() if names is None or name in names}
+        if not height:
+            return {name: [] for name in wanted}
+        if not wanted:
+            return {}
+        read = frozenset().union(*(each.names for each in wanted.values()))
+        series = [_series(name, columns[name], dtype) for name, dtype in self.columns.items() if name in read]
+        frame = pl.DataFrame([pl.Series(_ROW, range(height)), *series])
+        return {name: _json_values(_evaluate(each, frame)) for name, each in wanted.items()}
 
-    def _series(self, rows: Sequence[Mapping[str, Any]]) -> list[pl.Series]:
-        columns = ((name, dtype, [row[name] for row in rows]) for name, dtype in self.columns.items())
-        return [
-            pl.Series(name, [_number(value) for value in values] if dtype == pl.Float64 else values, dtype=dtype)
-            for name, dtype, values in columns
-        ]
+    def needs(self, names: Collection[str]) -> frozenset[str]:
+        """The finished values that some of the selected ones are computed from."""
+        return frozenset().union(*(each.names for name, each in self.expressions.items() if name in names))
+
+
+def _series(name: str, values: Sequence[Any], dtype: pl.DataType) -> pl.Series:
+    if dtype != pl.Float64:
+        return pl.Series(name, values, dtype=dtype)
+    if None in values:
+        return pl.Series(name, [_number(value) for value in values], dtype=dtype)
+    try:
+        return pl.Series(name, np.array(values, dtype=np.float64))
+    except OverflowError:
+        return pl.Series(name, [_number(value) for value in values], dtype=dtype)
 
 
 def _compile(text: str, usable: Mapping[str, pl.DataType], lists: frozenset[str]) -> Expression:

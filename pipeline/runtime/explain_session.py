@@ -19,8 +19,8 @@ from pipeline.core.session_process import doubtful, session_window
 from pipeline.core.session_twin import SessionTwin
 from pipeline.core.twin import PaneTwin
 from pipeline.errors import BadRequestError
+from pipeline.runtime.answer_groups import group_filter
 from pipeline.runtime.explain_subject import Stored, Values, one_ending, together
-from pipeline.runtime.query import group_filter
 from pipeline.runtime.session_query import SessionReader, SessionRow
 
 

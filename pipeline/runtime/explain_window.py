@@ -30,13 +30,13 @@ from pipeline.rim import replies, store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.log import LogPlace, log_begin, place_before, read_log
 from pipeline.rim.tables import TableCache
+from pipeline.runtime.answer_groups import group_filter
 from pipeline.runtime.closer import minimum_watermark
 from pipeline.runtime.computations import AggregateComputation
 from pipeline.runtime.explain_session import session_named
 from pipeline.runtime.explain_subject import Subject, window_named
 from pipeline.runtime.log_batches import Killed, decode, killed_rows, time_at
 from pipeline.runtime.metric_completeness import whole_from_ms
-from pipeline.runtime.query import group_filter
 from pipeline.runtime.status import StageStatus, read_status
 from pipeline.runtime.stream_time import clock_of
 from pipeline.runtime.time_keepers import horizons_of

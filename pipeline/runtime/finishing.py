@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,31 +13,55 @@ from pipeline.rim import store
 from pipeline.runtime.user_failures import say_failures
 
 
+def finished_columns(
+    program: Program,
+    columns: Mapping[str, Any],
+    slots: Any,
+    ends_ms: Sequence[int] | Any,
+    names: Collection[str] | None = None,
+) -> dict[str, list[Any]]:
+    """The finished values of cells (those of `names`), a list of each; `ends_ms` are the ends of the cells' windows."""
+    needed = None if names is None else program.selection.needs(names).union(names)
+    values = {
+        finisher.spec.name: finisher.finish(columns, slots, ends_ms)
+        for finisher in program.finishers
+        if needed is None or finisher.spec.name in needed
+    }
+    values |= program.selection.computed(values, len(slots), names)
+    say_failures(program)
+    return {name: values[name] for name in program.value_types if names is None or name in names}
+
+
 def finished_rows(
     program: Program, columns: Mapping[str, Any], slots: Any, ends_ms: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The finished values of cells, one mapping a cell; `ends_ms` are the ends of their windows."""
-    values = [finisher.finish(columns, slots, ends_ms) for finisher in program.finishers]
-    names = [finisher.spec.name for finisher in program.finishers]
-    rows = [dict(zip(names, row, strict=True)) for row in zip(*values, strict=True)]
-    program.selection.apply(rows)
-    say_failures(program)
-    return rows
+    """The finished values of cells, one mapping a cell."""
+    return as_rows(finished_columns(program, columns, slots, ends_ms))
 
 
-def group_values(program: Program, group: bytes) -> dict[str, Any]:
+def as_rows(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Columns as flat rows."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def group_values(program: Program, group: bytes, fields: Sequence[str] | None = None) -> dict[str, Any]:
     """The values of a group's fields; of the groups above the cap each is `__other__`, whatever the field's type.
 
-    Null would be the group that is null.
+    Null would be the group that is null. `fields`: what the group is made of, where it is not the stage's `group_by`.
     """
+    names = program.stage.group_by if fields is None else fields
     if group == OTHERS:
-        return dict.fromkeys(program.stage.group_by, OTHER)
-    return dict(zip(program.stage.group_by, msgspec.json.decode(group), strict=True))
+        return dict.fromkeys(names, OTHER)
+    return dict(zip(names, msgspec.json.decode(group), strict=True))
 
 
 def group_order(program: Program, row: Mapping[str, Any]) -> list[tuple[bool, bool, Any]]:
-    """The key that orders rows of one window by their groups: nulls last, before them `__other__` among numbers."""
-    values = (row[name] for name in program.stage.group_by)
+    """The key that orders rows of one window by their groups."""
+    return order_of_values(row[name] for name in program.stage.group_by)
+
+
+def order_of_values(values: Iterable[Any]) -> list[tuple[bool, bool, Any]]:
+    """The key that orders groups: nulls last, before them `__other__` among numbers."""
     return [(value is None, isinstance(value, str), 0 if value is None else value) for value in values]
 
 

@@ -6,55 +6,76 @@ partition), so a wider step gives the same bits whoever asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 import redis
 
-from pipeline.core.accumulators import Slots
-from pipeline.core.cells import OTHER, OTHERS, CellTable
-from pipeline.core.definitions import Config, Session
-from pipeline.core.merging import Piece, matching, merge_window, pieces_of
+from pipeline.core.cells import OTHER, OTHERS
+from pipeline.core.definitions import Calendar, Config, Session
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.windows import FOREVER_MS, Span
+from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
-from pipeline.runtime.closer import state_at, waiting_windows
-from pipeline.runtime.finishing import finished_rows, group_order, group_values
+from pipeline.runtime.answer import (
+    FILLED_TYPES,
+    SESSION_STEP_TYPES,
+    SESSION_TYPES,
+    Answer,
+    AnswerColumn,
+    Row,
+    Table,
+    answer_fields,
+    empty_table,
+    together,
+)
+from pipeline.runtime.answer_groups import AnswerGroups, group_filter
+from pipeline.runtime.answer_positions import Position
+from pipeline.runtime.closer import waiting_windows
+from pipeline.runtime.filling import MAX_FILLED, Fill, filled, too_many_rows
 from pipeline.runtime.metric_completeness import Completeness, account, as_kept
-from pipeline.runtime.session_query import SessionReader
+from pipeline.runtime.metric_state import MetricState, read_state
+from pipeline.runtime.query_checks import check_query
+from pipeline.runtime.session_query import SessionAnswer, SessionReader
 from pipeline.runtime.steps import (
-    aligned,
+    Cut,
     aligned_up,
-    checked_step,
+    check_fitting,
+    checked_cut,
     longest_window_ms,
     natural_step_ms,
     pane_width_ms,
     rolling_width,
-    settles_at_ms,
-    steps_over_panes,
-    tier_for,
     tier_span,
+    tiers_for,
 )
+from pipeline.runtime.top_groups import top_groups
+from pipeline.runtime.window_cells import Known, WindowCells
+from pipeline.runtime.window_rows import RowTable
+
+__all__ = ["Answer", "MetricQuery", "Metrics", "Row", "StateFilter"]
 
 NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
 MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
-State = str  # open | closed | final
+_Covers = tuple[int | None, int | None, int | None]  # start, end and step of an answer
 StateFilter = Literal["all", "closed", "final", "open", "retracted"]  # only sessions are retracted
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class MetricQuery:
-    """What was asked, checked and in milliseconds; `where` maps group fields to the values that are kept."""
+    """What was asked, checked and in milliseconds; `where` maps group fields to the values that are kept.
+
+    `calendar`: the steps are its units. `group_by`: the fields that are told apart, None for all of the metric's.
+    `values`: those that are shown, None for all. `other`: `limit` counts groups, and the rest of them are one row of
+    each window. `after`: the last row of the page before.
+    """
 
     metric: str
     start_ms: int | None = None
@@ -64,47 +85,28 @@ class MetricQuery:
     order: str = "window"  # `window` or a value's name, `-` before it for descending
     limit: int = 10_000
     state: StateFilter = "all"
+    calendar: Calendar | None = None
+    group_by: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    fill: Fill = "none"
+    other: bool = False
+    after: Position | None = None
+
+    @property
+    def by_window(self) -> bool:
+        return self.order in ("window", "-window")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Flat rows, one per window and group, what the answer covers, and the program that made it."""
+class _Plan:
+    """What an answer is made of: the windows or panes in order, and what they cover."""
 
-    program: Program
-    rows: list[Row]
+    query: MetricQuery
+    known: Known
+    units: Sequence[Span]
     start_ms: int | None
     end_ms: int | None
-    step_ms: int | None
-    completeness: Completeness
-    truncated: bool
-    tier_ms: int | None = None  # the tier that was merged where it has windows
-    capped: frozenset[str] = frozenset()  # values that a cap kept something out of, in some row; `__other__` for groups
-    failed: frozenset[str] = frozenset()  # values that are null in some row since a registered aggregate failed
-
-
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """What is read once for an answer: how it is cut, how complete it is, what is due, what is published.
-
-    `of_panes`: its rows are merged from panes that make no window together, and hold whatever was accepted in them.
-    """
-
-    program: Program
-    step_ms: int | None
-    completeness: Completeness
-    published: set[Span]
-    of_panes: bool = False
-
-    def settles_at_ms(self, span: Span) -> int:
-        """The watermark at which a row has all its events, but for late ones that are allowed."""
-        return settles_at_ms(self.program, span) if self.of_panes else span[1]
-
-    def bucket(self, unit: Span) -> Span:
-        """The row that a window or pane belongs to: itself, or the step it lies in."""
-        if self.step_ms is None:
-            return unit
-        start_ms = aligned(self.program, unit[0], self.step_ms)
-        return start_ms, start_ms + self.step_ms
+    tier_ms: int | None
 
 
 class Metrics:
@@ -150,62 +152,109 @@ class Metrics:
         the active one in between.
 
         Raises:
-            BadRequestError: the step does not fit the window (422), or the range holds too many windows (400).
+            BadRequestError: the query cannot be answered exactly (422), or the range holds too many windows (400).
         """
         program = checked_against or self.program(query.metric)
+        check_query(program, query)
         if isinstance(program.window, Session):
             return self._sessions(program, query)
-        if query.state == "retracted":
-            raise BadRequestError(
-                f"state=retracted: {program.name} has no sessions, and only they are retracted", code="bad_state"
-            )
-        step_ms = checked_step(program, query.step_ms)
-        start_ms, end_ms = query.start_ms, query.end_ms
-        if step_ms is not None:
-            start_ms = None if start_ms is None else aligned(program, start_ms, step_ms)
-            end_ms = None if end_ms is None else aligned_up(program, end_ms, step_ms)
+        plan = self._plan(program, query)
+        known = plan.known
+        if query.other:
+            batches = _batches(known.cut, plan.units, descending=False)
+            cells = WindowCells(self._client, known)
+            in_state = RowTable(known, (), state=query.state).in_state
+            top = top_groups(known, (in_state(cells.read(batch)) for batch in batches), query.order, query.limit)
+            known = replace(known, groups=self._groups(program, query, top))
+            query = replace(query, order="window", limit=MAX_ROWS, other=False)
+            plan = replace(plan, known=known, query=query)
+        rows = RowTable(known, _computed(program, query), query.order, query.state, query.after)
+        table = self._filled(plan, rows) if query.fill != "none" else self._first_rows(plan, rows)
+        covers = (plan.start_ms, plan.end_ms, _step_of(known.cut))
+        completeness = as_kept(self._client, program, known.completeness, plan.tier_ms)
+        return _answer(query, rows, table, covers, completeness, plan.tier_ms)
+
+    def question(self, query: MetricQuery, program: Program) -> tuple[Any, ...]:
+        """What of a query decides its answer, with the range as it will be answered.
+
+        Raises:
+            BadRequestError: 422, the query cannot be answered exactly.
+        """
+        check_query(program, query)
+        if isinstance(program.window, Session):
+            return (query,)
+        cut = checked_cut(program, query.step_ms, query.calendar)
+        start_ms = None if query.start_ms is None else cut.begin(query.start_ms)
+        end_ms = None if query.end_ms is None else cut.end(query.end_ms)
+        return (replace(query, start_ms=start_ms, end_ms=end_ms),)
+
+    def state(self, program: Program) -> MetricState:
+        """What an answer depends on; to be read before it."""
+        return read_state(self._client, program)
+
+    def _plan(self, program: Program, query: MetricQuery) -> _Plan:
+        cut = checked_cut(program, query.step_ms, query.calendar)
+        start_ms = None if query.start_ms is None else cut.begin(query.start_ms)
+        end_ms = None if query.end_ms is None else cut.end(query.end_ms)
         # what is due first: a window published in between is then found twice, never not at all
         completeness, due = account(self._client, program)
-        tier_ms = tier_for(program, step_ms)
-        coarse = set[Span]() if tier_ms is None else self._published(program, start_ms, end_ms, tier_ms)
+        tier_ms, coarse = self._tier(cut, start_ms, end_ms)
         fine = self._published(program, start_ms, end_ms)
         newest = coarse or fine
         if start_ms is None and len(newest) == NEWEST_WINDOWS:
-            start_ms = min(start for start, _ in newest)
-            start_ms = start_ms if step_ms is None else aligned_up(program, start_ms, step_ms)  # no step is cut
+            start_ms = cut.end(min(start for start, _ in newest))  # no step is cut
 
         def is_covered(span: Span) -> bool:
             """Whether a window of a tier that has been published answers for this one."""
             return tier_ms is not None and span not in coarse and tier_span(program, span, tier_ms) in coarse
 
         published = coarse | {span for span in fine if not is_covered(span)}
-        known = _Range(program, step_ms, completeness, published, steps_over_panes(program, step_ms))
+        known = Known(program, cut, completeness, published, self._groups(program, query), cut.over_panes)
         units = self._panes(program) if known.of_panes else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
-        rows, capped, failed = self._first_rows(known, sorted(units), query)
-        return Answer(
-            program=program,
-            rows=rows[: query.limit],
-            start_ms=start_ms,
-            end_ms=end_ms,
-            step_ms=step_ms if step_ms is not None else natural_step_ms(program),
-            completeness=as_kept(self._client, program, completeness, tier_ms),
-            truncated=len(rows) > query.limit,
-            tier_ms=tier_ms,
-            capped=capped,
-            failed=failed,
-        )
+        check_fitting(cut, units, (start_ms, end_ms, completeness.watermark_ms))
+        return _Plan(query, known, sorted(units), start_ms, end_ms, tier_ms)
+
+    def _tier(self, cut: Cut, start_ms: int | None, end_ms: int | None) -> tuple[int | None, set[Span]]:
+        """The coarsest tier that answers exactly, and its published windows."""
+        for tier_ms in tiers_for(cut):
+            coarse = self._published(cut.program, start_ms, end_ms, tier_ms)
+            if cut.calendar is None or (coarse and all(map(cut.holds, coarse))):
+                return tier_ms, coarse
+        return None, set()
+
+    def _groups(self, program: Program, query: MetricQuery, top: Sequence[bytes] | None = None) -> AnswerGroups:
+        fields = program.stage.group_by if query.group_by is None else query.group_by
+        return AnswerGroups(program, fields, group_filter(program, query.where), top)
 
     def _sessions(self, program: Program, query: MetricQuery) -> Answer:
-        found = SessionReader(self._client, program).query(query, group_filter(program, query.where))
-        rows = _ordered(program, found.rows, query.order)
-        truncated = len(rows) > query.limit
-        start_ms, end_ms = found.start_ms, found.end_ms
-        completeness = as_kept(self._client, program, found.completeness)
-        return Answer(program, rows[: query.limit], start_ms, end_ms, query.step_ms, completeness, truncated)
+        groups = self._groups(program, query)
+        found = SessionReader(self._client, program).query(query, groups)
+        return self._of_sessions(program, groups, found, query)
 
-    def _windows(self, known: _Range, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
+    def _of_sessions(self, program: Program, groups: AnswerGroups, found: SessionAnswer, query: MetricQuery) -> Answer:
+        about = SESSION_TYPES if found.step_ms is None else SESSION_STEP_TYPES
+        fields = answer_fields(program, about, groups.fields, _shown(program, query))
+        table = found.table if len(found.table) else empty_table(fields)
+        if query.after is not None:
+            table = table.after(query.after, groups, query.order)
+        table = table.in_order(groups, query.order, query.limit + 1)
+        shown = table.head(query.limit)
+        truncated = len(table) > query.limit
+        return Answer(
+            program,
+            fields,
+            shown.columns(groups, _shown(program, query)),
+            found.start_ms,
+            found.end_ms,
+            found.step_ms,
+            as_kept(self._client, program, found.completeness),
+            truncated,
+            last=shown.last(groups, query.order) if truncated else None,
+        )
+
+    def _windows(self, known: Known, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
         if state in ("closed", "final"):
             return known.published
@@ -220,27 +269,39 @@ class Metrics:
         ]
         return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
 
-    def _first_rows(
-        self, known: _Range, units: Sequence[Span], query: MetricQuery
-    ) -> tuple[list[Row], frozenset[str], frozenset[str]]:
-        """The first rows of the answer, in its order, one more than the limit where there are more; caps; failures."""
-        program = known.program
-        matches = group_filter(program, query.where)
-        by_window = query.order in ("window", "-window")
-        rows: list[Row] = []
-        capped: set[str] = set()
-        failed: set[str] = set()
-        for batch in _batches(known, units, descending=query.order == "-window"):
-            merging = self._merged(known, batch, matches)
-            found = [row for row in merging.rows() if _is_wanted(row["state"], query.state)]
-            capped |= merging.capped()
-            failed |= merging.failed()
-            rows += _ordered(program, found, query.order) if by_window else found
-            if by_window and len(rows) > query.limit:
+    def _first_rows(self, plan: _Plan, rows: RowTable) -> Table:
+        """The first rows of the answer, in its order, one more than the limit where there are more."""
+        query, known = plan.query, plan.known
+        cells = WindowCells(self._client, known)
+        count = query.limit + 1
+        tables: list[Table] = []
+        for batch in _batches(known.cut, _still_to_come(plan), descending=query.order == "-window"):
+            tables.append(rows.finished(cells.read(batch), count))
+            found = sum(map(len, tables))
+            if query.by_window and found >= count:
                 break
-            if len(rows) > 2 * query.limit:  # by a value, any window may hold a first row: keep the best so far
-                rows = _ordered(program, rows, query.order)[: query.limit + 1]
-        return (rows if by_window else _ordered(program, rows, query.order)), frozenset(capped), frozenset(failed)
+            if not query.by_window and found > 2 * count:  # any window may hold a first row: keep the best so far
+                tables = [together(tables).in_order(known.groups, query.order, count)]
+        table = together(tables) if tables else empty_table(_fields(rows, query))
+        return table if query.by_window else table.in_order(known.groups, query.order, count)
+
+    def _filled(self, plan: _Plan, rows: RowTable) -> Table:
+        """All rows with those of windows without events, then the first of them."""
+        query, known = plan.query, plan.known
+        everything = RowTable(known, rows.names, "window", query.state)
+        cells = WindowCells(self._client, known)
+        tables = [everything.finished(cells.read(batch)) for batch in _batches(known.cut, plan.units, descending=False)]
+        if sum(map(len, tables)) > MAX_FILLED:
+            raise too_many_rows(sum(map(len, tables)))
+        table = together(tables) if tables else empty_table(_fields(rows, query))
+        table = filled(table, known, query.fill, plan.start_ms, plan.end_ms)
+        rows.capped, rows.failed = everything.capped, everything.failed
+        if query.state != "all":
+            wanted = {"closed": ("closed", "final")}.get(query.state, (query.state,))
+            table = table.where(np.array([state in wanted for state in table.about["state"]], dtype=np.bool_))
+        if query.after is not None:
+            table = table.after(query.after, known.groups, query.order)
+        return table.in_order(known.groups, query.order, query.limit + 1)
 
     def _published(
         self, program: Program, start_ms: int | None, end_ms: int | None, tier_ms: int | None = None
@@ -264,50 +325,21 @@ class Metrics:
             )
         return set(windows)
 
-    def _merged(self, known: _Range, units: Sequence[Span], matches: Callable[[bytes], bool]) -> _Merging:
-        """Merge some windows (or panes) to the rows they belong to."""
-        program = known.program
-        buckets = {bucket: number for number, bucket in enumerate(sorted({known.bucket(unit) for unit in units}))}
-        merging = _Merging(known, CellTable(program.layout), buckets)
-        over_panes = known.of_panes
-        results = [] if over_panes else [unit for unit in units if unit in known.published]
-        merging.results(store.load_results(self._client, program.name, program.version, results), matches)
-        rest = units if over_panes else [unit for unit in units if unit not in known.published]
-        starts = (
-            [unit[0] for unit in rest] if over_panes else [s for unit in rest for s in program.panes.panes_of(unit)]
-        )
-        pieces = self._pieces(program, sorted(set(starts)), matches)
-        for unit in rest:
-            panes = [unit[0]] if over_panes else program.panes.panes_of(unit)
-            merging.panes(unit, (piece for start in panes for piece in pieces.get(start, ())))
-        return merging
-
-    def _pieces(
-        self, program: Program, starts: Sequence[int], matches: Callable[[bytes], bool]
-    ) -> dict[int, list[Piece]]:
-        """The cells of panes by start, in all partitions."""
-        found: dict[int, list[Piece]] = {}
-        for partition in range(program.stream.partitions):
-            panes = store.load_panes(self._client, program.stream.name, partition, program.group, starts)
-            for start, stored in panes.items():
-                pieces = pieces_of(program.layout, partition, start, stored)
-                found.setdefault(start, []).extend(matching(piece, matches) for piece in pieces)
-        return found
-
-    def latest(self, metric: str) -> Answer:
+    def latest(self, metric: str, checked_against: Program | None = None) -> Answer:
         """The newest closed window."""
-        program = self.program(metric)
+        program = checked_against or self.program(metric)
+        query = MetricQuery(metric, limit=MAX_ROWS)
+        groups = self._groups(program, query)
         if isinstance(program.window, Session):
-            found = SessionReader(self._client, program).latest(MAX_ROWS + 1)
-            rows = _ordered(program, found.rows, "window")
-            completeness = as_kept(self._client, program, found.completeness)
-            return Answer(program, rows[:MAX_ROWS], None, None, None, completeness, len(rows) > MAX_ROWS)
+            found = SessionReader(self._client, program).latest(MAX_ROWS + 1, groups)
+            return replace(self._of_sessions(program, groups, found, query), last=None)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
-        known = _Range(program, None, completeness, set(windows))
+        known = Known(program, Cut(program), completeness, set(windows), groups)
+        rows = RowTable(known, list(program.value_types))
+        table = rows.finished(WindowCells(self._client, known).read(windows), MAX_ROWS + 1)
         start_ms, end_ms = windows[0] if windows else (None, None)
-        merging = self._merged(known, windows, lambda group: True)
-        return self._whole_answer(merging, start_ms, end_ms, natural_step_ms(program))
+        return self._whole_answer(query, rows, table, (start_ms, end_ms, natural_step_ms(program)))
 
     def rolling(
         self,
@@ -323,129 +355,101 @@ class Metrics:
             BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
         """
         program = checked_against or self.program(metric)
+        start_ms, end_ms = rolling_span(program, window_ms, at_ms)
         width_ms = rolling_width(program, window_ms)
-        end_ms = aligned_up(program, at_ms, width_ms)
-        start_ms = end_ms - window_ms
+        query = MetricQuery(metric, where=where, limit=MAX_ROWS)
         completeness = self.completeness(program)
-        known = _Range(program, None, completeness, set(), of_panes=True)
-        merging = _Merging(known, CellTable(program.layout), {(start_ms, end_ms): 0})
-        pieces = self._pieces(program, range(start_ms, end_ms, width_ms), group_filter(program, where))
-        merging.panes((start_ms, end_ms), (piece for panes in pieces.values() for piece in panes))
-        return self._whole_answer(merging, start_ms, end_ms, window_ms)
+        known = Known(program, Cut(program), completeness, set(), self._groups(program, query), of_panes=True)
+        rows = RowTable(known, list(program.value_types))
+        panes = [(start, start + width_ms) for start in range(start_ms, end_ms, width_ms)]
+        table = rows.finished(WindowCells(self._client, known).read_as((start_ms, end_ms), panes), MAX_ROWS + 1)
+        return self._whole_answer(query, rows, table, (start_ms, end_ms, window_ms))
 
-    def _whole_answer(self, merging: _Merging, start_ms: int | None, end_ms: int | None, step_ms: int | None) -> Answer:
+    def _whole_answer(self, query: MetricQuery, rows: RowTable, table: Table, covers: _Covers) -> Answer:
         """All rows that were merged, as an answer."""
-        program = merging.known.program
-        rows = _ordered(program, merging.rows(), "window")
-        return Answer(
-            program=program,
-            rows=rows[:MAX_ROWS],
-            start_ms=start_ms,
-            end_ms=end_ms,
-            step_ms=step_ms,
-            completeness=as_kept(self._client, program, merging.known.completeness),
-            truncated=len(rows) > MAX_ROWS,
-            capped=merging.capped(),
-            failed=merging.failed(),
-        )
+        completeness = as_kept(self._client, rows.known.program, rows.known.completeness)
+        return replace(_answer(query, rows, table, covers, completeness), last=None)
 
 
-@dataclass(slots=True)
-class _Merging:
-    """Rows under way: a table with one pane for each row's span, and how final each is."""
+def rolling_span(program: Program, window_ms: int, at_ms: int) -> Span:
+    """Where a trailing window begins and ends.
 
-    known: _Range
-    table: CellTable
-    buckets: Mapping[Span, int]
-    about: dict[int, tuple[set[State], int]] = field(default_factory=dict)
-
-    def results(self, results: Sequence[store.Result], matches: Callable[[bytes], bool]) -> None:
-        """Merge published windows, in their order."""
-        program = self.known.program
-        cells: list[tuple[int, bytes]] = []
-        packed: list[bytes] = []
-        for result in results:
-            number = self.buckets[self.known.bucket((result.start_ms, result.end_ms))]
-            wanted = [n for n, group in enumerate(result.groups) if matches(group)]
-            cells += [(number, result.groups[n]) for n in wanted]
-            packed += [result.cells[n] for n in wanted]
-            state = state_at(program, result.end_ms, self.known.completeness.watermark_ms)
-            self._see(number, "final" if "final" in (state, result.state) else "closed", result.revision)
-        if cells:
-            self.table.merge(cells, program.layout.unpack(packed))
-
-    def panes(self, unit: Span, pieces: Iterable[Piece]) -> None:
-        """Merge the panes of a window (or a pane alone) into its row."""
-        known = self.known
-        bucket = known.bucket(unit)
-        number, settles_ms = self.buckets[bucket], known.settles_at_ms(bucket)
-        merge_window(self.table, number, FOREVER_MS if known.of_panes else bucket[1], pieces)
-        complete_ms = known.completeness.complete_to_ms
-        is_open = complete_ms is None or settles_ms > complete_ms
-        self._see(number, "open" if is_open else self._state_of(settles_ms), 0)
-
-    def _state_of(self, end_ms: int) -> State:
-        return state_at(self.known.program, end_ms, self.known.completeness.watermark_ms)
-
-    def _see(self, number: int, state: State, revision: int) -> None:
-        states, newest = self.about.setdefault(number, (set(), 0))
-        self.about[number] = (states | {state}, max(newest, revision))
-
-    def rows(self) -> list[Row]:
-        """One row for each span and group."""
-        program = self.known.program
-        cells = [
-            (span, group, slot)
-            for span, number in self.buckets.items()
-            for group, slot in self.table.panes.get(number, {}).items()
-        ]
-        slots = np.array([slot for *_, slot in cells], dtype=np.intp)
-        values = finished_rows(program, self.table.columns, slots, [span[1] for span, *_ in cells])
-        states = {span: self._row_state(span) for span in self.buckets}
-        return [
-            {
-                "window_start": span[0],
-                "window_end": span[1],
-                "state": states[span][0],
-                "revision": states[span][1],
-                **group_values(program, group),
-                **row,
-            }
-            for (span, group, _), row in zip(cells, values, strict=True)
-        ]
-
-    def capped(self) -> frozenset[str]:
-        """The values that a cap kept something out of, and `__other__` where it was groups."""
-        slots, finishers = self._slots(), self.known.program.finishers
-        names = {each.spec.name for each in finishers if any(each.truncated(self.table.columns, slots))}
-        has_others = any(OTHERS in cells for cells in self.table.panes.values())
-        return frozenset(names | ({OTHER} if has_others else set()))
-
-    def failed(self) -> frozenset[str]:
-        """The values that a registered aggregate could not give for some row."""
-        slots, finishers = self._slots(), self.known.program.finishers
-        return frozenset(each.spec.name for each in finishers if each.failed(self.table.columns, slots))
-
-    def _slots(self) -> Slots:
-        return np.array([slot for cells in self.table.panes.values() for slot in cells.values()], dtype=np.intp)
-
-    def _row_state(self, span: Span) -> tuple[State, int]:
-        """The least final state of what was merged; a step is open while it reaches beyond what is complete."""
-        states, revision = self.about.get(self.buckets[span], (set[State](), 0))
-        complete_ms = self.known.completeness.complete_to_ms
-        is_step = self.known.step_ms is not None and self.known.step_ms != natural_step_ms(self.known.program)
-        if is_step and (complete_ms is None or span[1] > complete_ms):
-            return "open", revision
-        return next((state for state in ("open", "closed") if state in states), "final"), revision
+    Raises:
+        BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
+    """
+    end_ms = aligned_up(program, at_ms, rolling_width(program, window_ms))
+    return end_ms - window_ms, end_ms
 
 
-def _is_wanted(state: State, wanted: StateFilter) -> bool:
-    return wanted == "all" or state == wanted or (wanted == "closed" and state == "final")
+def _answer(
+    query: MetricQuery,
+    rows: RowTable,
+    table: Table,
+    covers: _Covers,
+    completeness: Completeness,
+    tier_ms: int | None = None,
+) -> Answer:
+    """The rows up to the limit, and what they cover."""
+    known = rows.known
+    groups, program = known.groups, known.program
+    truncated = len(table) > query.limit
+    shown = table.head(query.limit)
+    others = {OTHER} if OTHERS in {groups.shown.names[number] for number in set(shown.groups.tolist())} else set()
+    asked = _shown(program, query)
+    return Answer(
+        program,
+        _fields(rows, query),
+        shown.columns(groups, asked),
+        *covers,
+        completeness,
+        truncated,
+        tier_ms,
+        frozenset((rows.capped & asked.keys()) | (others if groups.top is None else set())),
+        frozenset(rows.failed & asked.keys()),
+        known.cut.calendar,
+        shown.last(groups, query.order) if truncated else None,
+    )
 
 
-def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:
+def _fields(rows: RowTable, query: MetricQuery) -> tuple[AnswerColumn, ...]:
+    about = {} if query.fill == "none" else FILLED_TYPES
+    return answer_fields(rows.known.program, about, rows.known.groups.fields, _shown(rows.known.program, query))
+
+
+def _shown(program: Program, query: MetricQuery) -> dict[str, str]:
+    """The values of rows with their types; on a line between two counts there are numbers that are no counts."""
+    types = {n: kind for n, kind in program.value_types.items() if query.values is None or n in query.values}
+    return {n: "float" if query.fill == "linear" and kind == "int" else kind for n, kind in types.items()}
+
+
+def _computed(program: Program, query: MetricQuery) -> list[str]:
+    """The values that have to be finished: those that are shown, and what orders or fills them."""
+    wanted = {*_shown(program, query), query.order.removeprefix("-")}
+    if query.fill == "auto":
+        wanted |= program.selection.needs(wanted)
+    return [name for name in program.value_types if name in wanted]
+
+
+def _step_of(cut: Cut) -> int | None:
+    if cut.calendar is not None:
+        return None
+    return cut.step_ms if cut.step_ms is not None else natural_step_ms(cut.program)
+
+
+def _still_to_come(plan: _Plan) -> Sequence[Span]:
+    """The windows that can hold rows after the page before; in order of a value any can."""
+    query, cut = plan.query, plan.known.cut
+    if query.after is None or not query.by_window:
+        return plan.units
+    last = (query.after.start_ms, query.after.end_ms)
+    if query.order == "-window":
+        return [unit for unit in plan.units if cut.row_of(unit) <= last]
+    return [unit for unit in plan.units if cut.row_of(unit) >= last]
+
+
+def _batches(cut: Cut, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:
     """Windows in batches of about BATCH_WINDOWS; those of one row stay together."""
-    rows = [list(spans) for _, spans in groupby(units, key=known.bucket)]
+    rows = [list(spans) for _, spans in groupby(units, key=cut.row_of)]
     batch: list[Span] = []
     for spans in reversed(rows) if descending else rows:
         batch += spans
@@ -458,32 +462,3 @@ def _batches(known: _Range, units: Sequence[Span], *, descending: bool) -> Itera
 
 def _overlaps(span: Span, start_ms: int | None, end_ms: int | None) -> bool:
     return (start_ms is None or span[1] > start_ms) and (end_ms is None or span[0] < end_ms)
-
-
-def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
-    """A test of groups; each is looked at once, however many windows it is in."""
-    if not where:
-        return lambda group: True
-    known: dict[bytes, bool] = {}
-
-    def matches(group: bytes) -> bool:
-        if group not in known:
-            values = group_values(program, group)
-            known[group] = all(values[name] in wanted for name, wanted in where.items())
-        return known[group]
-
-    return matches
-
-
-def _ordered(program: Program, rows: list[Row], order: str) -> list[Row]:
-    """Rows by window then group; or by a value first, nulls last either way."""
-    by_window = sorted(rows, key=lambda row: (row["window_start"], row["window_end"], *group_order(program, row)))
-    name = order.removeprefix("-")
-    descending = order.startswith("-")
-    if name == "window":
-        if not descending:
-            return by_window
-        return sorted(by_window, key=lambda row: (row["window_start"], row["window_end"]), reverse=True)
-    known = [row for row in by_window if row[name] is not None]
-    unknown = [row for row in by_window if row[name] is None]
-    return [*sorted(known, key=lambda row: row[name], reverse=descending), *unknown]

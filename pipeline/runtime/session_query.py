@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import redis
 
+from pipeline.core.accumulators import Int64
 from pipeline.core.cells import CellTable
 from pipeline.core.completeness import least_sure, moved_by
 from pipeline.core.definitions import Session
@@ -28,12 +29,14 @@ from pipeline.errors import BadRequestError
 from pipeline.rim import keys, session_store, store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.session_store import Account, PublishedSession
+from pipeline.runtime.answer import Table
+from pipeline.runtime.answer_groups import AnswerGroups
 from pipeline.runtime.closer import minimum_watermark
-from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.finishing import finished_columns
 from pipeline.runtime.metric_completeness import Completeness, complete_from_ms
 
 if TYPE_CHECKING:
-    from pipeline.runtime.query import MetricQuery, Row
+    from pipeline.runtime.query import MetricQuery
 
 MAX_SESSIONS = 200_000  # looked at for one answer, open and published ones apart
 NEWEST_BUCKETS = 1_000  # an answer covers when no start was given
@@ -58,9 +61,10 @@ class SessionRow:
 class SessionAnswer:
     """Rows in no order yet, and what they cover."""
 
-    rows: list[Row]
+    table: Table
     start_ms: int | None
     end_ms: int | None
+    step_ms: int | None
     completeness: Completeness
 
 
@@ -76,7 +80,7 @@ class SessionReader:
         checkpoints, accounts = self._read_accounts()
         return self._completeness(checkpoints, accounts)
 
-    def query(self, query: MetricQuery, matches: Matches) -> SessionAnswer:
+    def query(self, query: MetricQuery, groups: AnswerGroups) -> SessionAnswer:
         """Answer for sessions that overlap [start, end); with a step, for final ones that began in it.
 
         Raises:
@@ -92,21 +96,22 @@ class SessionReader:
         completeness = self._completeness(checkpoints, accounts)
         live: list[SessionRow] = []
         if step_ms is None and query.state in ("all", "open"):
-            live = self._live(checkpoints, query.where, matches)
+            live = self._live(checkpoints, query.where, groups.matches)
         buckets = session_store.buckets(self.client, self.program.name, self.program.version, start_ms, end_ms)
         if start_ms is None and len(buckets) > NEWEST_BUCKETS:
             buckets = buckets[-NEWEST_BUCKETS:]
             start_ms = buckets[0] if step_ms is None else buckets[0] + -buckets[0] % step_ms
-        published = self._published(buckets, matches)
+        published = self._published(buckets, groups.matches)
         if query.state == "retracted":
             found = [_row(session, "retracted") for session in published if session.state == "retracted"]
         else:
             found = self._newest(published, live, accounts)
         if step_ms is not None:
-            rows = self._steps([row for row in found if row.state == "final"], step_ms, accounts, (start_ms, end_ms))
-            return SessionAnswer(rows, start_ms, end_ms, completeness)
+            final = [row for row in found if row.state == "final"]
+            table = self._steps(final, step_ms, accounts, (start_ms, end_ms), groups)
+            return SessionAnswer(table, start_ms, end_ms, step_ms, completeness)
         wanted = [row for row in self._overlapping(found, start_ms, end_ms) if _is_wanted(row.state, query.state)]
-        return SessionAnswer(self._rows(wanted), start_ms, end_ms, completeness)
+        return SessionAnswer(self._table(wanted, groups), start_ms, end_ms, None, completeness)
 
     def at(self, time_ms: int, where: Mapping[str, Sequence[Any]], matches: Matches) -> list[SessionRow]:
         """The sessions, published or open, that a time lies in.
@@ -121,7 +126,7 @@ class SessionReader:
         found = self._newest(self._published(buckets, matches), live, accounts)
         return self._overlapping(found, time_ms, end_ms)
 
-    def latest(self, limit: int) -> SessionAnswer:
+    def latest(self, limit: int, groups: AnswerGroups) -> SessionAnswer:
         """The newest closed session of each group; of at most `limit` groups."""
         checkpoints, accounts = self._read_accounts()
         name, version, window = self.program.name, self.program.version, session_window(self.program)
@@ -141,8 +146,8 @@ class SessionReader:
             for (_, field), value in zip(fields, values, strict=True)
             if value is not None
         ]
-        rows = self._rows([_row(s, self._state(s, accounts)) for s in found if s.state == "closed"])
-        return SessionAnswer(rows, None, None, self._completeness(checkpoints, accounts))
+        table = self._table([_row(s, self._state(s, accounts)) for s in found if s.state == "closed"], groups)
+        return SessionAnswer(table, None, None, None, self._completeness(checkpoints, accounts))
 
     # --- reading
 
@@ -236,27 +241,21 @@ class SessionReader:
 
     # --- rows
 
-    def _rows(self, sessions: Sequence[SessionRow]) -> list[Row]:
+    def _table(self, sessions: Sequence[SessionRow], groups: AnswerGroups) -> Table:
         program, gap_ms = self.program, session_window(self.program).gap_ms
-        if not sessions:
-            return []
+        firsts = np.array([session.first for session in sessions], dtype=np.int64)
+        lasts = [session.last for session in sessions]
+        closes_at = np.array(lasts, dtype=np.int64) + gap_ms
+        about = {
+            "state": [session.state for session in sessions],
+            "revision": [session.revision for session in sessions],
+            "first": firsts.tolist(),
+            "last": lasts,
+            "closes_at": closes_at.tolist(),
+        }
         columns = program.layout.unpack([session.cell for session in sessions])
-        ends_ms = session_ends(program, (session.last for session in sessions))
-        values = finished_rows(program, columns, np.arange(len(sessions)), ends_ms)
-        return [
-            {
-                "window_start": session.first,
-                "window_end": session.last + gap_ms,
-                "state": session.state,
-                "revision": session.revision,
-                "first": session.first,
-                "last": session.last,
-                "closes_at": session.last + gap_ms,
-                **group_values(program, session.group),
-                **row,
-            }
-            for session, row in zip(sessions, values, strict=True)
-        ]
+        values = finished_columns(program, columns, np.arange(len(sessions)), session_ends(program, lasts))
+        return Table(firsts, closes_at, _numbers(groups, [session.group for session in sessions]), about, values)
 
     def _steps(
         self,
@@ -264,7 +263,8 @@ class SessionReader:
         step_ms: int,
         accounts: Sequence[Account | None],
         wanted: tuple[int | None, int | None],
-    ) -> list[Row]:
+        groups: AnswerGroups,
+    ) -> Table:
         """Merge sessions by the step their `first` is in, in order of `first`."""
         program = self.program
         start_ms, end_ms = wanted
@@ -283,19 +283,15 @@ class SessionReader:
         if taken:
             table.merge(places, program.layout.unpack([session.cell for session in taken]))
         ends_ms = session_ends(program, lasts.values())
-        values = finished_rows(program, table.columns, table.slots(counts), ends_ms) if counts else []
-        return [
-            {
-                "window_start": step,
-                "window_end": step + step_ms,
-                "state": "final" if self._is_over(step + step_ms, accounts) else "open",
-                "revision": 0,
-                "sessions": count,
-                **group_values(program, group),
-                **row,
-            }
-            for ((step, group), count), row in zip(counts.items(), values, strict=True)
-        ]
+        values = finished_columns(program, table.columns, table.slots(counts), ends_ms)
+        starts = np.array([step for step, _ in counts], dtype=np.int64)
+        over = {step: "final" if self._is_over(step + step_ms, accounts) else "open" for step in set(starts.tolist())}
+        about: dict[str, Sequence[Any]] = {
+            "state": [over[step] for step, _ in counts],
+            "revision": [0] * len(counts),
+            "sessions": list(counts.values()),
+        }
+        return Table(starts, starts + step_ms, _numbers(groups, [group for _, group in counts]), about, values)
 
     def _is_over(self, end_ms: int, accounts: Sequence[Account | None]) -> bool:
         """Whether every session that began before `end_ms` is final: none is live, and none can begin there."""
@@ -306,6 +302,11 @@ class SessionReader:
             and (account.oldest_ms is None or account.oldest_ms >= end_ms)
             for account in accounts
         )
+
+
+def _numbers(groups: AnswerGroups, stored: list[bytes]) -> Int64:
+    """The numbers of the rows' groups, as the answer shows them."""
+    return groups.shown_as(groups.stored.numbers(stored))
 
 
 def newest_forms(window: Session, rows: Iterable[SessionRow]) -> list[SessionRow]:

@@ -21,9 +21,15 @@ from pipeline.runtime.config import load_config
 from tests.product.product import SHIPPED, Product, listens
 
 ROOT = Path(__file__).parents[2]
+TEMPLATE_NAMES = ("sensors", "clickstream")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CELL_TIMEOUT_S = 120  # the slowest starts a whole server, on two cores that others share
 NOBODY = "http://127.0.0.1:9"
+SENSORS, CLICKSTREAM = TEMPLATES = [ROOT / f"pipeline/templates/{name}/notebook.ipynb" for name in TEMPLATE_NAMES]
+
+
+def name_of(path: Path) -> str:
+    return path.parent.name if path in TEMPLATES else path.stem
 
 
 def read(path: Path) -> NotebookNode:
@@ -74,7 +80,7 @@ def product(tmp_path: Path) -> Iterator[Product]:
         yield running.wait_until_ready()
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *TEMPLATES], ids=name_of)
 def test_a_notebook_is_kept_without_outputs(path: Path) -> None:
     cells = read(path).cells
     assert all(not cell.outputs and cell.execution_count is None for cell in cells if cell.cell_type == "code")
@@ -130,7 +136,8 @@ def change_one_count(product: Product, metric: str) -> None:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.stem, marks=[] if path is NOTEBOOKS[0] else pytest.mark.slow) for path in NOTEBOOKS],
+    [NOTEBOOKS[0], SENSORS, *(pytest.param(path, marks=pytest.mark.slow) for path in (*NOTEBOOKS[1:], CLICKSTREAM))],
+    ids=name_of,
 )
 def test_a_notebook_runs_without_a_server_on_one_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMGAUGE_URL", NOBODY)

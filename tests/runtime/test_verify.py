@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from pipeline.runtime.tiers import TierCloser
 from pipeline.runtime.verify import verify
 from pipeline.runtime.verify_report import Difference, MetricReport, report_json, report_lines
 from tests.line import Line, chunk_fields
-from tests.servers import RunningServer
+from tests.servers import RunningServer, debian_binary
 from tests.visits import BASE_MS, CONFIG, METRICS, STREAM, filled, visits
 
 FIRST = (BASE_MS, BASE_MS + 10_000)  # a final window of by_page
@@ -126,6 +127,23 @@ def test_one_cell_of_a_pane_changed_by_hand_is_found_and_named(server: RunningSe
 
     assert (found.where, found.partition, found.window) == ("pane", 1, PANE)
     assert (found.group, found.field) == ('- ["/1"]', "views")
+    assert found.stored == found.recomputed + 1
+
+
+def test_one_cell_changed_with_redis_cli_is_found(server: RunningServer) -> None:
+    """As a person would, from outside: the value comes from standard input, since a cell is no text."""
+    redis_cli = debian_binary().removesuffix("server") + "cli"
+    line = filled(server)
+    key = keys.pane("visits", 1, line.programs["by_page"].group, PANE[0])
+    cell = line.client.execute_command("HGET", key, b'- ["/1"]')
+    assert [report.n_differences for report in reports(line).values()] == [0] * 4
+
+    socket = server.url.removeprefix("unix://")
+    command = [redis_cli, "-s", socket, "-x", "HSET", key, '- ["/1"]']
+    subprocess.run(command, input=count_up(cell), check=True, capture_output=True, timeout=20)
+
+    [found] = differences(line, "by_page")
+    assert (found.where, found.group, found.field) == ("pane", '- ["/1"]', "views")
     assert found.stored == found.recomputed + 1
 
 

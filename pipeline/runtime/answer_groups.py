@@ -1,0 +1,111 @@
+"""The groups of one answer as numbers: which are wanted, what `group_by` makes of them, and the order of rows.
+
+Whatever is asked of a group is worked out once for it, however many windows it is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.accumulators import Int64
+from pipeline.core.cell_columns import GroupNumbers
+from pipeline.core.cells import OTHERS, group_json
+from pipeline.core.programs import Program
+from pipeline.runtime.finishing import group_values, order_of_values
+
+
+@dataclass(slots=True)
+class AnswerGroups:
+    """`stored` numbers groups as cells have them, `shown` as rows do: by the `fields` of the answer."""
+
+    program: Program
+    fields: tuple[str, ...]
+    matches: Callable[[bytes], bool]
+    top: Sequence[bytes] | None = None  # the shown groups that are told apart, in order; all others are one
+    stored: GroupNumbers = field(default_factory=GroupNumbers)
+    shown: GroupNumbers = field(default_factory=GroupNumbers)
+    _wanted: list[bool] = field(default_factory=list)
+    _shown_as: list[int] = field(default_factory=list)
+    _values: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def merges_groups(self) -> bool:
+        """Whether rows are of several stored groups together."""
+        return self.fields != self.program.stage.group_by or self.top is not None
+
+    def wanted(self, numbers: Int64) -> npt.NDArray[np.bool_] | None:
+        """Which of some stored groups belong to the answer; None where all do."""
+        names = self.stored.names
+        self._wanted += [self.matches(group) for group in names[len(self._wanted) :]]
+        if all(self._wanted):
+            return None
+        return np.array(self._wanted, dtype=np.bool_)[numbers]
+
+    def shown_as(self, numbers: Int64) -> Int64:
+        """The groups of rows that stored groups belong to."""
+        for group in self.stored.names[len(self._shown_as) :]:
+            self._shown_as.append(self.shown.number(self._reduced(group)))
+        return np.array(self._shown_as, dtype=np.int64)[numbers]
+
+    def stored_order(self, numbers: Int64) -> Int64:
+        """Numbers that stand in the order of the groups' JSON: what groups are merged in, whoever read them when."""
+        distinct, places = np.unique(numbers, return_inverse=True)
+        names = [self.stored.names[number] for number in distinct.tolist()]
+        ranks = np.empty(len(names), dtype=np.int64)
+        ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        return ranks[places]
+
+    def _reduced(self, group: bytes) -> bytes:
+        if group == OTHERS:
+            return OTHERS if self.fields else group_json(())
+        if self.fields != self.program.stage.group_by:
+            values = group_values(self.program, group)
+            group = group_json([values[name] for name in self.fields])
+        return group if self.top is None or group in self.top else OTHERS
+
+    def values(self, number: int) -> Mapping[str, Any]:
+        """The values of the fields of a shown group."""
+        while len(self._values) < len(self.shown):
+            self._values.append(group_values(self.program, self.shown.names[len(self._values)], self.fields))
+        return self._values[number]
+
+    def columns(self, numbers: Int64) -> dict[str, list[Any]]:
+        """The group columns of rows."""
+        if not len(numbers):
+            return {name: [] for name in self.fields}
+        self.values(int(numbers.max()))
+        shown, listed = self._values, numbers.tolist()
+        columns = ([values[name] for values in shown] for name in self.fields)
+        return {name: [column[n] for n in listed] for name, column in zip(self.fields, columns, strict=True)}
+
+    def ranks(self, numbers: Int64) -> Int64:
+        """Numbers in the order rows of one window stand in."""
+        if self.top is not None:
+            by_name = {group: rank for rank, group in enumerate(self.top)}
+            names = self.shown.names
+            return np.array([by_name.get(names[n], len(by_name)) for n in numbers.tolist()], dtype=np.int64)
+        distinct, places = np.unique(numbers, return_inverse=True)
+        keys = [order_of_values(self.values(number).values()) for number in distinct.tolist()]
+        ranks = np.empty(len(keys), dtype=np.int64)
+        ranks[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
+        return ranks[places]
+
+
+def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:
+    """A test of groups; each is looked at once, however many windows it is in."""
+    if not where:
+        return lambda group: True
+    known: dict[bytes, bool] = {}
+
+    def matches(group: bytes) -> bool:
+        if group not in known:
+            values = group_values(program, group)
+            known[group] = all(values[name] in wanted for name, wanted in where.items())
+        return known[group]
+
+    return matches
