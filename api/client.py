@@ -25,7 +25,7 @@ from api.client_errors import (
     NotFoundError,
     RejectedError,
 )
-from api.client_queries import Duration, Names, Query, Time, Where, duration_text, query_texts, where_texts
+from api.client_queries import Duration, Names, Query, Time, Where, duration_text, names_text, query_texts, where_texts
 from api.client_sending import BATCH_ROWS, Sending, unknown
 from api.live_reading import LiveReader
 from api.metric_reading import all_rows
@@ -79,32 +79,42 @@ class Client(Sending):
         end: Time | None = None,
         step: Duration | None = None,
         *,
+        tz: str | None = None,
+        group_by: Names | None = None,
         where: Where | None = None,
+        agg: Names | None = None,
         order: str | None = None,
         limit: int | None = None,
+        other: bool | None = None,
+        fill: str | None = None,
         state: str | None = None,
     ) -> pd.DataFrame:
         """Return a metric over a range, one row per window and group, indexed by `window_start` (UTC).
 
         Times are what the API takes (`-1h`, RFC 3339, epoch numbers) or datetimes; `step` is a duration such as `1m`,
-        or a timedelta. `where={"section": "docs"}` keeps some groups; a list of values means any of them. `order` is
-        `window` or a value's name, with a `-` before it for descending; `state` one of open, closed, final, retracted.
+        or a timedelta; with `tz` (`Europe/Paris`) steps of `1d`, `1w` and `month` are those of that zone. `group_by`
+        are the group fields to tell apart, `agg` the values to answer with. `where={"section": "docs"}` keeps some
+        groups; a list of values means any of them. `order` is `window` or a value's name, with a `-` before it for
+        descending. `other`: `limit` counts groups, and the rest are `__other__`. `fill` (none, auto, null, zero,
+        previous, linear) makes rows for windows without events. `state` is one of open, closed, final, retracted.
         Without `start` it is the newest 1,000 windows; without `limit` every row, in as many requests as that takes.
 
         `df.attrs` says how complete it is: `watermark`, `complete_to`, `complete_from` (ISO 8601), `complete_by`,
         `truncated`; and the `units` of the values. Ints are `Int64`, Python ints where one has more than 64 bits.
+
+        Raises:
+            InvalidRequestError: the metric cannot be asked so; the message says what can.
+            NotFoundError: there is no such metric.
         """
         from api.frames import metric_frame
 
-        asked = {"start": start, "end": end, "step": duration_text(step), "order": order, "limit": limit}
-        query = query_texts(asked | {"state": state}) | where_texts(where)
-        path = metric_path(name)
-        if limit is None:
-            rows, meta = all_rows(self.get, path, query, order)
-        else:
-            page = self.get(path, query)
-            rows, meta = page["data"], page["meta"]
-        return metric_frame(rows, self.describe_metric(name), meta)
+        asked = {"start": start, "end": end, "step": duration_text(step), "tz": tz, "order": order, "fill": fill}
+        asked |= {"group_by": names_text(group_by), "agg": names_text(agg), "other": other, "state": state}
+        query, path = query_texts(asked) | where_texts(where), metric_path(name)
+        if other:  # the limit counts groups, and the answer is one page
+            page = self.get(path, query | query_texts({"limit": limit, "format": "columns"}))
+            return metric_frame(name, page["data"], page["meta"])
+        return metric_frame(name, *all_rows(self.get, path, query, limit))
 
     def latest(self, name: str) -> pd.DataFrame:
         """Return the newest closed window, as `metric` does."""
@@ -123,8 +133,8 @@ class Client(Sending):
     def _view(self, name: str, view: str, query: Query) -> pd.DataFrame:
         from api.frames import metric_frame
 
-        page = self.get(f"{metric_path(name)}/{view}", query)
-        return metric_frame(page["data"], self.describe_metric(name), page["meta"])
+        page = self.get(f"{metric_path(name)}/{view}", query | {"format": "columns"})
+        return metric_frame(name, page["data"], page["meta"])
 
     def explain(self, name: str, start: Time, *, end: Time | None = None, where: Where | None = None) -> dict[str, Any]:
         """Return the account of one window, or of some groups in it: its events, its values, what it waits for."""
