@@ -21,6 +21,25 @@ SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timest
 Meta = Mapping[str, Any]
 
 
+class MetricFrame(pd.DataFrame):
+    """A metric's rows: a DataFrame whose `plot` draws its values, one line for each group.
+
+    What is made of it is a plain DataFrame. pandas would draw the ends of the windows and the revisions as well.
+    """
+
+    @property
+    def plot(self) -> Any:
+        plain, groups = pd.DataFrame(self), list(self.attrs.get("groups", []))
+        values = [name for name in self.attrs.get("units", {}) if name in plain.columns]
+        drawn = plain[values].select_dtypes("number")
+        if groups:
+            one_line_each = plain[[*drawn.columns, *groups]]
+            drawn = one_line_each.pivot_table(
+                index=plain.index.name, columns=groups, values=list(drawn), aggfunc="last"
+            )
+        return drawn.plot
+
+
 def metric_frame(metric: str, columns: Mapping[str, list[Any]], meta: Meta) -> pd.DataFrame:
     """Return an answer (`format=columns`), one row per window and group, indexed by `window_start` (UTC).
 
@@ -30,7 +49,8 @@ def metric_frame(metric: str, columns: Mapping[str, list[Any]], meta: Meta) -> p
     series = {each["name"]: typed_series(columns[each["name"]], dtype_of(each["type"])) for each in meta["columns"]}
     frame = pd.DataFrame(series).set_index("window_start")
     units = {each["name"]: each["unit"] for each in meta["columns"] if each["kind"] == "value"}
-    return _with_account(frame, metric, units, meta)
+    groups = [each["name"] for each in meta["columns"] if each["kind"] == "group"]
+    return _with_account(frame, metric, units, groups, meta)
 
 
 def rows_frame(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any], meta: Meta) -> pd.DataFrame:
@@ -38,11 +58,15 @@ def rows_frame(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any], 
     types = dict(SESSION_TYPES) if "session_ms" in described["window"] else {}
     types |= {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
     units = {value["name"]: value["unit"] for value in described["values"]}
-    return _with_account(answer_frame(rows, types), described["metric"], units, meta)
+    groups = [column["name"] for column in described["group"]]
+    return _with_account(answer_frame(rows, types), described["metric"], units, groups, meta)
 
 
-def _with_account(frame: pd.DataFrame, metric: str, units: Mapping[str, Any], meta: Meta) -> pd.DataFrame:
-    frame.attrs.update(metric=metric, units=dict(units))
+def _with_account(
+    plain: pd.DataFrame, metric: str, units: Mapping[str, Any], groups: list[str], meta: Meta
+) -> pd.DataFrame:
+    frame = MetricFrame(plain)
+    frame.attrs.update(metric=metric, units=dict(units), groups=groups)
     frame.attrs.update({name: iso_time(meta.get(name)) for name in TIMES_SAID})
     frame.attrs.update({name: meta.get(name) for name in SAID})
     return frame
