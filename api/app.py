@@ -20,6 +20,7 @@ from api.live_hub import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
 from api.timecontrol import blueprint as time_blueprint
+from api.window_gauges import window_gauges_blueprint
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.connection import reader, writer
@@ -53,6 +54,7 @@ def create_app(
     app.register_blueprint(read_blueprint(config, client))
     live_streams, app.extensions[LIVE_HUB] = live_blueprint(config, client, live or LivePolicy())
     app.register_blueprint(live_streams)
+    app.register_blueprint(window_gauges_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
     app.register_blueprint(dashboard_blueprint(config))
     return app

@@ -18,7 +18,8 @@ from api.answers import json_response
 from api.bodies import read_body
 from api.ingest import idempotency_key
 from api.intake import Intakes
-from api.parameters import Arguments, aside_request, known_name, no_parameters
+from api.parameter_values import Arguments
+from api.parameters import aside_request, known_name, no_parameters
 from api.replays import Replayed, ReplayOrder, Replays
 from pipeline.core.definitions import Config
 from pipeline.core.spelling import did_you_mean

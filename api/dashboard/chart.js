@@ -17,11 +17,12 @@ const colour = (index) => resolved(`--series-${(index % COLOURS) + 1}`);
 
 /** A chart in `box`; `chosen(row)` when a point is clicked or entered, `zoomed(start, end)` after a drag. */
 export function lineChart(box, { chosen, zoomed, signal, now }) {
-  const stage = h("div", { class: "plot", tabindex: "0", role: "application" });
+  const stage = h("div", { class: "plot", tabindex: "0", role: "application", "aria-label": "Line chart" });
   const tip = h("div", { class: "tip", role: "status", hidden: true });
   fill(box, stage, tip);
   let plot = null;
   let shown = null;
+  let dragged = false; // a drag ends in a click as well, which is not meant
 
   function show(next) {
     const same = plot && shown && signatureOf(shown) === signatureOf(next);
@@ -61,7 +62,7 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
         { ...axis, size: 58, values: (_, ticks) => ticks.map((value) => compact(value)) },
       ],
       series: [{}, ...shown.series.flatMap((each, index) => lines(each, index))],
-      hooks: { drawClear: [shadeOpen], draw: [markRevised], setCursor: [point], setSelect: [selected] },
+      hooks: { drawClear: [shadeOpen], draw: [markRevised], setCursor: [point], setSelect: [selected], ready: [clickable] },
     };
   }
 
@@ -126,11 +127,19 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
   const windowLine = (row) => `${clock(row.first ?? row.window_start, now())} – ${clock(row.closes_at ?? row.window_end, now())} · ${row.state}`;
 
   function selected(u) {
-    if (u.select.width >= ZOOM_PX) {
-      const [start, end] = [u.select.left, u.select.left + u.select.width].map((px) => Math.round(u.posToVal(px, "x") * 1_000));
-      u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
-      zoomed(start, end);
-    } else if (u.cursor.idx !== null && u.cursor.event?.type === "mouseup") choose(u.cursor.idx, u.posToVal(u.cursor.top, "y"));
+    const { left, width } = u.select;
+    if (width === 0) return;
+    u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    if (width < ZOOM_PX) return;
+    dragged = true;
+    zoomed(...[left, left + width].map((px) => Math.round(u.posToVal(px, "x") * 1_000)));
+  }
+
+  function clickable(u) {
+    u.over.addEventListener("click", () => {
+      if (!dragged && u.cursor.idx != null) choose(u.cursor.idx, u.posToVal(u.cursor.top, "y"));
+      dragged = false;
+    });
   }
 
   function choose(index, near = null) {

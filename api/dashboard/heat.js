@@ -11,7 +11,7 @@ const LABEL_PX = 118;
 /** A heat strip in `box`; `chosen(row)` when a cell is clicked or entered. */
 export function heatStrip(box, { chosen, now, signal }) {
   const note = h("p", { class: "note heat-note", role: "status" }, "");
-  const stage = h("div", { class: "heat", tabindex: "0", role: "application" });
+  const stage = h("div", { class: "heat", tabindex: "0", role: "application", "aria-label": "Heat strip" });
   fill(box, stage, note);
   let shown = null;
   let at = null; // [group, window] under the cursor

@@ -39,7 +39,7 @@ async function show() {
   if (shown.page === page && shown.place === place && shown.change) return void shown.change(route);
   shown.end.abort();
   const end = new AbortController();
-  const samePage = shown.page === page;
+  const fromElsewhere = shown.page !== null && shown.page !== page;
   shown = { page, place, end };
   if (!page) return void nowhere();
   try {
@@ -54,7 +54,7 @@ async function show() {
     if (!(error instanceof ApiError)) throw error;
   }
   document.title = `${main.querySelector("h1")?.textContent ?? "Streamgauge"} · Streamgauge`;
-  if (!samePage && document.activeElement === document.body) main.focus({ preventScroll: true });
+  if (fromElsewhere && document.activeElement === document.body) main.focus({ preventScroll: true });
   scrollTo(0, 0);
 }
 
