@@ -11,6 +11,7 @@ from flask import Flask, request
 
 from api import problems
 from api.aside import aside_blueprint
+from api.dashboard_files import dashboard_blueprint
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
@@ -18,6 +19,7 @@ from api.live import live_blueprint
 from api.live_hub import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
+from api.reference.routes import reference_blueprint
 from api.timecontrol import blueprint as time_blueprint
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
@@ -53,6 +55,8 @@ def create_app(
     live_streams, app.extensions[LIVE_HUB] = live_blueprint(config, client, live or LivePolicy())
     app.register_blueprint(live_streams)
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    app.register_blueprint(dashboard_blueprint(config))
+    app.register_blueprint(reference_blueprint(config))
     return app
 
 

@@ -45,8 +45,8 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
     def browse(path: str) -> Response:
         if not request.args:
             return json_response(_summary(reading, scripts, config, groups, PATHS[path]))
-        shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         asked = aside_request(request.args, _owner(PATHS[path]))
+        shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         before, up_to = _cursor(asked.cursor, shelf) if asked.cursor else (None, newest_ids(scripts, shelf))
         found = page(reading, shelf, up_to, before, asked.limit, asked.reason)
         return json_response(
@@ -153,7 +153,8 @@ def row_account(shelf: Shelf, row: AsideRow) -> dict[str, Any]:
             return about | {"event": _event(row.fields.get(b"body", b""), row.text("coding"))}
         case "quarantine":
             about |= {"reason": row.text("code"), "error": row.text("reason"), "field": row.text("field") or None}
-            return about | {"index": int(row.text("index") or 0), "body": row.text("body")}
+            about |= {"index": int(row.text("index") or 0), "body": row.text("body")}
+            return about | ({"header": row.text("header")} if b"header" in row.fields else {})
 
 
 def _event(body: bytes, coding: str = "") -> Any:

@@ -43,7 +43,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
     def append_events(stream: str) -> Response:
         _only_parameters("wait", "backfill")
         intake, key, wait, backfill = _intake(intakes, stream), idempotency_key(), _wait(), _backfill()
-        body, cut = read_body(request), may_be_cut(request)
+        body, cut = read_body(request, takes_csv=True), may_be_cut(request)
         receipt = intake.take(body, kind_of(request, body), key, may_be_cut=cut, backfill=backfill)
         _refuse_if_none_taken(receipt)
         report = _report(receipt) | {"errors": error_list(receipt.refusals)}

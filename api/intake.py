@@ -17,6 +17,7 @@ import redis
 
 from pipeline.core.arrow_stream import Limits
 from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
+from pipeline.core.csv_validation import CsvValidator
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
 from pipeline.core.refusals import Refusal, too_many_rows
@@ -27,7 +28,10 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, append
 
 REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
-
+_NO_LAST_LINE_END = (
+    "Nothing was taken: a CSV body that is sent in chunks may have been cut off in its last cell where it does not end "
+    "with a line end. Send all of it again, with one."
+)
 
 Judged = Checked | CheckedColumns
 
@@ -54,6 +58,7 @@ class Intake:
         self._client = client
         self._scripts = Scripts(client)
         self._validator = Validator(stream)
+        self._csv = CsvValidator(stream, self._validator)
         self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
         self._turns = itertools.count()
 
@@ -120,6 +125,10 @@ class Intake:
         done = append(self._scripts, self.stream.name, partition, Step([entry], [], checked.undeclared, now_ms), named)
         return _receipt(checked, {partition: [done]}, int(not done.known), int(done.known))
 
+    def judged(self, body: bytes, kind: PostedKind, *, backfill: bool = False) -> Judged:
+        """What `take` would say of a body now; nothing is written."""
+        return self._check(body, kind, self.pressure.now_ms(), backfill=backfill)
+
     def _home(self, key: str) -> int:
         """The partition that keeps the record of an idempotency key."""
         return zlib.crc32(key.encode()) % self.stream.partitions
@@ -133,11 +142,15 @@ class Intake:
         checked: Judged
         if kind == "arrow":
             checked = self._columns.check(body, now_ms=now_ms, of_any_age=backfill, to_the_end=may_be_cut)
+        elif kind == "csv":
+            if may_be_cut and not body.endswith(b"\n"):
+                raise BadRequestError(_NO_LAST_LINE_END, code="cut_off")
+            checked = self._csv.check(body, now_ms=now_ms, of_any_age=backfill)
         else:
             checked = self._validator.check(body, kind=kind, now_ms=now_ms, of_any_age=backfill)
         if checked.n_received == 0:
             raise BadRequestError(
-                "The body has no events. Send a JSON object, an array, NDJSON or Arrow.", code="empty"
+                "The body has no events. Send a JSON object, an array, NDJSON, CSV or Arrow.", code="empty"
             )
         if checked.n_received > MAX_ROWS:
             raise too_many_rows(MAX_ROWS)

@@ -113,7 +113,7 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         no_parameters(request.args)
         status = read_status(client, config)
         times = [stream_time(each, horizons_of(config, name), status.now_ms) for name, each in status.streams.items()]
-        return json_response({"streams": [stream_account(time) for time in times]})
+        return json_response({"now": status.now_ms, "streams": [stream_account(time) for time in times]})
 
     @blueprint.get("/v1/streams/<stream>/watermark")
     def read_watermark(stream: str) -> Response:

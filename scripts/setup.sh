@@ -2,7 +2,7 @@
 # Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
 #
 #   scripts/setup.sh          what `make run` needs
-#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler
+#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser
 #
 # PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
 set -eu
@@ -99,6 +99,17 @@ want_compiler() {
     say "no C compiler here, so the native reader is not built; root can install one: apt-get install gcc python3-dev"
 }
 
+# Likewise for the tests of the dashboard, which open it in the system's Chromium.
+want_browser() {
+    if has chromium || has chromium-browser; then return; fi
+    if is_root && has apt-get; then
+        say "installing chromium with apt, for the tests of the dashboard"
+        if apt_install chromium; then return; fi
+        say "apt could not install chromium: $(tail -n 1 "$LOG")"
+    fi
+    say "no chromium on PATH, so the tests of the dashboard are skipped; root can install it: apt-get install chromium"
+}
+
 require_python
 if [ "${1:-}" = test ]; then want_compiler; fi
 PLACE=$(place)
@@ -112,4 +123,7 @@ if [ "$(recorded contents)" != "$CONTENTS" ]; then
     install_packages
     record contents "$CONTENTS"
 fi
-if [ "${1:-}" = test ]; then want_redis_server; fi
+if [ "${1:-}" = test ]; then
+    want_redis_server
+    want_browser
+fi

@@ -36,7 +36,7 @@ from pipeline.core.schema import slices, struct_type, timestamp_fields
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 BodyKind = Literal["ndjson", "json"]
-PostedKind = BodyKind | Literal["arrow"]
+PostedKind = BodyKind | Literal["csv", "arrow"]
 Reason = tuple[str | None, str, str]  # field, code, message of a refusal
 
 # 130,000 events of 240 bytes. A request is held in memory, inflated, and split into chunks of 4 MB; with 8 threads

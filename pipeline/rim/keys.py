@@ -13,7 +13,7 @@ A partition of a stream. Kept as long as the stream is, unless said.
                                rejected undeclared bytes last_backfill_ms
     {s.p}:idem         hash    idempotency key → `FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID` of the first; 24 h or 100,000
     {s.p}:idem_times   zset    idempotency key by arrival ms; with `idem`
-    {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
+    {s.p}:quarantine   stream  rows refused at the door: reason code field index body, of CSV header; trimmed
     {s.p}:replayed     hash    id of a quarantined row → the request that replayed it; with the row
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …

@@ -119,7 +119,8 @@ def _arguments(step: Step, key: IdempotencyKey | None) -> list[Argument]:
         args += _chunk(entry, step) if isinstance(entry, Chunk) else _row(entry)
     for refusal in step.refusals:
         body = refusal.body[:QUARANTINED_BYTES]
-        args += [refusal.message.encode(errors="replace"), refusal.code, _text(refusal.field), refusal.index, body]
+        args += [refusal.message.encode(errors="replace"), refusal.code, _text(refusal.field), refusal.index]
+        args += [refusal.header, body]
     if (replay := step.replay) is not None:
         args += [replay.request, "1" if replay.again else "", len(replay.origins), *replay.origins]
     return args

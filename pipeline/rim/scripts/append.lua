@@ -11,7 +11,7 @@
 -- ARGV[5] of them, rows with undeclared fields  ARGV[6] e: entries     ARGV[7] q: refused rows
 -- then e x ('chunk', n, lo, hi, crc, mode, only, coding, body) or e x ('row', time, m, m x field/value pairs); no event
 -- time: '' in lo, hi, time; mode 'backfill' or '', only the consumer group it is for or ''
--- then q x (reason, code, field, index, body); then, with KEYS[6], request, again ('1' or ''), m, m x origin
+-- then q x (reason, code, field, index, header, body), header '' where it is no CSV; then, with KEYS[6], request, again ('1' or ''), m, m x origin
 -- Record: 'FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID'; kept 24 h or 100,000 a partition, removed in small steps.
 -- Returns {'new', arrival_ms, id...}, {'known', record}, {'conflict'}, {'replayed'} (some origin was replayed before) or
 -- {'type', key}; 'known' and 'new' count in the door: received = stored + duplicate + rejected after every call.
@@ -62,7 +62,7 @@ for i = 1, n_entries do
   end
 end
 local refused_from = at
-local refused_to = at + 5 * n_refused
+local refused_to = at + 6 * n_refused
 at = refused_to
 local request, again, origins = '', false, {}
 if KEYS[6] then
@@ -136,9 +136,13 @@ for i, entry in ipairs(entries) do
     later('last_arrival_ms', arrived)
   end
 end
-for from = refused_from, refused_to - 1, 5 do
-  redis.call('XADD', KEYS[5], '*', 'reason', ARGV[from + 1], 'code', ARGV[from + 2], 'field', ARGV[from + 3],
-    'index', ARGV[from + 4], 'body', ARGV[from + 5])
+for from = refused_from, refused_to - 1, 6 do
+  local fields = {'reason', ARGV[from + 1], 'code', ARGV[from + 2], 'field', ARGV[from + 3], 'index', ARGV[from + 4],
+    'body', ARGV[from + 6]}
+  if ARGV[from + 5] ~= '' then
+    fields[11], fields[12] = 'header', ARGV[from + 5]
+  end
+  redis.call('XADD', KEYS[5], '*', unpack(fields))
 end
 redis.call('HSET', KEYS[2], 'received', counted('received', n_good + n_refused), 'stored', whole(stored), 'duplicate',
   counted('duplicate', 0), 'rejected', counted('rejected', n_refused), 'undeclared', counted('undeclared', n_undeclared),
