@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.product.product import Product, wait_for
 
@@ -31,6 +31,7 @@ ARGUMENTS = [
 DESKTOP = (1280, 860)
 PHONE = (360, 740)
 ACTION_MS = 15_000
+expect.set_options(timeout=ACTION_MS)
 HISTORY_S = 270
 SECTIONS = {"blog": 9, "docs": 7, "pricing": 4, "about": 2}
 Open = Callable[..., Page]
