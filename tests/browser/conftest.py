@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
@@ -35,6 +35,7 @@ expect.set_options(timeout=ACTION_MS)
 HISTORY_S = 270
 SECTIONS = {"blog": 9, "docs": 7, "pricing": 4, "about": 2}
 Open = Callable[..., Page]
+Theme = Literal["light", "dark"]
 
 
 def browser_path() -> str:
@@ -151,7 +152,7 @@ def opened(browser: Browser, site: Site) -> Iterator[Open]:
     def open_page(
         address: str = "",
         *,
-        theme: str = "light",
+        theme: Theme = "light",
         size: tuple[int, int] = DESKTOP,
         refusals_expected: bool = False,
         **options: Any,

@@ -37,6 +37,25 @@ def test_a_chart_moves_while_events_arrive(opened: Open, site: Site) -> None:
     expect(page.locator("tbody tr").first).to_contain_text("open")
 
 
+def test_without_room_for_one_more_live_reader_the_page_says_so_and_polls(opened: Open, site: Site) -> None:
+    page = opened("#/metrics")
+    page.context.route("**/live*", lambda route: route.fulfill(status=429, headers={"Retry-After": "5"}))
+    page.evaluate("location.hash = '#/metrics/views_by_section?start=all'")
+    charted(page)
+    expect(page.locator(".told .badge").first).to_have_text("polling")
+    seen = rows(page)
+
+    site.pass_time(11_000)
+    wait_for(lambda: rows(page) > seen, "rows of new windows")
+    expect(page.locator("tbody tr", has_text="closed").first).to_be_visible()
+
+
+def test_windows_come_live_where_there_is_room(opened: Open, site: Site) -> None:
+    page = charted(opened("#/metrics/views_by_section?start=all"))
+
+    expect(page.locator(".told .badge").first).to_have_text("live")
+
+
 def test_a_revision_appears(opened: Open, site: Site) -> None:
     at_ms = site.now_ms - 60_000
     site.send([site.view("/revised/1", at_ms=site.now_ms)])
