@@ -117,6 +117,8 @@ def test_the_lanes_say_who_holds_time_back(opened: Open, site: Site) -> None:
 def test_the_config_is_shown_as_the_server_runs_it(opened: Open) -> None:
     page = opened("#/config")
 
+    page.get_by_text("Show the file").click()
+    expect(page.locator(".config-text")).to_contain_text("SPLIT_PART(page, '/', 2)")
     card = page.locator(".config-card", has_text="pageviews")
     expect(card).to_contain_text("load_ms")
     expect(card).to_contain_text("float?")

@@ -10,7 +10,8 @@ import { windowText } from "../rows.js";
 import { table } from "../table.js";
 
 export async function open(route, signal) {
-  const [{ streams }, { stages }, { metrics }] = await Promise.all([
+  const [{ text }, { streams }, { stages }, { metrics }] = await Promise.all([
+    get("/v1/config", signal),
     get("/v1/streams", signal),
     get("/v1/stages", signal),
     get("/v1/metrics", signal),
@@ -27,6 +28,7 @@ export async function open(route, signal) {
         h("code", {}, "streamgauge check"),
         " reads the file and says what it understood.",
       ),
+      text === null ? null : textPanel(text),
       panel(
         "Streams",
         copies("/v1/streams", "the streams"),
@@ -134,4 +136,19 @@ function valueTable(metrics) {
   });
   list.show(metrics.flatMap((metric) => metric.values.map((value) => ({ ...value, metric: metric.metric }))));
   return list.element;
+}
+
+/** The file itself; comments are softer than the rest. */
+function textPanel(text) {
+  const parts = text.split(/(#.*)/).map((part, index) => (index % 2 ? h("span", { class: "none" }, part) : part));
+  const code = h(
+    "pre",
+    { class: "snippet config-text", tabindex: "0", "aria-label": "config.yaml" },
+    h("code", {}, parts),
+  );
+  return panel(
+    "config.yaml",
+    copies("/v1/config", "config.yaml"),
+    h("details", {}, h("summary", {}, "Show the file, with passwords masked"), code),
+  );
 }
