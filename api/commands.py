@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8080"
 SIMULATE_PATIENCE_S = 5.0  # then events are dropped, and it goes on
 DOCTOR_PATIENCE_S = 2.0
-Url = Annotated[str, typer.Option(help="The API.")]
+Url = Annotated[str, typer.Option(help="The API.", envvar="STREAMGAUGE_URL")]  # the one that notebooks look at too
 
 
 def api(
