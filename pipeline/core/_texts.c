@@ -25,7 +25,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_TEXTS 64 /* buffers of one column */
 #define FIRST_LOOK 1024
 
 typedef struct {
@@ -43,8 +42,8 @@ typedef struct {
     const uint8_t *validity;
     const int64_t *places;
     int64_t first, count;
-    Text texts[MAX_TEXTS];
-    int n_texts;
+    Text *texts; /* one of each chunk that was read, or none */
+    Py_ssize_t n_texts;
 } Column;
 
 typedef struct {
@@ -328,16 +327,18 @@ static bool is_within(const Column *column, int64_t n_views, int64_t n_valid, in
 }
 
 typedef struct {
-    Py_buffer views, validity, texts[MAX_TEXTS];
-    int n_texts;
+    Py_buffer views, validity, *texts;
+    Py_ssize_t n_texts;
 } Given;
 
 /* Take the buffers of a column; they are given back by give_back, whatever this returns. */
 static bool take_column(Given *given, PyObject *texts, Column *column) {
     Py_ssize_t n_texts = PySequence_Size(texts);
     if (n_texts < 0) return false;
-    if (n_texts > MAX_TEXTS) {
-        PyErr_Format(PyExc_ValueError, "%zd buffers of texts; at most %d are read", n_texts, MAX_TEXTS);
+    given->texts = calloc((size_t)n_texts + 1, sizeof *given->texts);
+    column->texts = calloc((size_t)n_texts + 1, sizeof *column->texts);
+    if (given->texts == NULL || column->texts == NULL) {
+        PyErr_NoMemory();
         return false;
     }
     for (Py_ssize_t i = 0; i < n_texts; i++) {
@@ -353,8 +354,10 @@ static bool take_column(Given *given, PyObject *texts, Column *column) {
     return true;
 }
 
-static void give_back(Given *given) {
-    for (int i = 0; i < given->n_texts; i++) PyBuffer_Release(&given->texts[i]);
+static void give_back(Given *given, Column *column) {
+    for (Py_ssize_t i = 0; i < given->n_texts; i++) PyBuffer_Release(&given->texts[i]);
+    free(given->texts);
+    free(column->texts);
     PyBuffer_Release(&given->views);
     if (given->validity.obj != NULL) PyBuffer_Release(&given->validity);
 }
@@ -374,7 +377,7 @@ static PyObject *pack(PyObject *self, PyObject *args) {
         if (is_within(&column, given.views.len / 16, given.validity.len * 8, places.len / 8)) made = packed(&column);
         else PyErr_SetString(PyExc_ValueError, "rows outside of the column");
     }
-    give_back(&given);
+    give_back(&given, &column);
     if (places.obj != NULL) PyBuffer_Release(&places);
     return made;
 }
@@ -433,7 +436,7 @@ static PyObject *codes(PyObject *self, PyObject *args) {
         if (is_within(&column, given.views.len / 16, given.validity.len * 8, 0)) made = coded(&column);
         else PyErr_SetString(PyExc_ValueError, "rows outside of the column");
     }
-    give_back(&given);
+    give_back(&given, &column);
     return made;
 }
 

@@ -81,11 +81,17 @@ def decode(stream: Stream, fields: Sequence[Field], body: bytes, n: int) -> dict
     Raises:
         ArrowBodyError: the body is damaged, has another number of rows, or does not fit the schema.
     """
+    columns, unreadable = _read(fields, body, n)
+    return {field.name: _decoded(stream, field, columns, unreadable, n) for field in fields}
+
+
+def _read(fields: Sequence[Field], body: bytes, n: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The columns of `fields` as they stand in a chunk's body, and the types of those that no field has."""
     found = read_stream(body, [field.name for field in fields], _CHUNK_LIMITS)
     if found.n_rows != n or len(found.batches) != 1:
         raise ArrowBodyError(f"the chunk's body holds {found.n_rows} events, its header says {n}")
     [(_, columns)] = found.batches
-    return {field.name: _decoded(stream, field, columns, found.unreadable, n) for field in fields}
+    return columns, found.unreadable
 
 
 def _decoded(stream: Stream, field: Field, columns: dict[str, Any], unreadable: dict[str, str], n: int) -> Any:
@@ -105,12 +111,15 @@ def _decoded(stream: Stream, field: Field, columns: dict[str, Any], unreadable: 
     return stored_column(field, column, refuse)
 
 
-def frame_of(columns: dict[str, Any], names: Collection[str], n: int) -> pl.DataFrame:
-    """Decoded columns as a DataFrame of canonical types."""
-    if not names:
-        return pl.DataFrame(height=n)
-    chosen = {name: _readable(column) for name, column in columns.items() if name in names}
-    return pl.DataFrame(pl.from_arrow(pa.table(chosen)))
+def readable(columns: dict[str, Any], names: Collection[str]) -> Any:
+    """Decoded columns as a table that polars takes without a copy of its texts."""
+    return pa.table({name: _readable(column) for name, column in columns.items() if name in names})
+
+
+def frame_of(tables: Sequence[Any]) -> pl.DataFrame:
+    """Readable columns, table after table, as one DataFrame of canonical types: taken over at once, since each time
+    costs as much as some hundreds of rows."""
+    return pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
 
 
 def _readable(column: Any) -> Any:
@@ -131,10 +140,14 @@ def body_rows(stream: Stream, body: bytes, n: int, rows: Sequence[int] | None = 
     Raises:
         ArrowBodyError: as `decode`.
     """
-    batch = pa.record_batch(decode(stream, fields_of(stream), body, n))
-    if rows is not None:
-        batch = batch.take(column_of(pa.int64(), np.array(rows, dtype=np.int64)))
-    return json_rows(stream, batch)
+    fields = fields_of(stream)
+    columns, unreadable = _read(fields, body, n)
+    if rows is not None:  # before they are decoded: some late rows of a chunk cost what all of it does otherwise
+        places, n = column_of(pa.int64(), np.array(rows, dtype=np.int64)), len(rows)
+        columns = {name: column.take(places) for name, column in columns.items()}
+    return json_rows(
+        stream, pa.record_batch({field.name: _decoded(stream, field, columns, unreadable, n) for field in fields})
+    )
 
 
 def json_rows(stream: Stream, batch: Any) -> list[bytes]:
@@ -145,7 +158,7 @@ def json_rows(stream: Stream, batch: Any) -> list[bytes]:
         if "timestamp" in (field.type, field.item):
             columns[field.name] = _json_times(field, values)
         else:
-            columns[field.name] = values.to_pylist()
+            columns[field.name] = (plain_text(values) if kinds.is_dictionary(values.type) else values).to_pylist()
     names = list(columns)
     return [_encoder.encode(dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -128,7 +128,9 @@ class _Seen:
     rows: int = 0
     items: int = 0
     dictionary_bytes: int = 0
-    expanded_bytes: int = 0
+    expanded_bytes: int = 0  # of the columns that were added up text by text
+    _bounded: list[Any] = field(default_factory=list)  # the others
+    _bound_bytes: int = 0  # which these cannot exceed
 
     def count_rows(self, rows: int) -> None:
         self.rows += rows
@@ -143,7 +145,12 @@ class _Seen:
         self.dictionary_bytes += sum(map(_dictionary_bytes, columns))
         if self.dictionary_bytes > MAX_DICTIONARY_SHARE * self.limits.bytes:
             raise ArrowBodyError("its batches repeat large dictionaries. Send fewer, larger batches", "too_large")
-        self.expanded_bytes += sum(map(expanded_bytes, columns))
+        self._bounded += columns
+        self._bound_bytes += sum(map(_most_expanded_bytes, columns))
+        if self.expanded_bytes + self._bound_bytes <= self.limits.bytes:
+            return
+        self.expanded_bytes += sum(map(expanded_bytes, self._bounded))
+        self._bounded, self._bound_bytes = [], 0
         if self.expanded_bytes > self.limits.bytes:
             raise ArrowBodyError(
                 f"its texts come to more than {self.limits.bytes:,} bytes, each row with its own", "too_large"
@@ -197,6 +204,14 @@ def expanded_bytes(array: Any) -> int:
     if _is_list(kind):
         return expanded_bytes(array.flatten()) if _shares_text(kind.value_type) else 0
     return 0  # its own buffers hold it
+
+
+def _most_expanded_bytes(array: Any) -> int:
+    """What `expanded_bytes` is at most, told without a look at each row."""
+    if not kinds.is_dictionary(array.type):
+        return expanded_bytes(array)
+    longest = int(text_lengths(array.dictionary).max(initial=0))
+    return len(array) * longest + expanded_bytes(array.dictionary)
 
 
 def _dictionary_bytes(array: Any) -> int:

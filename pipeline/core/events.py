@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -58,13 +59,17 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Decoded events as columns: `frame` the fields a reader needs, `times_ms` None where arrival is the time."""
+    """Decoded events as columns: `fields` those a reader needs, `times_ms` None where arrival is the time.
 
-    frame: pl.DataFrame
+    `fields` is a DataFrame, or still an Arrow table (see `arrow_chunks`), which becomes one with those beside it.
+    """
+
+    n: int
+    fields: pl.DataFrame | Any
     times_ms: Int64 | None
 
     def __len__(self) -> int:
-        return self.frame.height
+        return self.n
 
 
 Events = list[Any] | Columns  # structs, one an event, or columns: as they were stored
@@ -110,12 +115,13 @@ class Reader:
             pl.col(field.name).cast(_DTYPES[field.type]) if field.type == "timestamp" else field.name
             for field in self.columns
         )
-        return Columns(frame, None if self.time is None else rows.times_ms[self.time.name])
+        return Columns(n, frame, None if self.time is None else rows.times_ms[self.time.name])
 
     def _columns_of(self, body: bytes, n: int) -> Columns:
         columns = arrow_chunks.decode(self.stream, self._stored, body, n)
-        frame = arrow_chunks.frame_of(columns, [field.name for field in self.columns], n)
-        return Columns(frame, None if self.time is None else arrow_chunks.times_of(columns[self.time.name]))
+        names = [field.name for field in self.columns]
+        fields = arrow_chunks.readable(columns, names) if names else pl.DataFrame(height=n)
+        return Columns(n, fields, None if self.time is None else arrow_chunks.times_of(columns[self.time.name]))
 
     def chunk(self, body: bytes, n: int) -> list[Any]:
         """Decode the `n` events of a chunk, one struct each, in order.
@@ -206,23 +212,35 @@ class Reader:
                 last += part
             else:
                 runs.append(list(part) if isinstance(part, list) else part)
-        frames, times, at = [], [], 0
+        parts_found: list[pl.DataFrame | Any] = []
+        times, at = [], 0
         for run in runs or [[]]:
             arrived_ms = arrivals_ms[at : at + len(run)]
             at += len(run)
             if isinstance(run, Columns):
-                frames.append(run.frame)
+                parts_found.append(run.fields)
                 times.append(arrived_ms if run.times_ms is None else run.times_ms)
             else:
-                frames.append(self.frame(run))
+                parts_found.append(self.frame(run))
                 times.append(self.times(run, arrived_ms))
-        return (frames[0], times[0]) if len(frames) == 1 else (pl.concat(frames), np.concatenate(times))
+        frames = _frames(parts_found)
+        frame = frames[0] if len(frames) == 1 else pl.concat(frames)
+        return frame, times[0] if len(times) == 1 else np.concatenate(times)
 
     def frame(self, rows: Sequence[Any]) -> pl.DataFrame:
         """The columns of `names` in the schema's order and canonical types, one row an event."""
         if not self.columns:
             return pl.DataFrame(height=len(rows))
         return pl.DataFrame([series_of(field, list(map(attrgetter(field.name), rows))) for field in self.columns])
+
+
+def _frames(parts: Sequence[pl.DataFrame | Any]) -> list[pl.DataFrame]:
+    """Fields of events as DataFrames: Arrow tables side by side become one of them."""
+    frames: list[pl.DataFrame] = []
+    for is_frame, run in groupby(parts, lambda part: isinstance(part, pl.DataFrame)):
+        alike = list(run)
+        frames += alike if is_frame else [arrow_chunks.frame_of(alike)]
+    return frames
 
 
 class _TextReader:

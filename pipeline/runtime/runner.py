@@ -28,7 +28,7 @@ from pipeline.runtime.poison import Decode, Journal, Trial, set_apart, suspects_
 from pipeline.runtime.positions import position_after
 from pipeline.runtime.setup import look_after_group
 
-TARGET_EVENTS = 50_000  # events a read aims at: polars and numpy are at their best, a commit stays short
+TARGET_EVENTS = 100_000  # events a read aims at: polars and numpy are at their best, a commit stays short
 MAX_ENTRIES = 256  # entries a read takes at most: after many rows of one event may come as many chunks of a megabyte
 REST_S = 5.0  # between tries on a state that something else has overwritten; the other stages go on
 FIRST_GUESS = 5_000.0  # events an entry, before the first read: a backlog of large chunks must not fill the memory

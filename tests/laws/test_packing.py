@@ -140,6 +140,26 @@ def test_chunks_keep_to_their_rows_and_bytes() -> None:
         assert read(STREAM, chunks)[0]["user"].to_list() == [json.loads(line)["user"] for line in body.splitlines()]
 
 
+@pytest.mark.parametrize("n_chunks", [64, 65, 256])
+def test_a_read_of_many_small_chunks_is_one_frame_whose_texts_are_told_apart(n_chunks: int) -> None:
+    """Each chunk brings a buffer of texts of its own; a read of more than 64 of them ended the worker."""
+    notes = [f"a note long enough to stand outside of its view, {n % 1_000}" for n in range(SMALL_ROWS * n_chunks)]
+    lines = [b'{"ts":%d,"user":"u","note":"%b"}' % (NOW_MS, note.encode()) for note in notes]
+    chunks = []
+    for first in range(0, len(lines), SMALL_ROWS):
+        body = b"\n".join(lines[first : first + SMALL_ROWS])
+        chunks += Validator(STREAM).check(body, kind="ndjson", now_ms=NOW_MS).shares(STREAM, 0)[0]
+    assert len(chunks) == n_chunks
+    assert {chunk.coding for chunk in chunks} == {b"arrow"}
+
+    frame, _ = read(STREAM, chunks)
+    numbers, firsts = codes(frame["note"])
+
+    assert frame["note"].to_list() == notes
+    assert numbers.tolist() == [n % 1_000 for n in range(len(notes))]
+    assert firsts.tolist() == list(range(1_000))
+
+
 # --- _texts.pack
 
 
@@ -206,8 +226,8 @@ def test_a_view_that_points_nowhere_and_rows_that_are_not_there_are_errors() -> 
     for places, first, count in ((None, 0, 2), (None, -1, 1), (np.array([1]), 0, 1), (np.array([-1]), 0, 1)):
         with pytest.raises(ValueError, match="outside of the column"):
             _texts.pack(bytes(16), [], None, places, first, count)
-    with pytest.raises(ValueError, match="at most 64"):
-        _texts.pack(b"", [b""] * 65, None, None, 0, 0)
+    with pytest.raises(TypeError):
+        _texts.pack(bytes(16), [b"", None], None, None, 0, 1)
     with pytest.raises(ValueError, match="outside of its texts"):
         _texts.codes(views, [b"only 13 bytes"], None, 1)
     with pytest.raises(ValueError, match="outside of the column"):
