@@ -89,8 +89,10 @@ def test_query_passes_every_parameter_of_the_api_on(api: FakeApi) -> None:
         "cursor": "abc",
     }
     options = [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", value)]
-    assert streamgauge("query", "m", *options, "--where", "site=a", "--where", "site=b", "--url", api.url) == 0
-    expected = {name: [value] for name, value in asked.items()} | {"where.site": ["a", "b"]}
+    assert (
+        streamgauge("query", "m", *options, "--where", "site=a", "--where", "site=b", "--other", "--url", api.url) == 0
+    )
+    expected = {name: [value] for name, value in asked.items()} | {"where.site": ["a", "b"], "other": ["true"]}
     assert api.queries[-1] == ("/v1/metrics/m", expected)
 
 
