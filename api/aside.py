@@ -18,7 +18,8 @@ from api.answers import json_response
 from api.bodies import read_body
 from api.ingest import idempotency_key
 from api.intake import Intakes
-from api.parameters import Arguments, aside_request, known_name, no_parameters
+from api.parameter_values import Arguments
+from api.parameters import aside_request, known_name, no_parameters
 from api.replays import Replayed, ReplayOrder, Replays
 from pipeline.core.definitions import Config
 from pipeline.core.spelling import did_you_mean
@@ -44,8 +45,8 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
     def browse(path: str) -> Response:
         if not request.args:
             return json_response(_summary(reading, scripts, config, groups, PATHS[path]))
-        shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         asked = aside_request(request.args, _owner(PATHS[path]))
+        shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         before, up_to = _cursor(asked.cursor, shelf) if asked.cursor else (None, newest_ids(scripts, shelf))
         found = page(reading, shelf, up_to, before, asked.limit, asked.reason)
         return json_response(

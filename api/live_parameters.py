@@ -8,7 +8,9 @@ from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
-from api.parameters import WHERE, Arguments, allow_only, group_filters, known_name
+from api.metric_parameters import group_filters
+from api.parameter_values import WHERE, Arguments, check_names
+from api.parameters import known_name
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.errors import BadRequestError
@@ -29,7 +31,7 @@ class LastEvent:
 
 def check_live_names(args: Arguments, *, several: bool) -> None:
     """Refuse parameters that a live stream does not take, before any is looked at."""
-    allow_only(args, (*(("metrics",) if several else ()), LAST_EVENT_ID), where=True)
+    check_names(args, (*(("metrics",) if several else ()), LAST_EVENT_ID), where=True)
 
 
 def live_metrics(args: Arguments, known: Collection[str]) -> list[str]:

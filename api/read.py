@@ -20,16 +20,15 @@ from api.accounts import (
     watermark_account,
 )
 from api.answers import json_response, metric_response
+from api.cursors import next_cursor
+from api.etags import etag, tagged, unchanged
+from api.metric_parameters import explain_request, latest_format, metric_request, rolling_request
 from api.parameters import (
     event_limit,
     event_request,
-    explain_request,
     known_name,
-    latest_format,
-    metric_request,
     no_parameters,
     raw_request,
-    rolling_request,
     source_limit,
 )
 from api.skew import skew_account
@@ -40,7 +39,7 @@ from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.explain_event import explain_event
 from pipeline.runtime.explain_report import event_json, window_json
 from pipeline.runtime.explain_window import explain_window, subject_of
-from pipeline.runtime.query import Metrics
+from pipeline.runtime.query import Metrics, rolling_span
 from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
 from pipeline.runtime.skew import skew_report
@@ -74,20 +73,31 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
     def read_metric(metric: str) -> Response:
         program = metrics.program(known_name("metric", metric, metrics.programs))
         asked = metric_request(request.args, program, redis_time_ms(client))
-        return metric_response(metrics.query(asked.query, program), asked.format)
+        tag = etag(program, metrics.state(program), *metrics.question(asked.query, program), asked.format)
+        if request.if_none_match.contains_weak(tag):
+            return unchanged(tag)
+        answer = metrics.query(asked.query, program)
+        return tagged(metric_response(answer, asked.format, next_cursor(request.args, answer)), tag)
 
     @blueprint.get("/v1/metrics/<metric>/latest")
     def read_latest(metric: str) -> Response:
-        known_name("metric", metric, metrics.programs)
+        program = metrics.program(known_name("metric", metric, metrics.programs))
         form = latest_format(request.args)
-        return metric_response(metrics.latest(metric), form)
+        tag = etag(program, metrics.state(program), "latest", form)
+        if request.if_none_match.contains_weak(tag):
+            return unchanged(tag)
+        return tagged(metric_response(metrics.latest(metric, program), form), tag)
 
     @blueprint.get("/v1/metrics/<metric>/rolling")
     def read_rolling(metric: str) -> Response:
         program = metrics.program(known_name("metric", metric, metrics.programs))
         asked = rolling_request(request.args, program, redis_time_ms(client))
+        span = rolling_span(program, asked.window_ms, asked.at_ms)
+        tag = etag(program, metrics.state(program), "rolling", span, asked.where, asked.format)
+        if request.if_none_match.contains_weak(tag):
+            return unchanged(tag)
         answer = metrics.rolling(metric, asked.window_ms, asked.at_ms, asked.where, program)
-        return metric_response(answer, asked.format)
+        return tagged(metric_response(answer, asked.format), tag)
 
     @blueprint.get("/v1/metrics/<metric>/explain")
     def explain_metric(metric: str) -> Response:
