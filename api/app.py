@@ -20,6 +20,7 @@ from api.live import live_blueprint
 from api.live_hub import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
+from api.reference.routes import reference_blueprint
 from api.timecontrol import blueprint as time_blueprint
 from api.window_gauges import window_gauges_blueprint
 from pipeline.core.definitions import Config
@@ -60,6 +61,7 @@ def create_app(
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
     app.register_blueprint(config_blueprint(config_text))
     app.register_blueprint(dashboard_blueprint(config))
+    app.register_blueprint(reference_blueprint(config))
     return app
 
 
