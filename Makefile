@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults schema lock clean
+.PHONY: help setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ bench-windows: setup ## every kind of window and aggregate beside plain counts; 
 bench-curves: setup ## scaling curves: events per second and memory by batch, groups, partitions, workers, windows
 	@"$(BIN)/python" bench/curves.py $(ARGS)
 
+bench-live: setup ## what 100 live readers cost ingest, in turns with none; each reader's rows recounted (2 minutes)
+	@"$(BIN)/python" bench/live.py $(ARGS)
+
 bench-peers: setup ## the same work by other tools beside ours; ARGS='--python PATH' names interpreters that have them
 	@"$(BIN)/python" -m bench.peers $(ARGS)
 
@@ -61,6 +64,10 @@ bench-report: setup ## tables and plot of JSON results: ARGS='figures.json curve
 faults: ## the long fault suite: kills, pauses, restarts of real processes (minutes)
 	@sh scripts/setup.sh test
 	@"$(BIN)/pytest" -m "faults or slow" --timeout 900 $(ARGS)
+
+screenshots: ## take the pictures of docs/dashboard.md again (needs chromium)
+	@sh scripts/setup.sh test
+	@STREAMGAUGE_SCREENSHOTS=docs/screenshots "$(BIN)/pytest" -q tests/browser $(ARGS)
 
 schema: setup ## write the JSON Schema of config.yaml again, from its shapes and docs/configuration.md
 	@PYTHONPATH=. "$(BIN)/python" scripts/config_schema.py

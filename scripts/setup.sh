@@ -2,7 +2,7 @@
 # Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
 #
 #   scripts/setup.sh          what `make run` needs
-#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser
+#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser, Prometheus, nginx
 #
 # PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
 set -eu
@@ -88,6 +88,21 @@ want_redis_server() {
     say "no redis-server on PATH, so the tests on it are skipped; root can install it: apt-get install redis-server"
 }
 
+# Likewise for the tests of tests/compat, which run what stands around the product: $1 a program, $2 its package.
+want_program() {
+    if has "$1"; then return; fi
+    if is_root && has apt-get; then
+        say "installing $2 with apt, for the tests"
+        if apt_install --no-install-recommends "$2"; then
+            # The package starts a server for good; the tests start their own.
+            if [ -d /run/systemd/system ]; then quietly systemctl disable --now "$1" || true; fi
+            return
+        fi
+        say "apt could not install $2: $(tail -n 1 "$LOG")"
+    fi
+    say "no $1 on PATH, so the tests with it are skipped; root can install it: apt-get install $2"
+}
+
 # Without one the package is pure Python, and the tests that compare the native reader with it are skipped.
 want_compiler() {
     if has "${CC:-cc}"; then return; fi
@@ -126,4 +141,6 @@ fi
 if [ "${1:-}" = test ]; then
     want_redis_server
     want_browser
+    want_program prometheus prometheus
+    want_program nginx nginx-light
 fi

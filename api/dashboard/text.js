@@ -18,7 +18,7 @@ function picture(character) {
   const code = character.charCodeAt(0);
   if (code < 0x20) return String.fromCharCode(0x2400 + code);
   if (code === 0x7f) return "\u2421";
-  return `‹U+${code.toString(16).toUpperCase().padStart(4, "0")}›`;
+  return `[U+${code.toString(16).toUpperCase().padStart(4, "0")}]`;
 }
 
 /** A text of at most so many characters; what was cut is said by an ellipsis. */
@@ -37,12 +37,16 @@ export function pythonLiteral(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map(pythonLiteral).join(", ")}]`;
   if (typeof value === "object") {
-    return `{${Object.entries(value).map(([key, each]) => `${pythonLiteral(key)}: ${pythonLiteral(each)}`).join(", ")}}`;
+    return `{${Object.entries(value)
+      .map(([key, each]) => `${pythonLiteral(key)}: ${pythonLiteral(each)}`)
+      .join(", ")}}`;
   }
   return typeof value === "string" ? JSON.stringify(value).replace(/\u007f/g, "\\u007f") : String(value);
 }
 
-const FORMULA_STARTS = /^[=+\-@\t\r\n]/; // as `api/answers.py` has it: a spreadsheet would run these
+const CSV_PICTURED = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g; // these two as `api/csv_text.py` has them
+const CSV_REPLACED = /[\u0080-\u009f]/g;
+const FORMULA_STARTS = /^[=+\-@\t\r\n]/; // a spreadsheet would run these
 
 /** Rows of cells as CSV (RFC 4180); a text that a spreadsheet would run has an apostrophe before it. */
 export function csv(rows) {
@@ -52,8 +56,11 @@ export function csv(rows) {
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number" || typeof value === "bigint") return String(value);
-  const text = typeof value === "string" ? value : JSON.stringify(value, (_, each) => (typeof each === "bigint" ? String(each) : each));
-  const shown = text.replace(CONTROLS, picture);
+  const text =
+    typeof value === "string"
+      ? value
+      : JSON.stringify(value, (_, each) => (typeof each === "bigint" ? String(each) : each));
+  const shown = text.replace(CSV_PICTURED, picture).replace(CSV_REPLACED, "\ufffd");
   const safe = FORMULA_STARTS.test(shown) ? `'${shown}` : shown;
   return safe === "" || /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }

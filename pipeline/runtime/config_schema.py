@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.core.times import format_duration
 from pipeline.runtime.config_shapes import (
     AggregateShape,
+    DedupShape,
     FieldShape,
     StreamShape,
     TopShape,
@@ -85,6 +86,7 @@ def _refine(top: Json, definitions: Json) -> None:
     field = definitions[FieldShape.__name__]
     field["properties"]["type"] |= field_type
     definitions[FieldShape.__name__] = {"anyOf": [field_type, field]}
+    definitions[DedupShape.__name__]["required"] = ["key"]
     derived = definitions["TransformShape"]["properties"]["derive"]
     derived |= _named(FIELD_NAME.pattern, derived["additionalProperties"])
     aggregates = definitions["AggregateShape"]["properties"]["aggregates"]

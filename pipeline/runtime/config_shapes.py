@@ -24,11 +24,12 @@ from pipeline.core.definitions import (
     OutputKind,
     TimeUnit,
 )
-from pipeline.core.times import parse_duration_ms
+from pipeline.core.times import format_duration, parse_duration_ms
 from pipeline.core.zones import check_zone
 
 MAX_PARTITIONS = 256  # each costs a lease, a checkpoint and a reader per stage
 DEFAULT_PARTITIONS = 4
+MAX_DEDUP_MS = 7 * DAY_MS  # an id takes some 100 bytes of Redis as long as it is remembered
 DEFAULT_RETENTION_BYTES = 1_000_000_000
 MOST_GROUPS = 10_000_000  # of a pane in a partition; a cap above it would protect nothing
 
@@ -63,6 +64,14 @@ def positive_duration_ms(value: object) -> int:
 def duration_or_none_ms(value: object) -> int | None:
     """Read a duration above 0, or `none` (or YAML's null)."""
     return None if value is None or value == "none" else positive_duration_ms(value)
+
+
+def dedup_duration_ms(value: object) -> int:
+    """Read how long ids are remembered: each takes memory all that time."""
+    duration = positive_duration_ms(value)
+    if duration > MAX_DEDUP_MS:
+        raise ValueError(f"must be at most {format_duration(MAX_DEDUP_MS)}, not {value}: ids take memory so long.")
+    return duration
 
 
 def offset_ms(value: object) -> int:
@@ -183,6 +192,7 @@ Duration = Annotated[int, _value(duration_ms), _written(_DURATION)]
 PositiveDuration = Annotated[int, _value(positive_duration_ms), _written(_POSITIVE)]
 OptionalDuration = Annotated[int | None, _value(positive_duration_ms), _written(_POSITIVE)]
 DurationOrNone = Annotated[int | None, _value(duration_or_none_ms), _written(_POSITIVE, enum=["none", None])]
+DedupDuration = Annotated[int, _value(dedup_duration_ms), _written(_POSITIVE)]
 Offset = Annotated[int, _value(offset_ms), _written(f"-?{_DURATION}")]
 ByteCount = Annotated[int, _value(byte_count), _written(_BYTE_COUNT, type="integer", minimum=1, exclusiveMaximum=2**60)]
 PartitionCount = Annotated[
@@ -235,6 +245,11 @@ class StreamRetentionShape(Shape):
     bytes: ByteCount = DEFAULT_RETENTION_BYTES
 
 
+class DedupShape(Shape):
+    key: str | None = None  # needed where there is a `dedup` at all
+    within: DedupDuration = 10 * MINUTE_MS
+
+
 class StreamShape(Shape):
     fields: dict[str, Annotated[FieldShape, _value(field_mapping)]] = Field(alias="schema")
     time: TimeShape = TimeShape()
@@ -243,6 +258,7 @@ class StreamShape(Shape):
     retention: StreamRetentionShape = StreamRetentionShape()
     extra: Annotated[ExtraPolicy, _value(extra_policy)] = "drop"
     compression: Annotated[Compression, _value(one_of(get_args(Compression)))] = "none"
+    dedup: DedupShape = DedupShape()
 
 
 class LookupShape(Shape):

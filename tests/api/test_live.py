@@ -257,7 +257,8 @@ def test_a_trim_up_to_the_position_loses_nothing(server: RunningServer) -> None:
     assert [event.name for event in reader.events] == ["snapshot", "rows", "rows"]
 
 
-def test_a_lost_stream_is_noticed_while_readers_are_connected(server: RunningServer) -> None:
+def test_a_lost_stream_is_noticed_while_readers_are_connected(throwaway_server: RunningServer) -> None:
+    server = throwaway_server
     line = Line(config(), server)
     reader = Reader(live_app(server, line.config), "/v1/metrics/w/live")
     send(line, "s", [(5, "a"), (15, "a")])

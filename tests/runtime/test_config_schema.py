@@ -27,7 +27,7 @@ BEYOND_SHAPE = (
     *("a stream is named", "a key of ours", "in a circle", "is a metric;", "a filter must be", "aggregates are not"),
     *("gives a duration", "must be longer than the window", "a multiple of the window", "is a tier already"),
     *("'hour' is not a duration", "would leave out the events", "would be merged from", "must divide the window"),
-    *("must be longer than the gap",),
+    *("must be longer than the gap", "is known again by a string or an int", "must be at most 1w"),
     "stages.hits.max_groups: must be a whole number from 1 to 10,000,000",  # 1e3 is an integer there
 )
 
@@ -63,7 +63,7 @@ def test_the_shipped_schema_is_the_one_that_the_shapes_and_the_page_give() -> No
 def test_every_setting_has_the_words_of_the_page() -> None:
     described = generator().described((ROOT / "docs/configuration.md").read_text("utf-8"))
     sections = {"TopShape.redis", "StreamShape.time", "StreamShape.retention", "AggregateShape.window"}
-    sections |= {"TransformShape.lookup"}
+    sections |= {"TransformShape.lookup", "StreamShape.dedup"}
 
     assert set(described_settings()) - set(described) == sections
 
