@@ -42,7 +42,7 @@ streams:
   visits: {schema: {ts: timestamp, user: string, v: float}, time: {field: ts, disorder: 10s, max_age: none}}
   noise: {schema: {ts: timestamp, sensor: string, v: float}, time: {field: ts, disorder: 10s}}
 stages:
-  hour: {from: readings, window: {tumbling: 10s}, group_by: [sensor], output: none, aggregates: {n: count, mean: mean(v)}}
+  hour: {from: readings, window: {tumbling: 10s}, group_by: [sensor], aggregates: {n: count, mean: mean(v)}}
   day: {from: minutes, window: {tumbling: 1m}, group_by: [sensor], aggregates: {n: count, mean: mean(v)}, output: none}
   users: {from: visits, window: {tumbling: 1h}, group_by: [user], aggregates: {n: count}, output: none}
   load: {from: noise, window: {tumbling: 10s}, group_by: [sensor], aggregates: {n: count, mean: mean(v)}, output: none}
