@@ -27,7 +27,7 @@ from api.client_errors import (
 )
 from api.client_queries import Duration, Names, Query, Time, Where, duration_text, names_text, query_texts, where_texts
 from api.client_sending import BATCH_ROWS, Sending, unknown
-from api.live_reading import LiveReader
+from api.live_reading import LiveEvent, LiveReader
 from api.metric_reading import all_rows
 from api.raw_reading import content_paths, raw_rows
 from pipeline.core.times import parse_duration_ms
@@ -160,17 +160,22 @@ class Client(Sending):
         several = [names] if isinstance(names, str) else list(names)
         described = self._described(several)
         query = where_texts(where) | ({} if isinstance(names, str) else {"metrics": ",".join(several)})
+        path = f"{metric_path(names)}/live" if isinstance(names, str) else "/v1/live"
+        return live_frames(self.live_events(path, query, duration), described, lambda: self._described(several))
+
+    def live_events(self, path: str, query: Query, duration: Duration | None = None) -> Iterator[LiveEvent]:
+        """Iterate over the events of a live stream as the API sends them, for ever or for `duration`."""
         length = duration_text(duration)
         reader = LiveReader(
             self.url,
-            f"{metric_path(names)}/live" if isinstance(names, str) else "/v1/live",
+            path,
             query,
             patience_s=self._patience_s,
             duration_s=None if length is None else parse_duration_ms(length) / 1000,
             sleep=self._sleep,
             clock=self._clock,
         )
-        return live_frames(reader.events(), described, lambda: self._described(several))
+        return reader.events()
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return every metric with its window, group, values and watermark."""

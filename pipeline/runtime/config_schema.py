@@ -80,6 +80,7 @@ def _refine(top: Json, definitions: Json) -> None:
     is_aggregate = {"anyOf": [{"required": ["window"]}, {"required": ["aggregates"]}]}
     stage = {"if": is_aggregate, "then": _reference("AggregateShape"), "else": _reference("TransformShape")}
     stages["anyOf"][0] |= _named(STREAM_OR_STAGE_NAME.pattern, {"type": "object", **stage})
+    definitions["DedupShape"]["required"] = ["key"]
     fields = definitions["StreamShape"]["properties"]["schema"]
     fields |= _named(FIELD_NAME.pattern, _reference(FieldShape.__name__)) | {"minProperties": 1}
     field_type = {"type": "string", "pattern": rf"^\s*(?:{FIELD_TYPE})\s*$"}

@@ -190,9 +190,9 @@ _BYTE_COUNT = r"[0-9]{1,15}\s*(?:[KMGTkmgt][iI]?)?[bB]"
 
 Duration = Annotated[int, _value(duration_ms), _written(_DURATION)]
 PositiveDuration = Annotated[int, _value(positive_duration_ms), _written(_POSITIVE)]
+DedupDuration = Annotated[int, _value(dedup_duration_ms), _written(_POSITIVE)]
 OptionalDuration = Annotated[int | None, _value(positive_duration_ms), _written(_POSITIVE)]
 DurationOrNone = Annotated[int | None, _value(duration_or_none_ms), _written(_POSITIVE, enum=["none", None])]
-DedupDuration = Annotated[int, _value(dedup_duration_ms), _written(_POSITIVE)]
 Offset = Annotated[int, _value(offset_ms), _written(f"-?{_DURATION}")]
 ByteCount = Annotated[int, _value(byte_count), _written(_BYTE_COUNT, type="integer", minimum=1, exclusiveMaximum=2**60)]
 PartitionCount = Annotated[
