@@ -37,8 +37,8 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
         receipt = _default_intake(intakes).take_one(read_body(request), idempotency_key())
         _refuse_if_none_taken(receipt)
         entry_ids = next(iter(receipt.ids.values()))
-        if not entry_ids:  # which entry has it is not remembered
-            return _json({"event_id": None, "status": "Event known already"}, 200)
+        if not entry_ids:  # of a stream with dedup; which entry has the event is not remembered
+            return _json({"event_id": None, "status": "Event known already"}, 201)
         return _json({"event_id": entry_ids[0], "status": "Event published"}, 201)
 
     @blueprint.post("/v1/streams/<stream>/events")
