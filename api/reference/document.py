@@ -69,7 +69,6 @@ def _operation(endpoint: Endpoint, config: Config) -> dict[str, Any]:
         "parameters": [each.described() for each in parameters],
         "responses": {str(endpoint.status): _answer(endpoint, endpoint.status)},
     }
-    operation["responses"] |= {str(status): _answer(endpoint, status) for status in endpoint.also}
     if endpoint.has_etag:
         operation["parameters"].append(
             Parameter(
