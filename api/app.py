@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 
-from flask import Flask, request
+from flask import Flask, Request, request
 
 from api import problems
 from api.aside import aside_blueprint
+from api.fast_door import FastDoor
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
@@ -29,7 +30,7 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     app = Flask("streamgauge", static_folder=None)
     problems.register(app)
     if loopback_only:
-        app.before_request(_refuse_foreign_host)
+        app.before_request(lambda: _refuse_foreign_host(request))
     app.before_request(lambda: check_encoding(request.query_string))
     writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
@@ -40,10 +41,11 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     app.register_blueprint(time_blueprint(writing, time_keepers(writing, config)))
     app.register_blueprint(read_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    app.wsgi_app = FastDoor(app, intakes, _refuse_foreign_host if loopback_only else None)  # type: ignore[method-assign]
     return app
 
 
-def _refuse_foreign_host() -> None:
+def _refuse_foreign_host(request: Request) -> None:
     """A name that resolves to 127.0.0.1 (DNS rebinding) makes a browser send a page's requests here."""
     host = request.host.rpartition("]")[0].lstrip("[") or request.host.partition(":")[0]
     if not _is_local(host):

@@ -110,7 +110,7 @@ class Steps:
 @contextmanager
 def measured(steps: Steps) -> Iterator[None]:
     """Have every step's functions measured."""
-    places = [(step, *place) for step, found in (DOOR | WORK).items() for place in found]
+    places = [(step, *place) for step, found in {**DOOR, **WORK}.items() for place in found]
     before = [(owner, name, getattr(owner, name)) for _, owner, name in places]
     try:
         for (step, owner, name), (_, _, function) in zip(places, before, strict=True):

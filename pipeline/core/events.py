@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -237,9 +236,14 @@ class Reader:
 def _frames(parts: Sequence[pl.DataFrame | Any]) -> list[pl.DataFrame]:
     """Fields of events as DataFrames: Arrow tables side by side become one of them."""
     frames: list[pl.DataFrame] = []
-    for is_frame, run in groupby(parts, lambda part: isinstance(part, pl.DataFrame)):
-        frames += run if is_frame else [arrow_chunks.frame_of(list(run))]
-    return frames
+    tables: list[Any] = []
+    for part in parts:
+        if not isinstance(part, pl.DataFrame):
+            tables.append(part)
+            continue
+        frames += [arrow_chunks.frame_of(tables), part] if tables else [part]
+        tables = []
+    return [*frames, arrow_chunks.frame_of(tables)] if tables else frames
 
 
 class _TextReader:
