@@ -1,4 +1,4 @@
-"""Requests that come while an append is under way go together in the next one, each with an entry and an answer of its own."""
+"""Requests that come while an append is under way go together in the next one, each with an entry of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -43,9 +44,16 @@ def gathered(log: Log, gathering: Gathering, names: Sequence[str], pool: ThreadP
     futures = []
     for number, name in enumerate(names):
         futures.append(pool.submit(gathering.append, small(name)))
-        wait_for(lambda number=number: len(gathering._waiting) + sum(map(len, log.appends)) == number + 1, f"append {number} waits")
+        wait_for(
+            lambda number=number: len(gathering._waiting) + sum(map(len, log.appends)) == number + 1,
+            f"append {number} waits",
+        )
     log.may_go_on.set()
     return futures
+
+
+def _have_come(log: Log, gathering: Gathering, n: int) -> bool:
+    return len(gathering._waiting) + sum(map(len, log.appends)) == n
 
 
 def test_what_waits_for_an_append_goes_together_in_the_next_one() -> None:
