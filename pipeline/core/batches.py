@@ -28,7 +28,7 @@ from pipeline.core.watermarks import NO_TIME_MS, prefix_watermarks
 Reload = tuple[int, str, str]  # row before which a control entry stands, table, hash of its content from there on
 ROW = "_row"  # column of a frame in flight: the row's number in its batch
 _LONG_PIECE = 64  # rows of an entry, from which a slice is faster than np.repeat
-SMALL_CHUNK_ROWS = 1_000  # of rows as they came: below, a body costs more than what is in it
+SMALL_CHUNK_ROWS = 2_000  # of rows as they came: below, a body costs more than what is in it
 _ROW_MASK = (1 << ROW_BITS) - 1
 # The door judges age by Redis's clock as it sampled it up to a second before a row arrives: what it let in stays in.
 DOOR_CLOCK_MS = 5_000
