@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types docs-check format bench bench-windows bench-curves bench-peers bench-report faults lock clean
+.PHONY: help setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -22,7 +22,7 @@ test: ## install what is needed and run the tests
 	@sh scripts/setup.sh test
 	@"$(BIN)/pytest" -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: format-check lint types docs-check test ## what CI runs: format, lint, strict types, docs, tests
+check: format-check lint types docs-check docs test ## what CI runs: format, lint, strict types, docs, tests
 
 format-check: setup
 	@"$(BIN)/ruff" format --check .
@@ -35,6 +35,9 @@ types: setup
 
 docs-check: setup ## links, index and commands of README and docs
 	@"$(BIN)/pytest" -q tests/test_docs.py
+
+docs: setup ## build the documentation site in site/, every link and anchor checked
+	@NO_MKDOCS_2_WARNING=1 "$(BIN)/mkdocs" build --quiet --strict
 
 format: setup ## format the code and fix what lint can fix
 	@"$(BIN)/ruff" format .
@@ -58,6 +61,13 @@ bench-report: setup ## tables and plot of JSON results: ARGS='figures.json curve
 faults: ## the long fault suite: kills, pauses, restarts of real processes (minutes)
 	@sh scripts/setup.sh test
 	@"$(BIN)/pytest" -m "faults or slow" --timeout 900 $(ARGS)
+
+screenshots: ## take the pictures of docs/dashboard.md again (needs chromium)
+	@sh scripts/setup.sh test
+	@STREAMGAUGE_SCREENSHOTS=docs/screenshots "$(BIN)/pytest" -q tests/browser $(ARGS)
+
+schema: setup ## write the JSON Schema of config.yaml again, from its shapes and docs/configuration.md
+	@PYTHONPATH=. "$(BIN)/python" scripts/config_schema.py
 
 lock: setup ## resolve requirements.lock again, to the newest versions pyproject.toml allows
 	@"$(BIN)/uv" pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \

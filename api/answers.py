@@ -11,7 +11,7 @@ import msgspec
 from flask import Response
 
 from api.exports import BODIES, CONTENT_TYPES
-from api.parameters import Format
+from api.metric_parameters import Format
 from pipeline.core.aggregates import Finisher
 from pipeline.core.definitions import Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
@@ -24,18 +24,19 @@ def json_response(body: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
 
 
-def metric_response(answer: Answer, form: Format) -> Response:
-    """Write an answer in the form that was asked for."""
+def metric_response(answer: Answer, form: Format, next_page: str | None = None) -> Response:
+    """Write an answer in the form that was asked for; `next_page` is the cursor of the page after it."""
     match form:
         case "json":
-            return json_response({"data": answer.rows, "meta": meta(answer), "next": None})
+            return json_response({"data": answer.rows, "meta": meta(answer), "next": next_page})
         case "columns":
-            return json_response({"data": answer.columns, "meta": column_meta(answer), "next": None})
+            return json_response({"data": answer.columns, "meta": column_meta(answer), "next": next_page})
         case "csv" | "ndjson" | "arrow":
-            return Response(BODIES[form](answer), 200, account_headers(answer), content_type=CONTENT_TYPES[form])
+            headers = account_headers(answer, next_page)
+            return Response(BODIES[form](answer), 200, headers, content_type=CONTENT_TYPES[form])
 
 
-def account_headers(answer: Answer) -> dict[str, str]:
+def account_headers(answer: Answer, next_page: str | None) -> dict[str, str]:
     """The account of completeness, where the body is a table and nothing else."""
     said = {
         "Streamgauge-Watermark": answer.completeness.watermark_ms,
@@ -43,6 +44,7 @@ def account_headers(answer: Answer) -> dict[str, str]:
         "Streamgauge-Complete-To": answer.completeness.complete_to_ms,
         "Streamgauge-Complete-By": answer.completeness.complete_by,
         "Streamgauge-Truncated": str(answer.truncated).lower(),
+        "Streamgauge-Next": next_page,
     }
     headers = {name: str(value) for name, value in said.items() if value is not None}
     return headers | {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
@@ -61,6 +63,8 @@ def column_meta(answer: Answer) -> dict[str, Any]:
 def meta(answer: Answer) -> dict[str, Any]:
     """What an answer covers and how complete it is; times are epoch milliseconds, null where unknown."""
     program, completeness = answer.program, answer.completeness
+    calendar = {} if answer.calendar is None else {"calendar": answer.calendar.unit, "tz": answer.calendar.zone}
+    units = dict.fromkeys(program.value_types) | {f.spec.name: measure(program, f) for f in program.finishers}
     return {
         "start": answer.start_ms,
         "end": answer.end_ms,
@@ -70,12 +74,12 @@ def meta(answer: Answer) -> dict[str, Any]:
         "complete_from": completeness.complete_from_ms,
         "complete_to": completeness.complete_to_ms,
         "complete_by": completeness.complete_by,
-        "unit": dict.fromkeys(program.value_types)
-        | {finisher.spec.name: measure(program, finisher) for finisher in program.finishers},
+        "unit": {each.name: units[each.name] for each in answer.fields if each.kind == "value"},
         "truncated": answer.truncated,
         "tier": answer.tier_ms,
         "capped": sorted(answer.capped),
         "failed": sorted(answer.failed),
+        **calendar,
     }
 
 

@@ -11,21 +11,34 @@ from flask import Flask, Request, request
 
 from api import problems
 from api.aside import aside_blueprint
+from api.dashboard_files import dashboard_blueprint
 from api.fast_door import FastDoor
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
+from api.live import live_blueprint
+from api.live_hub import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
 from api.timecontrol import blueprint as time_blueprint
+from api.window_gauges import window_gauges_blueprint
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.connection import reader, writer
 from pipeline.runtime.setup import groups_of
 from pipeline.runtime.time_keepers import time_keepers
 
+LIVE_HUB = "live_hub"  # among the app's extensions: what ends the live streams when the server stops
 
-def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, allow_volatile: bool = False) -> Flask:
+
+def create_app(
+    config: Config,
+    redis_url: str,
+    *,
+    loopback_only: bool = True,
+    allow_volatile: bool = False,
+    live: LivePolicy | None = None,
+) -> Flask:
     """Return the WSGI app for a config and a server."""
     app = Flask("streamgauge", static_folder=None)
     problems.register(app)
@@ -40,7 +53,11 @@ def create_app(config: Config, redis_url: str, *, loopback_only: bool = True, al
     app.register_blueprint(aside_blueprint(config, client, writer(redis_url, large_values=True), intakes))
     app.register_blueprint(time_blueprint(writing, time_keepers(writing, config)))
     app.register_blueprint(read_blueprint(config, client))
+    live_streams, app.extensions[LIVE_HUB] = live_blueprint(config, client, live or LivePolicy())
+    app.register_blueprint(live_streams)
+    app.register_blueprint(window_gauges_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    app.register_blueprint(dashboard_blueprint(config))
     app.wsgi_app = FastDoor(app, intakes, _refuse_foreign_host if loopback_only else None)  # type: ignore[method-assign]
     return app
 

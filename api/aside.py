@@ -18,7 +18,8 @@ from api.answers import json_response
 from api.bodies import read_body
 from api.ingest import idempotency_key
 from api.intake import Intakes
-from api.parameters import Arguments, aside_request, known_name, no_parameters
+from api.parameter_values import Arguments
+from api.parameters import aside_request, known_name, no_parameters
 from api.replays import Replayed, ReplayOrder, Replays
 from pipeline.core.definitions import Config
 from pipeline.core.spelling import did_you_mean
@@ -152,7 +153,8 @@ def row_account(shelf: Shelf, row: AsideRow) -> dict[str, Any]:
             return about | {"event": _event(row.fields.get(b"body", b""), row.text("coding"))}
         case "quarantine":
             about |= {"reason": row.text("code"), "error": row.text("reason"), "field": row.text("field") or None}
-            return about | {"index": int(row.text("index") or 0), "body": row.text("body")}
+            about |= {"index": int(row.text("index") or 0), "body": row.text("body")}
+            return about | ({"header": row.text("header")} if b"header" in row.fields else {})
 
 
 def _event(body: bytes, coding: str = "") -> Any:

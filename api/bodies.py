@@ -5,6 +5,7 @@ Invariant: nothing here trusts a header for a size or a coding: clients' headers
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import BinaryIO, cast
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 from flask import Request
 
 from pipeline.core.arrow_stream import MAGIC
+from pipeline.core.csv_rows import BYTE_ORDER_MARK
 from pipeline.core.validation import MAX_BODY_BYTES, PostedKind
 from pipeline.errors import BadRequestError
 
@@ -26,8 +28,11 @@ ARROW_FILE = "Arrow file (Feather)"
 
 _NDJSON_TYPES = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
 _CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "zstd"})  # whether it is that is seen in the body itself
+_CSV_TYPES = frozenset({"text/csv", "application/csv", "text/x-csv"})
+_NO_TYPES = frozenset({"", "text/plain", "application/octet-stream", "application/x-www-form-urlencoded"})  # of curl
+_JSON_STARTS = (b"", b"{", b"[")
+_CSV_HEADER = re.compile(rb'"?[A-Za-z_][\w .-]*"?(?:,"?[A-Za-z_][\w .-]*"?)+\r?\n', re.ASCII)
 _UNREADABLE_TYPES = {
-    "text/csv": "CSV",
     "application/vnd.apache.arrow.file": ARROW_FILE,
     "application/vnd.apache.parquet": "Parquet",
     "application/xml": "XML",
@@ -43,8 +48,8 @@ _UNREADABLE_STARTS = {
 }
 
 
-def read_body(request: Request) -> bytes:
-    """The whole body, inflated if it is gzip.
+def read_body(request: Request, *, takes_csv: bool = False) -> bytes:
+    """The whole body, inflated if it is gzip or zstd; `takes_csv`: where rows are posted.
 
     Raises:
         BadRequestError: too large (413), cut off or damaged (400), or of a kind that is not read (415).
@@ -52,6 +57,8 @@ def read_body(request: Request) -> bytes:
     content_type = request.mimetype
     if content_type in _UNREADABLE_TYPES:
         raise _unreadable(_UNREADABLE_TYPES[content_type])
+    if content_type in _CSV_TYPES and not takes_csv:
+        raise _unreadable("CSV")
     for coding in request.headers.get("Content-Encoding", "").lower().split(","):
         if coding.strip() not in _CODINGS:
             raise BadRequestError(
@@ -70,9 +77,18 @@ def kind_of(request: Request, body: bytes) -> PostedKind:
     """What a body is; what the sender calls it is only asked where the body itself leaves a doubt."""
     if body.startswith(ARROW_START):
         return "arrow"
-    if request.mimetype == ARROW_TYPE and body.lstrip()[:1] not in (b"", b"{", b"["):
-        return "arrow"  # and so refused by what it lacks
+    start = body.removeprefix(BYTE_ORDER_MARK).lstrip()[:1]
+    if start not in _JSON_STARTS:
+        if request.mimetype == ARROW_TYPE:
+            return "arrow"  # and so refused by what it lacks
+        if request.mimetype in _CSV_TYPES or (request.mimetype in _NO_TYPES and _looks_like_csv(body)):
+            return "csv"
     return "ndjson" if request.mimetype in _NDJSON_TYPES else "json"
+
+
+def _looks_like_csv(body: bytes) -> bool:
+    """Whether the first line names columns and another follows: what `curl --data-binary @file.csv` says of nothing."""
+    return _CSV_HEADER.match(body.removeprefix(BYTE_ORDER_MARK)) is not None
 
 
 def may_be_cut(request: Request) -> bool:
@@ -162,7 +178,8 @@ def _too_large(seen: str) -> BadRequestError:
 
 def _unreadable(name: str) -> BadRequestError:
     return BadRequestError(
-        f"{name} bodies are not read. Send JSON, an array, NDJSON or an Arrow IPC stream; plain, gzip or zstd.",
+        f"{name} bodies are not read here. Rows are posted to /v1/streams/{{stream}}/events as a JSON object, an "
+        "array, NDJSON, CSV or an Arrow IPC stream; plain, gzip or zstd.",
         code="unsupported_media_type",
         status=415,
     )

@@ -10,10 +10,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,23 +31,12 @@ from pipeline.runtime.cli import (
 )
 
 if TYPE_CHECKING:
-    from api.client import Client
     from pipeline.runtime.doctor import Check
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 SIMULATE_PATIENCE_S = 5.0  # then events are dropped, and it goes on
 DOCTOR_PATIENCE_S = 2.0
-TAIL_POLL_S = 1.0
-TAIL_POLL_EVENTS = 1_000  # asked for at each poll: a stream that is faster is shown with gaps, which are said
-
-Identity = tuple[int, int, int, int]
 Url = Annotated[str, typer.Option(help="The API.")]
-
-
-class Format(StrEnum):
-    table = "table"
-    json = "json"
-    csv = "csv"
 
 
 def api(
@@ -120,67 +107,6 @@ def send(
         raise typer.Exit(EXIT_FAILED)
 
 
-def tail(
-    stream: Annotated[str, typer.Argument(help="Which stream.")],
-    count: Annotated[int, typer.Option("-n", min=1, max=TAIL_POLL_EVENTS, help="How many events.")] = 20,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with new ones, until Ctrl-C.")] = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Print the newest events of a stream as NDJSON, oldest first."""
-    from api.client import Client
-
-    with Client(url) as client:
-        seen = _show_new(client, stream, count, frozenset[Identity]())
-        while follow:
-            time.sleep(TAIL_POLL_S)
-            fresh = _show_new(client, stream, TAIL_POLL_EVENTS, seen)
-            if seen and len(fresh) == TAIL_POLL_EVENTS and not fresh & seen:
-                _talk("… some events came faster than they are shown …")
-            seen = fresh or seen
-
-
-def _show_new(client: Client, stream: str, count: int, seen: frozenset[Identity]) -> frozenset[Identity]:
-    events = {_identity(event): event for event in client.events(stream, count)}
-    for identity in sorted(events):
-        if identity not in seen:
-            typer.echo(json.dumps(events[identity], ensure_ascii=False))
-    return frozenset(events)
-
-
-def _identity(event: Mapping[str, Any]) -> Identity:
-    """Return what orders events by arrival and tells them apart: those of one batch share their entry's id."""
-    arrival_ms, _, number = event["id"].partition("-")
-    return int(arrival_ms), int(number), event["partition"], event["row"] or 0
-
-
-def query(
-    metric: Annotated[str, typer.Argument(help="Which metric.")],
-    start: Annotated[str | None, typer.Option(help="Such as -1h, 2015-05-17, or epoch milliseconds.")] = None,
-    end: Annotated[str | None, typer.Option(help="Likewise; not included.")] = None,
-    step: Annotated[str | None, typer.Option(help="Merge windows to this size, such as 5m.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="field=value, any number of times.")] = None,
-    order: Annotated[str | None, typer.Option(help="window or a value; a - before it: descending.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
-    format: Annotated[Format, typer.Option("--format", "-o", help="How to print it.")] = Format.table,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Print a metric over a range."""
-    from api.client import Client
-    from api.tables import print_metric
-
-    asked = {"start": start, "end": end, "step": step, "order": order, "limit": None if limit is None else str(limit)}
-    parameters = {name: value for name, value in asked.items() if value is not None} | _where(where or [])
-    path = f"/v1/metrics/{metric}"
-    with Client(url) as client:
-        match format:
-            case Format.csv:
-                typer.echo(client.text(path, {**parameters, "format": "csv"}), nl=False)
-            case Format.json:
-                typer.echo(json.dumps(client.get(path, parameters)))
-            case Format.table:
-                print_metric(client.get(path, parameters))
-
-
 def doctor(
     config: ConfigPath = DEFAULT_CONFIG,
     redis_url: RedisUrl = None,
@@ -233,17 +159,11 @@ def _seconds(text: str) -> float | None:
         raise typer.BadParameter(f"{text!r} is neither a number nor forever", param_hint="--seconds") from None
 
 
-def _where(pairs: list[str]) -> dict[str, str]:
-    if wrong := [pair for pair in pairs if "=" not in pair]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not field=value", param_hint="--where")
-    return {f"where.{field}": value for field, _, value in (pair.partition("=") for pair in pairs)}
-
-
 def _talk(text: str) -> None:
     typer.echo(text, err=True)
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (api, simulate, send, tail, query, doctor):
+    for command in (api, simulate, send, doctor):
         app.command()(command)

@@ -36,8 +36,10 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
         _only_parameters()
         receipt = _default_intake(intakes).take_one(read_body(request), idempotency_key())
         _refuse_if_none_taken(receipt)
-        (entry_id,) = next(iter(receipt.ids.values()))
-        return _json({"event_id": entry_id, "status": "Event published"}, 201)
+        entry_ids = next(iter(receipt.ids.values()))
+        if not entry_ids:  # which entry has it is not remembered
+            return _json({"event_id": None, "status": "Event known already"}, 200)
+        return _json({"event_id": entry_ids[0], "status": "Event published"}, 201)
 
     @blueprint.post("/v1/streams/<stream>/events")
     def append_events(stream: str) -> Response:
@@ -58,7 +60,7 @@ def take_rows(request: Request, intake: Intake, key: str | None = None, *, backf
     Raises:
         RefusedRowsError: none of them was taken.
     """
-    body, cut = read_body(request), may_be_cut(request)
+    body, cut = read_body(request, takes_csv=True), may_be_cut(request)
     receipt = intake.take(body, kind_of(request, body), key, may_be_cut=cut, backfill=backfill)
     _refuse_if_none_taken(receipt)
     return receipt

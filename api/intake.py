@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import redis
 
 from api.gathering import Gathering, Small
+from api.parts import Judged, Part, Parts
 from pipeline.core.arrow_stream import Limits
-from pipeline.core.arrow_validation import CheckedColumns, ColumnValidator
+from pipeline.core.arrow_validation import ColumnValidator
+from pipeline.core.csv_validation import CsvValidator
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
 from pipeline.core.refusals import Refusal, too_many_rows
@@ -29,10 +31,10 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, append
 
 SMALL_ROWS, SMALL_BYTES = 100, 64 * 1024  # of a request that goes together with others
-REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
-
-
-Judged = Checked | CheckedColumns
+_NO_LAST_LINE_END = (
+    "Nothing was taken: a CSV body that is sent in chunks may have been cut off in its last cell where it does not end "
+    "with a line end. Send all of it again, with one."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ class Intake:
         self._client = client
         self._scripts = Scripts(client)
         self._validator = Validator(stream)
+        self._csv = CsvValidator(stream, self._validator)
         self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
+        self._parts = Parts(stream)
         self._turns = itertools.count()
         places = range(stream.partitions) if stream.partition_by else (None,)
         self._gatherings = {place: Gathering(partial(self._write, place)) for place in places}
@@ -92,14 +96,15 @@ class Intake:
             if (small := self._small(checked, len(body), backfill=backfill)) is not None:
                 return self._append_small(checked, *small)
             home = self._next_partition()
-            return self._append(checked, self._steps(checked, home, now_ms, backfill=backfill), home, None)
+            return self._append(checked, self._parts.of(checked, home, now_ms, backfill=backfill), home, None)
         named, home = IdempotencyKey(key, fingerprint(body, backfill=backfill)), self._home(key)
-        steps = self._steps(checked, home, now_ms, backfill=backfill)
-        first = append(self._scripts, self.stream.name, home, steps[home][0], named)
+        parts = self._parts.of(checked, home, now_ms, backfill=backfill)
+        first, part = self._put(checked, home, parts[home][0], named)
         if first.known and first.judged_ms != now_ms:
             checked = self._check(body, kind, first.judged_ms, may_be_cut=may_be_cut, backfill=backfill)
-            steps = self._steps(checked, home, first.judged_ms, backfill=backfill)
-        return self._append(checked, steps, home, named, first)
+            parts = self._parts.of(checked, home, first.judged_ms, backfill=backfill)
+            part = parts[home][0]
+        return self._append(checked, parts, home, named, (first, part))
 
     def take_one(self, body: bytes, key: str | None = None) -> Receipt:
         """Store one event as a row entry, which any Redis client can read; a `key` makes it count once."""
@@ -119,13 +124,19 @@ class Intake:
         home = self._next_partition() if key is None else self._home(key)
         fields = {} if checked.refusals else row_fields(self.stream, self._validator.event(checked.body))
         if not fields:  # refused, or an event of nulls only: XADD takes no entry without fields, so it is a chunk
-            return self._append(checked, self._steps(checked, home, now_ms), home, named)
+            return self._append(checked, self._parts.of(checked, home, now_ms), home, named)
         entry = RowEntry(fields, None if checked.times_ms is None else int(checked.times_ms[0]))
         partition = home if checked.owners is None else int(checked.owners[0])
         if named is not None and partition != home:  # only the record: the key with another body is refused there
             append(self._scripts, self.stream.name, home, Step([], [], 0, now_ms), named)
-        done = append(self._scripts, self.stream.name, partition, Step([entry], [], checked.undeclared, now_ms), named)
-        return _receipt(checked, {partition: [done]}, int(not done.known), int(done.known))
+        part = self._parts.of_one(checked, Step([entry], [], checked.undeclared, now_ms))
+        done, part = self._put(checked, partition, part, named)
+        is_new = bool(part.step.entries) and not done.known
+        return _receipt(checked, {partition: [done]}, int(is_new), int(not is_new))
+
+    def judged(self, body: bytes, kind: PostedKind, *, backfill: bool = False) -> Judged:
+        """What `take` would say of a body now; nothing is written."""
+        return self._check(body, kind, self.pressure.now_ms(), backfill=backfill)
 
     def _home(self, key: str) -> int:
         """The partition that keeps the record of an idempotency key."""
@@ -140,11 +151,15 @@ class Intake:
         checked: Judged
         if kind == "arrow":
             checked = self._columns.check(body, now_ms=now_ms, of_any_age=backfill, to_the_end=may_be_cut)
+        elif kind == "csv":
+            if may_be_cut and not body.endswith(b"\n"):
+                raise BadRequestError(_NO_LAST_LINE_END, code="cut_off")
+            checked = self._csv.check(body, now_ms=now_ms, of_any_age=backfill)
         else:
             checked = self._validator.check(body, kind=kind, now_ms=now_ms, of_any_age=backfill)
         if checked.n_received == 0:
             raise BadRequestError(
-                "The body has no events. Send a JSON object, an array, NDJSON or Arrow.", code="empty"
+                "The body has no events. Send a JSON object, an array, NDJSON, CSV or Arrow.", code="empty"
             )
         if checked.n_received > MAX_ROWS:
             raise too_many_rows(MAX_ROWS)
@@ -152,7 +167,9 @@ class Intake:
 
     def _small(self, checked: Judged, size: int, *, backfill: bool) -> tuple[int | None, Small] | None:
         """The rows of a small request and the partition they are for (None: any); None where it goes by itself."""
-        if backfill or checked.refusals or checked.n_good > SMALL_ROWS or size > SMALL_BYTES:
+        if self.stream.dedup is not None or backfill or checked.refusals:
+            return None
+        if checked.n_good > SMALL_ROWS or size > SMALL_BYTES:
             return None
         shares = checked.shares(self.stream, 0)
         if len(shares) != 1:
@@ -182,43 +199,33 @@ class Intake:
     def _append(
         self,
         checked: Judged,
-        steps_of: Mapping[int, Sequence[Step]],
+        parts_of: Mapping[int, Sequence[Part]],
         home: int,
         key: IdempotencyKey | None,
-        first: Appended | None = None,
+        first: tuple[Appended, Part] | None = None,
     ) -> Receipt:
         """Write all steps, the home partition's first; `first` is what the very first became, if it is done."""
         done: dict[int, list[Appended]] = {}
         stored = known = 0
-        for partition, steps in steps_of.items():
-            for number, step in enumerate(steps):
-                if key is None and not step.entries and not step.refusals:
+        for partition, parts in parts_of.items():
+            for number, part in enumerate(parts):
+                if key is None and not part.step.entries and not part.step.refusals:
                     continue  # only a record would have been written
                 if first is not None and partition == home and number == 0:
-                    outcome = first
+                    outcome, written = first
                 else:
                     name = key and IdempotencyKey(f"{key.key} {number}" if number else key.key, key.fingerprint)
-                    outcome = append(self._scripts, self.stream.name, partition, step, name)
+                    outcome, written = self._put(checked, partition, part, name)
                 done.setdefault(partition, []).append(outcome)
-                stored, known = stored + step.n_good * (not outcome.known), known + step.n_good * outcome.known
+                stored += written.step.n_good * (not outcome.known)
+                known += written.step.n_good * outcome.known + written.step.left_out
         return _receipt(checked, done, stored, known)
 
-    def _steps(self, checked: Judged, home: int, judged_ms: int, *, backfill: bool = False) -> dict[int, list[Step]]:
-        """What is written where, home first: a chunk a step, and refused rows at home beside the first chunks."""
-        shares = checked.shares(self.stream, home)
-        refusals = list(_slices(checked.refusals, REFUSALS_A_STEP))
-        order = [home, *(partition for partition in shares if partition != home)]
-        steps: dict[int, list[Step]] = {}
-        undeclared = checked.undeclared
-        for partition in order:
-            refused = refusals if partition == home else []
-            steps[partition] = []
-            for chunk, rows in itertools.zip_longest(shares.get(partition, []), refused):
-                counted = min(undeclared, chunk.n) if chunk else 0
-                undeclared -= counted
-                steps[partition].append(Step([chunk] if chunk else [], rows or [], counted, judged_ms, backfill))
-            steps[partition] = steps[partition] or [Step([], [], 0, judged_ms)]
-        return steps
+    def _put(self, checked: Judged, partition: int, part: Part, key: IdempotencyKey | None) -> tuple[Appended, Part]:
+        """Append one step, without the rows whose ids are known: what became of it, and of which rows it was made."""
+        while (outcome := append(self._scripts, self.stream.name, partition, part.step, key)).seen:
+            part = part.without(outcome.seen, checked, self.stream)  # each time there is at least one less
+        return outcome, part
 
 
 def fingerprint(body: bytes, *, backfill: bool = False) -> str:
@@ -244,11 +251,6 @@ def _cut_off(checked: Judged, kind: PostedKind) -> BadRequestError:
     if kind == "arrow":
         return BadRequestError(f"Nothing was taken: {checked.refusals[-1].message}.", code="cut_off")
     return BadRequestError("The body breaks off in the middle of a row. Send all of it again.", code="cut_off")
-
-
-def _slices(refusals: Sequence[Refusal], size: int) -> Iterator[Sequence[Refusal]]:
-    for start in range(0, len(refusals), size):
-        yield refusals[start : start + size]
 
 
 def _receipt(checked: Judged, done: dict[int, list[Appended]], stored: int, known: int) -> Receipt:

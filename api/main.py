@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import sys
 
-from api import aside_commands, commands, replay_command
-from pipeline.runtime import trust_commands
+from api import aside_commands, commands, query_command, replay_command, tail_command, top_command
+from pipeline.runtime import project_commands, trust_commands
 from pipeline.runtime.cli import app, run
 
 __all__ = ["app", "main"]
 
 commands.add_to(app)
+tail_command.add_to(app)
+query_command.add_to(app)
+top_command.add_to(app)
 replay_command.add_to(app)
 trust_commands.add_to(app)
 aside_commands.add_to(app)
+project_commands.add_to(app)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from pipeline.core.refusals import Refusal
-from pipeline.errors import BackpressureError, BadRequestError
+from pipeline.errors import BackpressureError, BadRequestError, TooManyReadersError
 from pipeline.rim.connection import is_away
 from pipeline.rim.pressure import MemoryFullError
 
@@ -64,6 +64,8 @@ def from_error(error: Exception) -> Response:
             return problem(error.status, error.code, str(error), errors=[])
         case MemoryFullError():
             return _retry(503, "memory_full", str(error), error.retry_after_s)
+        case TooManyReadersError():
+            return _retry(429, "too_many_readers", str(error), error.retry_after_s)
         case BackpressureError():
             return _retry(429, "backlog", str(error), error.retry_after_s)
         case redis.exceptions.RedisError() if is_away(error):

@@ -7,7 +7,6 @@ the one exception, the hash of a table's content, is hexadecimal or refused.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
 
 import redis
 from flask import Blueprint, Response, request
@@ -21,16 +20,15 @@ from api.accounts import (
     watermark_account,
 )
 from api.answers import json_response, metric_response
+from api.cursors import next_cursor
+from api.etags import etag, tagged, unchanged
+from api.metric_parameters import explain_request, latest_format, metric_request, rolling_request
 from api.parameters import (
     event_limit,
     event_request,
-    explain_request,
     known_name,
-    latest_format,
-    metric_request,
     no_parameters,
     raw_request,
-    rolling_request,
     source_limit,
 )
 from api.skew import skew_account
@@ -41,7 +39,7 @@ from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.explain_event import explain_event
 from pipeline.runtime.explain_report import event_json, window_json
 from pipeline.runtime.explain_window import explain_window, subject_of
-from pipeline.runtime.query import Metrics
+from pipeline.runtime.query import Metrics, rolling_span
 from pipeline.runtime.raw_log import raw_page
 from pipeline.runtime.recent import newest_events
 from pipeline.runtime.skew import skew_report
@@ -50,9 +48,6 @@ from pipeline.runtime.stream_time import stream_time
 from pipeline.runtime.time_keepers import horizons_of
 
 CONTENT_HASH = re.compile(r"[0-9a-f]{32}", re.ASCII)
-NOT_BUILT = {
-    "live": "ask for /latest again",
-}
 
 
 def read_blueprint(config: Config, client: redis.Redis) -> Blueprint:
@@ -78,20 +73,31 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
     def read_metric(metric: str) -> Response:
         program = metrics.program(known_name("metric", metric, metrics.programs))
         asked = metric_request(request.args, program, redis_time_ms(client))
-        return metric_response(metrics.query(asked.query, program), asked.format)
+        tag = etag(program, metrics.state(program), *metrics.question(asked.query, program), asked.format)
+        if request.if_none_match.contains_weak(tag):
+            return unchanged(tag)
+        answer = metrics.query(asked.query, program)
+        return tagged(metric_response(answer, asked.format, next_cursor(request.args, answer)), tag)
 
     @blueprint.get("/v1/metrics/<metric>/latest")
     def read_latest(metric: str) -> Response:
-        known_name("metric", metric, metrics.programs)
+        program = metrics.program(known_name("metric", metric, metrics.programs))
         form = latest_format(request.args)
-        return metric_response(metrics.latest(metric), form)
+        tag = etag(program, metrics.state(program), "latest", form)
+        if request.if_none_match.contains_weak(tag):
+            return unchanged(tag)
+        return tagged(metric_response(metrics.latest(metric, program), form), tag)
 
     @blueprint.get("/v1/metrics/<metric>/rolling")
     def read_rolling(metric: str) -> Response:
         program = metrics.program(known_name("metric", metric, metrics.programs))
         asked = rolling_request(request.args, program, redis_time_ms(client))
+        span = rolling_span(program, asked.window_ms, asked.at_ms)
+        tag = etag(program, metrics.state(program), "rolling", span, asked.where, asked.format)
+        if request.if_none_match.contains_weak(tag):
+            return unchanged(tag)
         answer = metrics.rolling(metric, asked.window_ms, asked.at_ms, asked.where, program)
-        return metric_response(answer, asked.format)
+        return tagged(metric_response(answer, asked.format), tag)
 
     @blueprint.get("/v1/metrics/<metric>/explain")
     def explain_metric(metric: str) -> Response:
@@ -100,13 +106,6 @@ def _add_metrics(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         subject = subject_of(client, program, asked.start_ms, asked.end_ms, asked.where)
         return json_response(window_json(explain_window(client, config, subject), asked.where))
 
-    @blueprint.get("/v1/metrics/<metric>/<any(live):view>")
-    def refuse_view(metric: str, view: str) -> NoReturn:
-        known_name("metric", metric, metrics.programs)
-        raise BadRequestError(
-            f"/v1/metrics/{metric}/{view} is not built yet; {NOT_BUILT[view]}", code="not_built", status=501
-        )
-
 
 def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> None:
     @blueprint.get("/v1/streams")
@@ -114,7 +113,7 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         no_parameters(request.args)
         status = read_status(client, config)
         times = [stream_time(each, horizons_of(config, name), status.now_ms) for name, each in status.streams.items()]
-        return json_response({"streams": [stream_account(time) for time in times]})
+        return json_response({"now": status.now_ms, "streams": [stream_account(time) for time in times]})
 
     @blueprint.get("/v1/streams/<stream>/watermark")
     def read_watermark(stream: str) -> Response:

@@ -17,11 +17,11 @@ from pipeline.core.batches import split_id
 from pipeline.core.codings import NDJSON
 from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import CHUNK_BYTES, Chunk
-from pipeline.core.validation import Validator
+from pipeline.core.validation import PostedKind, Validator
 from pipeline.errors import BadRequestError
 from pipeline.rim.aside import AsideRow, Place, Shelf, mark_quarantined, named, oldest_first
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.streams import AlreadyReplayedError, StageReplay, Step, append
+from pipeline.rim.streams import QUARANTINED_BYTES, AlreadyReplayedError, StageReplay, Step, append
 
 REPLAYED_A_REQUEST = 10_000  # rows; `more` says that the same request goes on
 ROWS_A_STEP = 1_000  # marks of one script call: about 1 ms of the server (FACTS 8)
@@ -237,23 +237,31 @@ class Replays:
 
     def _through_the_door(self, order: ReplayOrder, rows: Sequence[AsideRow], done: Replayed) -> None:
         for row in rows:
-            body = row.fields.get(b"body", b"")
-            now_ms = self._intake.pressure.now_ms()
-            checked = self._validator.check(body, kind="json", now_ms=now_ms, of_any_age=order.backfill)
-            if checked.refusals or checked.n_received != 1:
-                why = checked.refusals[0] if checked.refusals else None
-                code = why.code if why else "malformed"
-                done.refuse(row.place, code, why.message if why else "the stored row is not one event")
+            body, kind = _as_posted(row)
+            if len(row.fields.get(b"body", b"")) >= QUARANTINED_BYTES:
+                done.refuse(row.place, "cut_off", "only the beginning of the row was kept; send the event again")
                 continue
             key = f"quarantine:{row.place}" + (f":{order.request}" if order.again else "")
             try:
-                receipt = self._intake.take(body, "json", key, backfill=order.backfill)
+                checked = self._intake.judged(body, kind, backfill=order.backfill)
+                if checked.refusals or checked.n_received != 1:
+                    why = checked.refusals[0] if checked.refusals else None
+                    code = why.code if why else "malformed"
+                    done.refuse(row.place, code, why.message if why else "the stored row is not one event")
+                    continue
+                receipt = self._intake.take(body, kind, key, backfill=order.backfill)
             except BadRequestError as error:
                 done.refuse(row.place, error.code, str(error))
                 continue
             mark_quarantined(self._client, order.shelf, row.place, order.request)
             done.replayed += 1
             done.entries += [entry for ids in receipt.ids.values() for entry in ids]
+
+
+def _as_posted(row: AsideRow) -> tuple[bytes, PostedKind]:
+    """A quarantined row as a body of its own; a row of CSV has its header again."""
+    body, header = row.fields.get(b"body", b""), row.fields.get(b"header")
+    return (body, "json") if header is None else (b"\n".join([header, body]), "csv")
 
 
 def _steps(events: Sequence[_Event]) -> Iterator[list[_Event]]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from api.client import BATCH_ROWS, Client
+from pipeline.core.csv_cells import typed_cell
 from pipeline.core.ndjson import encode_rows
 from pipeline.runtime.door import SendResult
 from pipeline.runtime.replay import cut_batches
-from pipeline.runtime.replay_files import read_rows, typed_cell
+from pipeline.runtime.replay_files import read_rows
 
 READ_BYTES = 1 << 20
 

@@ -9,6 +9,8 @@ import ipaddress
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -19,14 +21,18 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server import Server
 
-from api.app import create_app
+from api.app import LIVE_HUB, create_app
+from api.live_hub import LivePolicy
 from pipeline.errors import ConfigError
 from pipeline.rim.lifeline import die_with_parent
 from pipeline.runtime.config import load_config
 from pipeline.runtime.memory import keep_freed_memory
 
 # A request holds a thread while its body arrives and Redis answers; half-sent ones must not take them all (FACTS 19).
-BLOCKING_THREADS = 8
+REQUEST_THREADS = 8
+LIVE = LivePolicy()
+# Granian starts a thread when none is free, up to this many. Live readers are counted, so these are always left.
+BLOCKING_THREADS = REQUEST_THREADS + LIVE.readers
 DRAIN_S = 10  # after SIGTERM, for requests under way; the longest wait of ours is 5 s
 
 
@@ -44,7 +50,11 @@ class AppLoader:
         self.tie()
         keep_freed_memory()
         config = load_config(self.config_path, os.environ)
-        return create_app(config, self.redis_url, loopback_only=self.loopback_only, allow_volatile=self.allow_volatile)
+        app = create_app(
+            config, self.redis_url, loopback_only=self.loopback_only, allow_volatile=self.allow_volatile, live=LIVE
+        )
+        _at_signal(app.extensions[LIVE_HUB].close)
+        return app
 
 
 def serve(
@@ -96,6 +106,25 @@ def _end_by_signal() -> None:
     the main process's, which swallowed the signal, and the end took DRAIN_S (measured)."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _at_signal(end: Callable[[], None]) -> None:
+    """Call `end` when this process is told to stop: a live stream is a request under way that never finishes.
+
+    Granian sets its own handlers after this, and says nothing of a signal to the app. Python writes the number of a
+    signal that has any handler to the wake-up file, whoever set it.
+    """
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+
+    def wait() -> None:
+        while number := told.recv(1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM):
+                end()
+        tell.close()  # never: what keeps it open is that this thread knows it
+
+    threading.Thread(target=wait, name="stop", daemon=True).start()
 
 
 def _is_loopback(host: str) -> bool:

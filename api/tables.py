@@ -11,10 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from api.sparklines import sparklines
+from api.top import Top
 from pipeline.core.ndjson import iso_time
 from pipeline.runtime.doctor import Check
 
@@ -33,6 +36,55 @@ def print_metric(answer: Mapping[str, Any]) -> None:
     typer.echo(f"{len(rows)} rows, complete to {complete_to}, watermark {watermark}", err=True)
     if answer.get("next") is not None:
         typer.echo("There are more rows: narrow the range, or raise --limit.", err=True)
+
+
+def print_sparklines(answer: Mapping[str, Any]) -> None:
+    """Print a line for each group and value of an answer that has several windows."""
+    step = answer["meta"].get("step")
+    lines = sparklines(answer["data"], list(answer["meta"]["unit"]), step if isinstance(step, int) else None)
+    if not lines:
+        return
+    table = Table("group", "value", "oldest to newest", "least", "most", "last", box=None, pad_edge=False)
+    for line in lines:
+        numbers = (f"{number:,.6g}" for number in (line.least, line.most, line.last))
+        table.add_row(escape(line.group), line.value, line.drawn, *numbers)
+    typer.echo()
+    _print(table)
+
+
+def print_top(top: Top) -> None:
+    """Print one look at everything."""
+    for part in _top_parts(top):
+        _print(part)
+
+
+def top_screen(top: Top, url: str) -> Group:
+    """The same as a screen."""
+    return Group(Text(f"{url}    q ends", style="dim"), Text(), *_top_parts(top))
+
+
+def _top_parts(top: Top) -> tuple[Text | Table, ...]:
+    memory = f"Redis {top.redis_memory_bytes / 1e6:,.1f} MB, {top.workers} workers"
+    streams = _numbers("stream", "events/s", "stored", "duplicate", "rejected", "quarantined")
+    for stream in top.streams:
+        counts = (stream.stored, stream.duplicate, stream.rejected, stream.quarantined)
+        streams.add_row(stream.stream, f"{stream.events_per_s:,.1f}", *(f"{count:,}" for count in counts))
+    stages = _numbers("stage", "events/s", "lag", "lag s", "watermark delay", "pending", "late", "dead", "books")
+    for stage in top.stages:
+        delay = "" if stage.watermark_delay_s is None else f"{stage.watermark_delay_s:,.1f} s"
+        stages.add_row(
+            *(stage.stage, f"{stage.events_per_s:,.1f}", f"{stage.lag_events:,}", f"{stage.lag_s:,.1f}", delay),
+            *(f"{count:,}" for count in (stage.pending, stage.late, stage.dead)),
+            "ok" if stage.books_add_up else "DIFFER",
+        )
+    return Text(memory), Text(), streams, Text(), stages
+
+
+def _numbers(name: str, *columns: str) -> Table:
+    table = Table(name, box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
 
 
 def print_aside(answer: Mapping[str, Any]) -> None:
@@ -69,7 +121,7 @@ def print_checks(checks: Sequence[Check], as_json: bool) -> None:
     _print(table)
 
 
-def _print(table: Table) -> None:
+def _print(table: Table | Text) -> None:
     console = Console()
     if not console.is_terminal:  # rich would cut the rows of a pipe at 80 columns
         console = Console(width=PIPE_COLUMNS)

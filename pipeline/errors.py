@@ -59,6 +59,10 @@ class BackpressureError(StreamgaugeError):
         super().__init__(message)
 
 
+class TooManyReadersError(BackpressureError):
+    """Every place for a live reader is taken."""
+
+
 class FenceError(StreamgaugeError):
     """Another worker or a rollback moved on: nothing was written; load the state again."""
 

@@ -2,7 +2,7 @@
 # Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
 #
 #   scripts/setup.sh          what `make run` needs
-#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler
+#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser, Prometheus
 #
 # PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
 set -eu
@@ -88,6 +88,21 @@ want_redis_server() {
     say "no redis-server on PATH, so the tests on it are skipped; root can install it: apt-get install redis-server"
 }
 
+# Likewise: without it the test that lets a real Prometheus scrape is skipped at home.
+want_prometheus() {
+    if has prometheus; then return; fi
+    if is_root && has apt-get; then
+        say "installing prometheus with apt, for the tests"
+        if apt_install --no-install-recommends prometheus; then
+            # The package starts a server on 9090 for good; the tests start their own.
+            if [ -d /run/systemd/system ]; then quietly systemctl disable --now prometheus || true; fi
+            return
+        fi
+        say "apt could not install prometheus: $(tail -n 1 "$LOG")"
+    fi
+    say "no prometheus on PATH, so the test that scrapes with it is skipped; root can install it: apt-get install prometheus"
+}
+
 # Without one the package is pure Python, and the tests that compare the native reader with it are skipped.
 want_compiler() {
     if has "${CC:-cc}"; then return; fi
@@ -97,6 +112,17 @@ want_compiler() {
         say "apt could not install gcc: $(tail -n 1 "$LOG")"
     fi
     say "no C compiler here, so the native reader is not built; root can install one: apt-get install gcc python3-dev"
+}
+
+# Likewise for the tests of the dashboard, which open it in the system's Chromium.
+want_browser() {
+    if has chromium || has chromium-browser; then return; fi
+    if is_root && has apt-get; then
+        say "installing chromium with apt, for the tests of the dashboard"
+        if apt_install chromium; then return; fi
+        say "apt could not install chromium: $(tail -n 1 "$LOG")"
+    fi
+    say "no chromium on PATH, so the tests of the dashboard are skipped; root can install it: apt-get install chromium"
 }
 
 require_python
@@ -112,4 +138,8 @@ if [ "$(recorded contents)" != "$CONTENTS" ]; then
     install_packages
     record contents "$CONTENTS"
 fi
-if [ "${1:-}" = test ]; then want_redis_server; fi
+if [ "${1:-}" = test ]; then
+    want_redis_server
+    want_browser
+    want_prometheus
+fi

@@ -33,6 +33,7 @@ class FakeApi:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)  # path → body of a GET
     computed: dict[str, Callable[[dict[str, list[str]]], dict[str, Any]]] = field(default_factory=dict)  # of the query
+    texts: dict[str, Callable[[], str]] = field(default_factory=dict)  # path → a text
     rows: dict[str, list[Any]] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)  # sizes, as stored
     ticks: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -106,7 +107,9 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             parts = urlsplit(self.path)
             api.queries.append((parts.path, parse_qs(parts.query)))
             known = {"/v1/streams": {"streams": api.streams}, "/v1/metrics": {"metrics": api.metrics}, **api.answers}
-            if parts.path in api.computed:
+            if parts.path in api.texts:
+                self._say(200, api.texts[parts.path]().encode(), {})
+            elif parts.path in api.computed:
                 self._answer(200, api.computed[parts.path](parse_qs(parts.query)))
             elif parts.path in known:
                 self._answer(200, known[parts.path])
@@ -139,9 +142,11 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
                 self._answer(status, said)
 
         def _answer(self, status: int, said: dict[str, Any], headers: dict[str, str] | None = None) -> None:
-            body = json.dumps(said).encode()
+            self._say(status, json.dumps(said).encode(), headers or {})
+
+        def _say(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)

@@ -129,6 +129,8 @@ class Line:
     def committed(self) -> Iterator[bool]:
         """For each group and partition, whether its checkpoint is at the end of the log."""
         for stream in self.config.streams.values():
+            if not groups_of(self.config, stream.name):
+                continue
             for partition in range(stream.partitions):
                 info = self.client.execute_command("XINFO", "STREAM", keys.raw(stream.name, partition))
                 last_id = replies.parse_stream_info(info).last_id

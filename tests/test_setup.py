@@ -159,6 +159,15 @@ def test_root_gets_the_redis_server_of_the_tests_from_apt_and_run_does_not_ask_f
     assert "apt-get install -y redis-server" in machine.calls.read_text("utf-8")
 
 
+def test_root_gets_the_browser_of_the_tests_from_apt_and_one_that_is_there_is_kept(machine: Machine) -> None:
+    machine.setup("test", FAKE_UID="0")
+    assert "apt-get install -y chromium" in machine.calls.read_text("utf-8")
+
+    (machine.folder.parent / "bin/chromium").symlink_to("/bin/true")
+    machine.setup("test", FAKE_UID="0")
+    assert "chromium" not in machine.calls.read_text("utf-8")
+
+
 def test_root_gets_the_compiler_of_the_native_reader_from_apt_and_run_does_without(machine: Machine) -> None:
     machine.setup(FAKE_UID="0")
     assert "gcc" not in machine.calls.read_text("utf-8")
@@ -180,3 +189,4 @@ def test_a_missing_redis_server_is_said_and_stops_nothing(machine: Machine) -> N
 
     assert done.returncode == 0
     assert "no redis-server on PATH, so the tests on it are skipped" in done.stderr
+    assert "no chromium on PATH, so the tests of the dashboard are skipped" in done.stderr

@@ -52,13 +52,18 @@ class CheckedColumns:
         """The good rows as chunks by partition; those of a stream that is spread evenly go `home`."""
         if stream.partition_by is None:
             return {home: list(chunks_of(stream, self.batch, self.times_ms))}
+        return {partition: self.chunks_at(stream, rows) for partition, rows in self.rows_by_partition(stream).items()}
+
+    def rows_by_partition(self, stream: Stream) -> dict[int, Int64]:
+        """The places of the good rows of each partition of a stream that has a `partition_by`."""
+        assert stream.partition_by is not None, f"{stream.name} spreads evenly"
         owners = _owners(self.batch.column(stream.partition_by), stream.partitions)
-        found = {}
-        for partition in np.unique(owners).tolist():
-            places = np.flatnonzero(owners == partition)
-            times_ms = None if self.times_ms is None else self.times_ms[places]
-            found[partition] = list(chunks_of(stream, self.batch.take(column_of(pa.int64(), places)), times_ms))
-        return found
+        return {partition: np.flatnonzero(owners == partition) for partition in np.unique(owners).tolist()}
+
+    def chunks_at(self, stream: Stream, places: Int64) -> list[Chunk]:
+        """Some of the good rows, in order, as chunks."""
+        times_ms = None if self.times_ms is None else self.times_ms[places]
+        return list(chunks_of(stream, self.batch.take(column_of(pa.int64(), places)), times_ms))
 
 
 class ColumnValidator:

@@ -74,6 +74,14 @@ class TimePolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Dedup:
+    """An event whose `key` was stored within the last `within_ms`, by Redis's clock, is the same event sent again."""
+
+    key: str
+    within_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stream:
     """A source: events of one schema, in `partitions` ordered logs."""
 
@@ -86,6 +94,7 @@ class Stream:
     retention_bytes: int = 1_000_000_000
     extra: ExtraPolicy = "drop"
     compression: Compression = "none"  # of the chunks that are written from now on
+    dedup: Dedup | None = None  # then `partition_by` is set: events of one id meet in one partition
 
     def field(self, name: str) -> Field | None:
         return next((f for f in self.fields if f.name == name), None)

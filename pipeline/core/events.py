@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
@@ -250,14 +251,10 @@ class Reader:
 def _frames(parts: Sequence[pl.DataFrame | Any]) -> list[pl.DataFrame]:
     """Fields of events as DataFrames: Arrow tables side by side become one of them."""
     frames: list[pl.DataFrame] = []
-    tables: list[Any] = []
-    for part in parts:
-        if not isinstance(part, pl.DataFrame):
-            tables.append(part)
-            continue
-        frames += [arrow_chunks.frame_of(tables), part] if tables else [part]
-        tables = []
-    return [*frames, arrow_chunks.frame_of(tables)] if tables else frames
+    for is_frame, run in groupby(parts, lambda part: isinstance(part, pl.DataFrame)):
+        alike = list(run)
+        frames += alike if is_frame else [arrow_chunks.frame_of(alike)]
+    return frames
 
 
 class _TextReader:

@@ -45,6 +45,13 @@ def hash_values(values: Column) -> Hashes:
         return _finish(_round(np.full(len(words), np.uint64(_WORD) * _M), words))
 
 
+def hash_series(values: pl.Series) -> Hashes:
+    """Return the hash of each value of a column of texts or int64; that of a null says nothing."""
+    if values.dtype == pl.String:
+        return _hash_strings(values.fill_null(""))
+    return hash_values(values.fill_null(0).cast(pl.Int64).to_numpy())
+
+
 def _round(hashes: Hashes, words: Hashes) -> Hashes:
     words = words * _M
     words ^= words >> _R

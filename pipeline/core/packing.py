@@ -25,7 +25,6 @@ from pipeline.core.native import NativeReader, NativeRows
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk
 from pipeline.core.timestamps import Int64
 
-
 # Fewer rows stay as they came: columns cost the door and each reader half a millisecond a chunk, whatever is in it, and
 # small chunks of rows are read together.
 WORTH_ROWS = 1_500

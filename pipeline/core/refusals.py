@@ -26,13 +26,17 @@ _MESSAGE_CHARS = 300  # of a message: an undeclared field's name may be as long 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One refused row: its index among the received, the field at fault if it is one, the rule, and the bytes."""
+    """One refused row: its index among the received, the field at fault if it is one, the rule, and the bytes.
+
+    `header`: of a row of CSV the line that names its columns, without which its bytes say nothing.
+    """
 
     index: int
     field: str | None
     code: str
     message: str
     body: bytes
+    header: bytes = b""
 
 
 def explain(index: int, line: bytes, error: msgspec.MsgspecError) -> Refusal:
@@ -92,6 +96,15 @@ def too_old(name: str, age_ms: int, max_age_ms: int) -> tuple[str, str, str]:
 def too_many_rows(limit: int) -> BadRequestError:
     return BadRequestError(
         f"The body has more than {limit:,} rows. Send smaller batches.", code="too_large", status=413
+    )
+
+
+def written_out_too_large(limit: int) -> BadRequestError:
+    return BadRequestError(
+        f"The rows are more than {limit:,} bytes once they are written out with the names of their fields. "
+        "Send smaller batches.",
+        code="too_large",
+        status=413,
     )
 
 

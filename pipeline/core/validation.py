@@ -36,7 +36,7 @@ from pipeline.core.schema import slices, struct_type, timestamp_fields
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 BodyKind = Literal["ndjson", "json"]
-PostedKind = BodyKind | Literal["arrow"]
+PostedKind = BodyKind | Literal["csv", "arrow"]
 Reason = tuple[str | None, str, str]  # field, code, message of a refusal
 
 # 130,000 events of 240 bytes. A request is held in memory, inflated, and split into chunks of 4 MB; with 8 threads
@@ -93,6 +93,18 @@ class Checked:
             rows = partial(self._lines, lines, self.owners, partition, places)
             found[partition] = list(self._chunks(stream, places, rows))
         return found
+
+    def rows_by_partition(self, stream: Stream) -> dict[int, Int64]:
+        """The places of the good rows of each partition of a stream that has a `partition_by`."""
+        assert self.owners is not None, f"{stream.name} spreads evenly"
+        return {partition: np.flatnonzero(self.owners == partition) for partition in np.unique(self.owners).tolist()}
+
+    def chunks_at(self, stream: Stream, places: Int64) -> list[Chunk]:
+        """Some of the good rows, in order, as chunks."""
+        lines = self.body.split(b"\n") if self.native is None else []
+        chosen = np.zeros(self.n_good, dtype=np.int32)
+        chosen[places] = 1
+        return list(self._chunks(stream, places, partial(self._lines, lines, chosen, 1, places)))
 
     def _lines(self, lines: list[bytes], owners: Owners, partition: int, places: Int64) -> bytes:
         """The rows of one partition, in the order they were sent."""

@@ -13,7 +13,9 @@ A partition of a stream. Kept as long as the stream is, unless said.
                                rejected undeclared bytes last_backfill_ms
     {s.p}:idem         hash    idempotency key → `FINGERPRINT JUDGED_MS ARRIVAL_MS ID,ID` of the first; 24 h or 100,000
     {s.p}:idem_times   zset    idempotency key by arrival ms; with `idem`
-    {s.p}:quarantine   stream  rows refused at the door: reason code field index body; trimmed by the scheduler
+    {s.p}:ids          hash    of a stream with `dedup`: 8-byte hash of an event's id → its arrival ms; for `within`
+    {s.p}:ids_order    list    `ARRIVAL_MS ` and the hashes of one append, oldest first; with `ids`
+    {s.p}:quarantine   stream  rows refused at the door: reason code field index body, of CSV header; trimmed
     {s.p}:replayed     hash    id of a quarantined row → the request that replayed it; with the row
     {s.p}:lease        string  worker that works on the partition; PX 5 s
     {s.p}:cp:g         hash    checkpoint and ledger: cursor max_seen_ms max_ts_ms load_ms commit position torn read …
@@ -87,6 +89,14 @@ def idem(stream: str, partition: int) -> str:
 
 def idem_times(stream: str, partition: int) -> str:
     return _of_partition(stream, partition, "idem_times")
+
+
+def ids(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "ids")
+
+
+def ids_order(stream: str, partition: int) -> str:
+    return _of_partition(stream, partition, "ids_order")
 
 
 def quarantine(stream: str, partition: int) -> str:

@@ -14,10 +14,11 @@ from isal.isal_zlib import crc32
 from pipeline.core.entries import BACKFILL
 from pipeline.core.partitioning import Chunk
 from pipeline.core.refusals import Refusal
-from pipeline.errors import BadRequestError, StreamgaugeError
+from pipeline.errors import BackpressureError, BadRequestError, StreamgaugeError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Argument, Scripts
 
+MAX_RETRY_S = 60  # senders give up on longer waits
 QUARANTINED_BYTES = 64 * 1024  # of one refused row: enough to see what it was; a bad client must not fill the memory
 
 
@@ -55,10 +56,19 @@ class AlreadyReplayedError(StreamgaugeError):
 
 
 @dataclass(frozen=True, slots=True)
+class StepIds:
+    """The ids of a step's rows, 8 bytes each, each once, to be known by for `within_ms`."""
+
+    packed: bytes
+    within_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What one call writes: good rows as entries, refused rows for quarantine, judged by the clock `judged_ms`.
 
-    `backfill`: its chunks are old data put into a live stream. `replay`: they were put aside by a stage.
+    `backfill`: its chunks are old data put into a live stream. `replay`: they were put aside by a stage. `ids`: of a
+    stream with `dedup`; `left_out`: good rows that are not among the entries, since their ids are known.
     """
 
     entries: Sequence[Chunk | RowEntry]
@@ -67,6 +77,8 @@ class Step:
     judged_ms: int
     backfill: bool = False
     replay: StageReplay | None = None
+    ids: StepIds | None = None
+    left_out: int = 0
 
     @property
     def n_good(self) -> int:
@@ -75,12 +87,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of a step; `known`: it was written before, by a request judged at `judged_ms`."""
+    """What became of a step; `known`: it was written before, by a request judged at `judged_ms`.
+
+    `seen`: nothing was written, since the ids with these numbers are known; the step is to be sent again without them.
+    """
 
     known: bool
     arrival_ms: int
     judged_ms: int
     ids: tuple[str, ...]
+    seen: tuple[int, ...] = ()
 
 
 def append(scripts: Scripts, stream: str, partition: int, step: Step, key: IdempotencyKey | None = None) -> Appended:
@@ -88,6 +104,7 @@ def append(scripts: Scripts, stream: str, partition: int, step: Step, key: Idemp
 
     Raises:
         BadRequestError: the key was used for another request (409); nothing was written.
+        BackpressureError: so many ids are remembered that no more are taken; nothing was written.
         AlreadyReplayedError: the step replays rows, and some were replayed before; nothing was written.
         StreamgaugeError: a key of ours has been overwritten with another type; nothing was written.
         redis.exceptions.RedisError: the server refused or is away; after a lost reply the step may be written.
@@ -101,6 +118,8 @@ def append(scripts: Scripts, stream: str, partition: int, step: Step, key: Idemp
     ]
     if step.replay is not None:
         names.append(keys.replayed(stream, partition, step.replay.group))
+    elif step.ids is not None:
+        names += [keys.ids(stream, partition), keys.ids_order(stream, partition)]
     reply = scripts.run("append", keys=names, args=_arguments(step, key))
     return _parse(reply, step, key)
 
@@ -114,14 +133,18 @@ def _arguments(step: Step, key: IdempotencyKey | None) -> list[Argument]:
         step.undeclared,
         len(step.entries),
         len(step.refusals),
+        step.left_out,
     ]
     for entry in step.entries:
         args += _chunk(entry, step) if isinstance(entry, Chunk) else _row(entry)
     for refusal in step.refusals:
         body = refusal.body[:QUARANTINED_BYTES]
-        args += [refusal.message.encode(errors="replace"), refusal.code, _text(refusal.field), refusal.index, body]
+        args += [refusal.message.encode(errors="replace"), refusal.code, _text(refusal.field), refusal.index]
+        args += [refusal.header, body]
     if (replay := step.replay) is not None:
         args += [replay.request, "1" if replay.again else "", len(replay.origins), *replay.origins]
+    elif step.ids is not None:
+        args += [step.ids.within_ms, step.ids.packed]
     return args
 
 
@@ -152,6 +175,14 @@ def _parse(reply: Sequence[Any], step: Step, key: IdempotencyKey | None) -> Appe
     if status == b"known":
         _, judged_ms, arrival_ms, ids = rest[0].decode().split(" ")
         return Appended(True, int(arrival_ms), int(judged_ms), tuple(filter(None, ids.split(","))))
+    if status == b"seen":
+        return Appended(False, 0, step.judged_ms, (), tuple(int(number) for number in rest))
+    if status == b"full":
+        raise BackpressureError(
+            "So many ids of events are remembered for dedup that no more are taken. Send more slowly, or set a shorter "
+            "dedup.within.",
+            retry_after_s=min(MAX_RETRY_S, int(rest[0]) // 1_000 + 1),
+        )
     if status == b"replayed":
         raise AlreadyReplayedError("some of these rows were replayed meanwhile; nothing was written")
     if status == b"conflict":

@@ -5,31 +5,34 @@ Invariant: no dictionary a row is made here; who wants flat rows makes them of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.core.accumulators import Int64, Slots
-from pipeline.core.definitions import Session
+from pipeline.core.definitions import Calendar
 from pipeline.core.programs import Program
 from pipeline.runtime.answer_groups import AnswerGroups
+from pipeline.runtime.answer_positions import Position, rows_after
 from pipeline.runtime.finishing import as_rows
 from pipeline.runtime.metric_completeness import Completeness
 
 Row = dict[str, Any]
 Kind = Literal["window", "group", "value"]
 
-WINDOW_TYPES: Mapping[str, str] = {
+WINDOW_TYPES: dict[str, str] = {
     "window_start": "timestamp",
     "window_end": "timestamp",
     "state": "string",
     "revision": "int",
 }
-SESSION_TYPES: Mapping[str, str] = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
-SESSION_STEP_TYPES: Mapping[str, str] = {"sessions": "int"}
+SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
+SESSION_STEP_TYPES = {"sessions": "int"}
+FILLED_TYPES = {"filled": "bool"}  # whether a row stands for a window without events
 _CANDIDATES = 4  # times the rows that are wanted: from there on the best are sought before any is sorted
 
 
@@ -64,6 +67,10 @@ class Table:
         values = {name: [column[n] for n in listed] for name, column in self.values.items()}
         return Table(self.starts[places], self.ends[places], self.groups[places], about, values)
 
+    def where(self, wanted: npt.NDArray[np.bool_]) -> Table:
+        """The rows that are wanted."""
+        return self.taken(np.flatnonzero(wanted))
+
     def head(self, count: int) -> Table:
         return self if len(self) <= count else self.taken(np.arange(count, dtype=np.intp))
 
@@ -75,14 +82,25 @@ class Table:
         spans = (self.starts, self.ends, self.groups)
         return self.taken(value_order(groups, *spans, self.values[name], order.startswith("-"), count))
 
-    def columns(self, groups: AnswerGroups) -> dict[str, list[Any]]:
-        """Every column of the rows, in the order they are shown."""
+    def after(self, position: Position, groups: AnswerGroups, order: str) -> Table:
+        """The rows that come after a position in an order."""
+        values = self.values.get(order.removeprefix("-"))
+        return self.where(rows_after(position, groups, order, (self.starts, self.ends), self.groups, values))
+
+    def last(self, groups: AnswerGroups, order: str) -> Position:
+        """The position of the last row."""
+        values = self.values.get(order.removeprefix("-"))
+        group = groups.shown.names[int(self.groups[-1])]
+        return Position(int(self.starts[-1]), int(self.ends[-1]), group, None if values is None else values[-1])
+
+    def columns(self, groups: AnswerGroups, values: Collection[str]) -> dict[str, list[Any]]:
+        """Every column of the rows, in the order they are shown; of the values those that were asked for."""
         return {
             "window_start": self.starts.tolist(),
             "window_end": self.ends.tolist(),
             **{name: list(column) for name, column in self.about.items()},
             **groups.columns(self.groups),
-            **{name: list(column) for name, column in self.values.items()},
+            **{name: list(column) for name, column in self.values.items() if name in values},
         }
 
 
@@ -160,6 +178,8 @@ class Answer:
     tier_ms: int | None = None  # the tier that was merged where it has windows
     capped: frozenset[str] = frozenset()  # values that a cap kept something out of, in some row; `__other__` for groups
     failed: frozenset[str] = frozenset()  # values that are null in some row since a registered aggregate failed
+    calendar: Calendar | None = None  # the steps, where they are days, weeks or months of a zone
+    last: Position | None = None  # of the last row, where there are more
 
     def __len__(self) -> int:
         return len(self.columns["window_start"])
@@ -175,17 +195,14 @@ class Answer:
 
 
 def answer_fields(
-    program: Program, *, is_step: bool, group_by: Sequence[str], values: Sequence[str]
+    program: Program, about: dict[str, str], group_by: Sequence[str], values: Mapping[str, str]
 ) -> tuple[AnswerColumn, ...]:
-    """The columns of an answer, in order."""
-    about = dict(WINDOW_TYPES)
-    if isinstance(program.window, Session):
-        about |= SESSION_STEP_TYPES if is_step else SESSION_TYPES
-    groups, types = dict(program.group_types), program.value_types
+    """The columns of an answer, in order; `about` those between the window's and the groups', `values` with types."""
+    groups = dict(program.group_types)
     return (
-        *(AnswerColumn(name, kind, "window") for name, kind in about.items()),
+        *(AnswerColumn(name, kind, "window") for name, kind in (WINDOW_TYPES | about).items()),
         *(AnswerColumn(name, groups[name], "group") for name in group_by),
-        *(AnswerColumn(name, types[name], "value") for name in values),
+        *(AnswerColumn(name, kind, "value") for name, kind in values.items()),
     )
 
 

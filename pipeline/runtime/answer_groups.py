@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.core.accumulators import Int64
 from pipeline.core.cell_columns import GroupNumbers
-from pipeline.core.cells import OTHER, OTHERS, group_json
+from pipeline.core.cells import OTHERS, group_json
 from pipeline.core.programs import Program
 from pipeline.runtime.finishing import group_values, order_of_values
 
@@ -26,6 +26,7 @@ class AnswerGroups:
     program: Program
     fields: tuple[str, ...]
     matches: Callable[[bytes], bool]
+    top: Sequence[bytes] | None = None  # the shown groups that are told apart, in order; all others are one
     stored: GroupNumbers = field(default_factory=GroupNumbers)
     shown: GroupNumbers = field(default_factory=GroupNumbers)
     _wanted: list[bool] = field(default_factory=list)
@@ -35,7 +36,7 @@ class AnswerGroups:
     @property
     def merges_groups(self) -> bool:
         """Whether rows are of several stored groups together."""
-        return self.fields != self.program.stage.group_by
+        return self.fields != self.program.stage.group_by or self.top is not None
 
     def wanted(self, numbers: Int64) -> npt.NDArray[np.bool_] | None:
         """Which of some stored groups belong to the answer; None where all do."""
@@ -60,12 +61,12 @@ class AnswerGroups:
         return ranks[places]
 
     def _reduced(self, group: bytes) -> bytes:
-        if not self.merges_groups:
-            return group
         if group == OTHERS:
             return OTHERS if self.fields else group_json(())
-        values = group_values(self.program, group)
-        return group_json([values[name] for name in self.fields])
+        if self.fields != self.program.stage.group_by:
+            values = group_values(self.program, group)
+            group = group_json([values[name] for name in self.fields])
+        return group if self.top is None or group in self.top else OTHERS
 
     def values(self, number: int) -> Mapping[str, Any]:
         """The values of the fields of a shown group."""
@@ -84,6 +85,10 @@ class AnswerGroups:
 
     def ranks(self, numbers: Int64) -> Int64:
         """Numbers in the order rows of one window stand in."""
+        if self.top is not None:
+            by_name = {group: rank for rank, group in enumerate(self.top)}
+            names = self.shown.names
+            return np.array([by_name.get(names[n], len(by_name)) for n in numbers.tolist()], dtype=np.int64)
         distinct, places = np.unique(numbers, return_inverse=True)
         keys = [order_of_values(self.values(number).values()) for number in distinct.tolist()]
         ranks = np.empty(len(keys), dtype=np.int64)
@@ -104,8 +109,3 @@ def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callab
         return known[group]
 
     return matches
-
-
-def is_other(values: Mapping[str, Any]) -> bool:
-    """Whether a row is of the groups that were not told apart."""
-    return bool(values) and all(value == OTHER for value in values.values())

@@ -29,7 +29,7 @@ app = typer.Typer(
     name="streamgauge",
     help="Self-hosted real-time analytics: events over HTTP, exact event-time windows, a read API.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

@@ -45,6 +45,8 @@ def _stream_lines(config: Config, stream: Stream) -> Iterator[str]:
     yield f"  fields      {', '.join(_field_text(each) for each in stream.fields)}"
     yield f"  time        {_time_text(stream)}"
     yield f"  partitions  {stream.partitions}, {_spread(stream)}: {key_range(stream)}:raw"
+    if stream.dedup is not None:
+        yield f"  dedup       by {stream.dedup.key}, within {format_duration(stream.dedup.within_ms)}"
     packed = "" if stream.compression == "none" else f", chunks compressed with {stream.compression}"
     yield f"  kept        {format_duration(stream.retention_ms)} or {_bytes_text(stream.retention_bytes)}{packed}"
     yield from _tree(config, stream.name, "  ")

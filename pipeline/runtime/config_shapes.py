@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from pipeline.core.definitions import (
     DAY_MS,
@@ -24,11 +24,12 @@ from pipeline.core.definitions import (
     OutputKind,
     TimeUnit,
 )
-from pipeline.core.times import parse_duration_ms
+from pipeline.core.times import format_duration, parse_duration_ms
 from pipeline.core.zones import check_zone
 
 MAX_PARTITIONS = 256  # each costs a lease, a checkpoint and a reader per stage
 DEFAULT_PARTITIONS = 4
+MAX_DEDUP_MS = 7 * DAY_MS  # an id takes some 100 bytes of Redis as long as it is remembered
 DEFAULT_RETENTION_BYTES = 1_000_000_000
 MOST_GROUPS = 10_000_000  # of a pane in a partition; a cap above it would protect nothing
 
@@ -63,6 +64,14 @@ def positive_duration_ms(value: object) -> int:
 def duration_or_none_ms(value: object) -> int | None:
     """Read a duration above 0, or `none` (or YAML's null)."""
     return None if value is None or value == "none" else positive_duration_ms(value)
+
+
+def dedup_duration_ms(value: object) -> int:
+    """Read how long ids are remembered: each takes memory all that time."""
+    duration = positive_duration_ms(value)
+    if duration > MAX_DEDUP_MS:
+        raise ValueError(f"must be at most {format_duration(MAX_DEDUP_MS)}, not {value}: ids take memory so long.")
+    return duration
 
 
 def offset_ms(value: object) -> int:
@@ -138,6 +147,14 @@ def field_mapping(value: object) -> object:
     return {"type": value} if isinstance(value, str) else value
 
 
+def file_names(value: object) -> object:
+    """Read one name of a file, or a list of them."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"must be the path of a Python file, or a list of them, not {seen(value)}.")
+    return names
+
+
 def seen(value: object) -> str:
     """Quote a value in a message, without its whole length."""
     if value is None:
@@ -160,26 +177,49 @@ def _value(reader: Callable[[Any], object]) -> BeforeValidator:
     return BeforeValidator(reader)
 
 
+def _written(*patterns: str, **other: Any) -> WithJsonSchema:
+    """What editors are told of a value that is text in the file and a number inside: `config_schema` writes it out."""
+    texts = [{"type": "string", "pattern": f"^(?:{pattern})$"} for pattern in patterns]
+    shapes = [*texts, other] if other else texts
+    return WithJsonSchema(shapes[0] if len(shapes) == 1 else {"anyOf": shapes})
+
+
+_DURATION = r"(?:[0-9]{1,15}(?:ms|[wdhms]))+"
+_POSITIVE = rf"(?=.*[1-9]){_DURATION}"
+_BYTE_COUNT = r"[0-9]{1,15}\s*(?:[KMGTkmgt][iI]?)?[bB]"
+
+Duration = Annotated[int, _value(duration_ms), _written(_DURATION)]
+PositiveDuration = Annotated[int, _value(positive_duration_ms), _written(_POSITIVE)]
+OptionalDuration = Annotated[int | None, _value(positive_duration_ms), _written(_POSITIVE)]
+DurationOrNone = Annotated[int | None, _value(duration_or_none_ms), _written(_POSITIVE, enum=["none", None])]
+Offset = Annotated[int, _value(offset_ms), _written(f"-?{_DURATION}")]
+ByteCount = Annotated[int, _value(byte_count), _written(_BYTE_COUNT, type="integer", minimum=1, exclusiveMaximum=2**60)]
+PartitionCount = Annotated[
+    int, _value(partition_count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_PARTITIONS})
+]
+GroupCount = Annotated[
+    int, _value(group_count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MOST_GROUPS})
+]
+RedisUrl = Annotated[str, _value(redis_url), _written("embedded", r"(?:rediss?|unix)://.+")]
+FileNames = Annotated[
+    list[str],
+    _value(file_names),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+
+
 class Shape(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-def file_names(value: object) -> object:
-    """Read one name of a file, or a list of them."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"must be the path of a Python file, or a list of them, not {seen(value)}.")
-    return names
-
-
 class RedisShape(Shape):
-    url: Annotated[str, _value(redis_url)] = "embedded"
+    url: RedisUrl = "embedded"
 
 
 class TopShape(Shape):
     redis: RedisShape = RedisShape()
     default_stream: str | None = None
-    functions: Annotated[list[str], _value(file_names)] = []
+    functions: FileNames = []
     streams: dict[str, Any]
     stages: dict[str, Any] | None = None
 
@@ -193,25 +233,31 @@ class FieldShape(Shape):
 
 class TimeShape(Shape):
     field: str | None = None
-    disorder: Annotated[int, _value(duration_ms)] = 5 * SECOND_MS
-    max_future: Annotated[int, _value(duration_ms)] = 5 * MINUTE_MS
-    max_age: Annotated[int | None, _value(duration_or_none_ms)] = None
-    idle_after: Annotated[int | None, _value(duration_or_none_ms)] = 10 * SECOND_MS
+    disorder: Duration = 5 * SECOND_MS
+    max_future: Duration = 5 * MINUTE_MS
+    max_age: DurationOrNone = None
+    idle_after: DurationOrNone = 10 * SECOND_MS
 
 
 class StreamRetentionShape(Shape):
-    time: Annotated[int, _value(positive_duration_ms)] = DAY_MS
-    bytes: Annotated[int, _value(byte_count)] = DEFAULT_RETENTION_BYTES
+    time: PositiveDuration = DAY_MS
+    bytes: ByteCount = DEFAULT_RETENTION_BYTES
+
+
+class DedupShape(Shape):
+    key: str | None = None  # needed where there is a `dedup` at all
+    within: Annotated[int, _value(dedup_duration_ms)] = 10 * MINUTE_MS
 
 
 class StreamShape(Shape):
     fields: dict[str, Annotated[FieldShape, _value(field_mapping)]] = Field(alias="schema")
     time: TimeShape = TimeShape()
     partition_by: str | None = None
-    partitions: Annotated[int, _value(partition_count)] = DEFAULT_PARTITIONS
+    partitions: PartitionCount = DEFAULT_PARTITIONS
     retention: StreamRetentionShape = StreamRetentionShape()
     extra: Annotated[ExtraPolicy, _value(extra_policy)] = "drop"
     compression: Annotated[Compression, _value(one_of(get_args(Compression)))] = "none"
+    dedup: DedupShape = DedupShape()
 
 
 class LookupShape(Shape):
@@ -234,14 +280,14 @@ class TransformShape(Shape):
 class WindowShape(Shape):
     """One kind and its settings; which go together is checked in `config_windows`."""
 
-    tumbling: Annotated[int | None, _value(positive_duration_ms)] = None
-    hopping: Annotated[int | None, _value(positive_duration_ms)] = None
-    session: Annotated[int | None, _value(positive_duration_ms)] = None
-    cumulating: Annotated[int | None, _value(positive_duration_ms)] = None
+    tumbling: OptionalDuration = None
+    hopping: OptionalDuration = None
+    session: OptionalDuration = None
+    cumulating: OptionalDuration = None
     calendar: Annotated[CalendarUnit | None, _value(one_of(get_args(CalendarUnit)))] = None
-    every: Annotated[int | None, _value(positive_duration_ms)] = None
-    offset: Annotated[int, _value(offset_ms)] = 0
-    max: Annotated[int | None, _value(positive_duration_ms)] = None
+    every: OptionalDuration = None
+    offset: Offset = 0
+    max: OptionalDuration = None
     tz: Annotated[str | None, _value(time_zone)] = None
 
 
@@ -251,12 +297,12 @@ class AggregateShape(Shape):
     group_by: list[str] = []
     aggregates: dict[str, Any]
     select: dict[str, str] = {}
-    allowed_lateness: Annotated[int, _value(duration_ms)] = 0
+    allowed_lateness: Duration = 0
     emit: Annotated[EmitPolicy, _value(one_of(get_args(EmitPolicy)))] = "on_close"
     output: Annotated[OutputKind, _value(one_of(get_args(OutputKind)))] = "rows"
-    max_groups: Annotated[int, _value(group_count)] = MAX_GROUPS
-    rollups: dict[str, Annotated[int, _value(positive_duration_ms)]] = {}
-    retention: Annotated[int, _value(positive_duration_ms)] = DAY_MS
+    max_groups: GroupCount = MAX_GROUPS
+    rollups: dict[str, PositiveDuration] = {}
+    retention: PositiveDuration = DAY_MS
 
 
 TIME_UNITS: tuple[TimeUnit, ...] = ("auto", "s", "ms", "us", "ns")

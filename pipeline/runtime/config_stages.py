@@ -28,7 +28,22 @@ from pipeline.runtime.config_yaml import Path
 # Words that stand where a published transform's name stands in a key (`{pageviews.0}:human_views`), or may come to.
 KEY_WORDS = frozenset(
     (
-        *("raw", "door", "idem", "idem_times", "quarantine", "lease", "cuts", "cut", "record", "tables", "table"),
+        *(
+            "raw",
+            "door",
+            "idem",
+            "idem_times",
+            "quarantine",
+            "lease",
+            "ids",
+            "ids_order",
+            "cuts",
+            "cut",
+            "record",
+            "tables",
+            "table",
+        ),
+        *("ids", "ids_order"),
         *("cp", "panes", "pane", "due", "late", "dead", "suspect", "replayed"),
         *("versions", "result", "windows", "ages", "published", "expired", "emit", "rows", "latest"),
         *("staging", "staging_latest", "workers", "tier", "tier_due", "tier_ages"),

@@ -10,7 +10,7 @@ import re
 from typing import Any, get_args
 
 from pipeline.core.column_types import column_type
-from pipeline.core.definitions import Field, FieldType, ScalarType, Stream, TimePolicy, TimeUnit
+from pipeline.core.definitions import Dedup, Field, FieldType, ScalarType, Stream, TimePolicy, TimeUnit
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.zones import check_zone
 from pipeline.runtime.config_columns import Columns
@@ -22,9 +22,11 @@ STREAM_OR_STAGE_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 FIELD_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_]{0,63}")
 SCALAR_TYPES: tuple[ScalarType, ...] = get_args(ScalarType)
 PARTITION_TYPES = ("string", "int", "bool")
+DEDUP_TYPES = ("string", "int")
 
 _TYPE = re.compile(r"(?:(list)\[(\w+)\]|(\w+))(\?)?")
-_REFUSED = {name: not_built(name) for name in ("dedup", "archive")}
+FIELD_TYPE = rf"(?:list\[(?:{'|'.join(SCALAR_TYPES)})\]|{'|'.join(SCALAR_TYPES)})\??"  # the same, for editors
+_REFUSED = {name: not_built(name) for name in ("archive",)}
 
 
 def build_streams(report: Report, raw: dict[str, Any]) -> tuple[dict[str, Stream], dict[str, Columns]]:
@@ -69,8 +71,10 @@ def _stream(report: Report, name: str, value: object) -> tuple[Stream | None, Co
         return None, columns
     timed = _check_time_field(report, path, shape.time, fields)
     parted = _check_partition_field(report, path, shape.partition_by, fields)
-    if not (named and timed and parted):
+    deduped = _check_dedup(report, path, shape, fields)
+    if not (named and timed and parted and deduped):
         return None, columns
+    dedup = None if shape.dedup.key is None else Dedup(shape.dedup.key, shape.dedup.within)
     stream = Stream(
         name=name,
         fields=tuple(fields.values()),
@@ -81,12 +85,13 @@ def _stream(report: Report, name: str, value: object) -> tuple[Stream | None, Co
             max_age_ms=shape.time.max_age,
             idle_after_ms=shape.time.idle_after,
         ),
-        partition_by=shape.partition_by,
+        partition_by=shape.partition_by or (None if dedup is None else dedup.key),
         partitions=shape.partitions,
         retention_ms=shape.retention.time,
         retention_bytes=shape.retention.bytes,
         extra=shape.extra,
         compression=shape.compression,
+        dedup=dedup,
     )
     return stream, columns
 
@@ -186,6 +191,29 @@ def _check_partition_field(report: Report, path: Path, name: str | None, fields:
         report.add(here, f"'{name}' is {field.type}; events are partitioned by string, int or bool.")
     elif field.nullable:
         report.add(here, f"'{name}' may be null, and an event without it has no partition. Remove its `?`.")
+    else:
+        return True
+    return False
+
+
+def _check_dedup(report: Report, path: Path, shape: StreamShape, fields: dict[str, Field]) -> bool:
+    if "dedup" not in shape.model_fields_set:
+        return True
+    name, here = shape.dedup.key, (*path, "dedup", "key")
+    if name is None:
+        report.add((*path, "dedup"), "needs `key`.", at_key=True)
+        return False
+    field = fields.get(name)
+    if field is None:
+        report.add(here, _unknown_field(name, fields))
+    elif field.type not in DEDUP_TYPES:
+        report.add(here, f"'{name}' is {field.type}; an event is known again by a string or an int.")
+    elif field.nullable and shape.partition_by is None:
+        report.add(
+            here,
+            f"'{name}' may be null, and without `partition_by` the stream is partitioned by it. Remove its `?`, or set "
+            "partition_by; events without it are then taken each time.",
+        )
     else:
         return True
     return False

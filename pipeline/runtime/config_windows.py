@@ -28,14 +28,15 @@ from pipeline.runtime.config_yaml import Path
 MANY_PANES = 1_000  # of a window: each is read and merged when the window is closed or asked for
 MAX_PANES = 1_000_000  # of a window: more would not be merged before the next one closes
 
-_SETTINGS_OF: dict[str, tuple[str, ...]] = {
+SETTINGS_OF: dict[str, tuple[str, ...]] = {
     "tumbling": ("offset",),
     "hopping": ("every", "offset"),
     "session": ("max",),
     "cumulating": ("every", "offset"),
     "calendar": ("tz",),
 }
-KINDS = tuple(_SETTINGS_OF)
+NEEDED_SETTINGS: dict[str, tuple[str, ...]] = {"hopping": ("every",), "cumulating": ("every",), "calendar": ("tz",)}
+KINDS = tuple(SETTINGS_OF)
 _SETTINGS = ("every", "offset", "max", "tz")
 _EXAMPLES = "tumbling: 10s, hopping: 1m, session: 30m, cumulating: 1d or calendar: day"
 _NEEDED = {
@@ -49,7 +50,7 @@ def build_window(report: Report, path: Path, raw: object, shape: WindowShape) ->
     kind = _kind(report, path, raw)
     if kind is None or not isinstance(raw, dict):
         return None
-    misplaced = [name for name in raw if name in _SETTINGS and name not in _SETTINGS_OF[kind]]
+    misplaced = [name for name in raw if name in _SETTINGS and name not in SETTINGS_OF[kind]]
     for name in misplaced:
         report.add((*path, name), _misplaced(kind, name), at_key=True)
     if misplaced or raw.keys() - shape.model_fields_set:
@@ -88,7 +89,7 @@ def _misplaced(kind: str, name: str) -> str:
         return "a session begins with its first event and has no offset. Remove it."
     if name == "offset":
         return "calendar windows begin at local midnight, of every day, Monday or first of a month. Remove the offset."
-    owners = [each for each, settings in _SETTINGS_OF.items() if name in settings]
+    owners = [each for each, settings in SETTINGS_OF.items() if name in settings]
     return f"belongs to {either(owners)} windows, and this one is {kind}. Remove it, or write {either(owners)}."
 
 

@@ -7,36 +7,54 @@ partition), so a wider step gives the same bits whoever asks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Literal
 
+import numpy as np
 import redis
 
 from pipeline.core.cells import OTHER, OTHERS
-from pipeline.core.definitions import Config, Session
+from pipeline.core.definitions import Calendar, Config, Session
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys, store
 from pipeline.rim.store import Due
-from pipeline.runtime.answer import Answer, Row, Table, answer_fields, empty_table, together
+from pipeline.runtime.answer import (
+    FILLED_TYPES,
+    SESSION_STEP_TYPES,
+    SESSION_TYPES,
+    Answer,
+    AnswerColumn,
+    Row,
+    Table,
+    answer_fields,
+    empty_table,
+    together,
+)
 from pipeline.runtime.answer_groups import AnswerGroups, group_filter
+from pipeline.runtime.answer_positions import Position
 from pipeline.runtime.closer import waiting_windows
+from pipeline.runtime.filling import MAX_FILLED, Fill, filled, too_many_rows
 from pipeline.runtime.metric_completeness import Completeness, account, as_kept
+from pipeline.runtime.metric_state import MetricState, read_state
+from pipeline.runtime.query_checks import check_query
 from pipeline.runtime.session_query import SessionAnswer, SessionReader
 from pipeline.runtime.steps import (
     Cut,
     aligned_up,
+    check_fitting,
     checked_cut,
     longest_window_ms,
     natural_step_ms,
     pane_width_ms,
     rolling_width,
-    tier_for,
     tier_span,
+    tiers_for,
 )
+from pipeline.runtime.top_groups import top_groups
 from pipeline.runtime.window_cells import Known, WindowCells
 from pipeline.runtime.window_rows import RowTable
 
@@ -46,12 +64,18 @@ NEWEST_WINDOWS = 1_000  # windows an answer covers when no start was given
 MAX_ROWS = 100_000  # of one answer: some 20 MB of JSON
 MAX_WINDOWS = 200_000  # looked at for one answer: over two days of one-second windows
 BATCH_WINDOWS = 200  # loaded in one round trip, so that memory follows the answer and not the range
+_Covers = tuple[int | None, int | None, int | None]  # start, end and step of an answer
 StateFilter = Literal["all", "closed", "final", "open", "retracted"]  # only sessions are retracted
 
 
 @dataclass(frozen=True, slots=True)
 class MetricQuery:
-    """What was asked, checked and in milliseconds; `where` maps group fields to the values that are kept."""
+    """What was asked, checked and in milliseconds; `where` maps group fields to the values that are kept.
+
+    `calendar`: the steps are its units. `group_by`: the fields that are told apart, None for all of the metric's.
+    `values`: those that are shown, None for all. `other`: `limit` counts groups, and the rest of them are one row of
+    each window. `after`: the last row of the page before.
+    """
 
     metric: str
     start_ms: int | None = None
@@ -61,6 +85,28 @@ class MetricQuery:
     order: str = "window"  # `window` or a value's name, `-` before it for descending
     limit: int = 10_000
     state: StateFilter = "all"
+    calendar: Calendar | None = None
+    group_by: tuple[str, ...] | None = None
+    values: tuple[str, ...] | None = None
+    fill: Fill = "none"
+    other: bool = False
+    after: Position | None = None
+
+    @property
+    def by_window(self) -> bool:
+        return self.order in ("window", "-window")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What an answer is made of: the windows or panes in order, and what they cover."""
+
+    query: MetricQuery
+    known: Known
+    units: Sequence[Span]
+    start_ms: int | None
+    end_ms: int | None
+    tier_ms: int | None
 
 
 class Metrics:
@@ -106,22 +152,53 @@ class Metrics:
         the active one in between.
 
         Raises:
-            BadRequestError: the step does not fit the window (422), or the range holds too many windows (400).
+            BadRequestError: the query cannot be answered exactly (422), or the range holds too many windows (400).
         """
         program = checked_against or self.program(query.metric)
+        check_query(program, query)
         if isinstance(program.window, Session):
             return self._sessions(program, query)
-        if query.state == "retracted":
-            raise BadRequestError(
-                f"state=retracted: {program.name} has no sessions, and only they are retracted", code="bad_state"
-            )
-        cut = checked_cut(program, query.step_ms)
+        plan = self._plan(program, query)
+        known = plan.known
+        if query.other:
+            batches = _batches(known.cut, plan.units, descending=False)
+            cells = WindowCells(self._client, known)
+            in_state = RowTable(known, (), state=query.state).in_state
+            top = top_groups(known, (in_state(cells.read(batch)) for batch in batches), query.order, query.limit)
+            known = replace(known, groups=self._groups(program, query, top))
+            query = replace(query, order="window", limit=MAX_ROWS, other=False)
+            plan = replace(plan, known=known, query=query)
+        rows = RowTable(known, _computed(program, query), query.order, query.state, query.after)
+        table = self._filled(plan, rows) if query.fill != "none" else self._first_rows(plan, rows)
+        covers = (plan.start_ms, plan.end_ms, _step_of(known.cut))
+        completeness = as_kept(self._client, program, known.completeness, plan.tier_ms)
+        return _answer(query, rows, table, covers, completeness, plan.tier_ms)
+
+    def question(self, query: MetricQuery, program: Program) -> tuple[Any, ...]:
+        """What of a query decides its answer, with the range as it will be answered.
+
+        Raises:
+            BadRequestError: 422, the query cannot be answered exactly.
+        """
+        check_query(program, query)
+        if isinstance(program.window, Session):
+            return (query,)
+        cut = checked_cut(program, query.step_ms, query.calendar)
+        start_ms = None if query.start_ms is None else cut.begin(query.start_ms)
+        end_ms = None if query.end_ms is None else cut.end(query.end_ms)
+        return (replace(query, start_ms=start_ms, end_ms=end_ms),)
+
+    def state(self, program: Program) -> MetricState:
+        """What an answer depends on; to be read before it."""
+        return read_state(self._client, program)
+
+    def _plan(self, program: Program, query: MetricQuery) -> _Plan:
+        cut = checked_cut(program, query.step_ms, query.calendar)
         start_ms = None if query.start_ms is None else cut.begin(query.start_ms)
         end_ms = None if query.end_ms is None else cut.end(query.end_ms)
         # what is due first: a window published in between is then found twice, never not at all
         completeness, due = account(self._client, program)
-        tier_ms = tier_for(cut)
-        coarse = set[Span]() if tier_ms is None else self._published(program, start_ms, end_ms, tier_ms)
+        tier_ms, coarse = self._tier(cut, start_ms, end_ms)
         fine = self._published(program, start_ms, end_ms)
         newest = coarse or fine
         if start_ms is None and len(newest) == NEWEST_WINDOWS:
@@ -132,65 +209,50 @@ class Metrics:
             return tier_ms is not None and span not in coarse and tier_span(program, span, tier_ms) in coarse
 
         published = coarse | {span for span in fine if not is_covered(span)}
-        known = Known(program, cut, completeness, published, self._groups(program, query.where), cut.over_panes)
+        known = Known(program, cut, completeness, published, self._groups(program, query), cut.over_panes)
         units = self._panes(program) if known.of_panes else self._windows(known, due, query.state)
         # a window that waits to be revised is covered too: its tier is revised after it
         units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
-        rows, table = self._first_rows(known, sorted(units), query)
-        return self._answer(
-            rows,
-            table.head(query.limit),
-            (start_ms, end_ms, cut.step_ms if cut.step_ms is not None else natural_step_ms(program)),
-            as_kept(self._client, program, completeness, tier_ms),
-            truncated=len(table) > query.limit,
-            tier_ms=tier_ms,
-        )
+        check_fitting(cut, units, (start_ms, end_ms, completeness.watermark_ms))
+        return _Plan(query, known, sorted(units), start_ms, end_ms, tier_ms)
 
-    def _groups(self, program: Program, where: Mapping[str, Sequence[Any]]) -> AnswerGroups:
-        return AnswerGroups(program, program.stage.group_by, group_filter(program, where))
+    def _tier(self, cut: Cut, start_ms: int | None, end_ms: int | None) -> tuple[int | None, set[Span]]:
+        """The coarsest tier that answers exactly, and its published windows."""
+        for tier_ms in tiers_for(cut):
+            coarse = self._published(cut.program, start_ms, end_ms, tier_ms)
+            if cut.calendar is None or (coarse and all(map(cut.holds, coarse))):
+                return tier_ms, coarse
+        return None, set()
 
-    def _answer(
-        self,
-        rows: RowTable,
-        table: Table,
-        covers: tuple[int | None, int | None, int | None],
-        completeness: Completeness,
-        *,
-        truncated: bool,
-        tier_ms: int | None = None,
-    ) -> Answer:
-        groups, program = rows.known.groups, rows.known.program
-        others = (
-            {OTHER} if any(groups.shown.names[number] == OTHERS for number in set(table.groups.tolist())) else set()
-        )
-        return Answer(
-            program,
-            rows.fields,
-            table.columns(groups),
-            *covers,
-            completeness,
-            truncated,
-            tier_ms,
-            frozenset(rows.capped | others),
-            frozenset(rows.failed),
-        )
+    def _groups(self, program: Program, query: MetricQuery, top: Sequence[bytes] | None = None) -> AnswerGroups:
+        fields = program.stage.group_by if query.group_by is None else query.group_by
+        return AnswerGroups(program, fields, group_filter(program, query.where), top)
 
     def _sessions(self, program: Program, query: MetricQuery) -> Answer:
-        groups = self._groups(program, query.where)
+        groups = self._groups(program, query)
         found = SessionReader(self._client, program).query(query, groups)
-        return self._of_sessions(program, groups, found, query.order, query.limit)
+        return self._of_sessions(program, groups, found, query)
 
-    def _of_sessions(
-        self, program: Program, groups: AnswerGroups, found: SessionAnswer, order: str, limit: int
-    ) -> Answer:
-        fields = answer_fields(
-            program, is_step=found.step_ms is not None, group_by=groups.fields, values=list(program.value_types)
-        )
+    def _of_sessions(self, program: Program, groups: AnswerGroups, found: SessionAnswer, query: MetricQuery) -> Answer:
+        about = SESSION_TYPES if found.step_ms is None else SESSION_STEP_TYPES
+        fields = answer_fields(program, about, groups.fields, _shown(program, query))
         table = found.table if len(found.table) else empty_table(fields)
-        shown = table.in_order(groups, order, limit + 1)
-        completeness = as_kept(self._client, program, found.completeness)
-        covers = (found.start_ms, found.end_ms, found.step_ms)
-        return Answer(program, fields, shown.head(limit).columns(groups), *covers, completeness, len(shown) > limit)
+        if query.after is not None:
+            table = table.after(query.after, groups, query.order)
+        table = table.in_order(groups, query.order, query.limit + 1)
+        shown = table.head(query.limit)
+        truncated = len(table) > query.limit
+        return Answer(
+            program,
+            fields,
+            shown.columns(groups, _shown(program, query)),
+            found.start_ms,
+            found.end_ms,
+            found.step_ms,
+            as_kept(self._client, program, found.completeness),
+            truncated,
+            last=shown.last(groups, query.order) if truncated else None,
+        )
 
     def _windows(self, known: Known, due: Sequence[Mapping[int, Due]], state: StateFilter) -> set[Span]:
         """The windows that have something to show: those published, and open ones unless they are not wanted."""
@@ -207,22 +269,39 @@ class Metrics:
         ]
         return {(start, start + pane_width_ms(program)) for panes in marks for start in panes}
 
-    def _first_rows(self, known: Known, units: Sequence[Span], query: MetricQuery) -> tuple[RowTable, Table]:
+    def _first_rows(self, plan: _Plan, rows: RowTable) -> Table:
         """The first rows of the answer, in its order, one more than the limit where there are more."""
+        query, known = plan.query, plan.known
         cells = WindowCells(self._client, known)
-        rows = RowTable(known, query.order, query.state)
-        by_window = query.order in ("window", "-window")
         count = query.limit + 1
         tables: list[Table] = []
-        for batch in _batches(known.cut, units, descending=query.order == "-window"):
+        for batch in _batches(known.cut, _still_to_come(plan), descending=query.order == "-window"):
             tables.append(rows.finished(cells.read(batch), count))
             found = sum(map(len, tables))
-            if by_window and found >= count:
+            if query.by_window and found >= count:
                 break
-            if not by_window and found > 2 * count:  # any window may hold a first row: keep the best so far
+            if not query.by_window and found > 2 * count:  # any window may hold a first row: keep the best so far
                 tables = [together(tables).in_order(known.groups, query.order, count)]
-        table = together(tables) if tables else empty_table(rows.fields)
-        return rows, table if by_window else table.in_order(known.groups, query.order, count)
+        table = together(tables) if tables else empty_table(_fields(rows, query))
+        return table if query.by_window else table.in_order(known.groups, query.order, count)
+
+    def _filled(self, plan: _Plan, rows: RowTable) -> Table:
+        """All rows with those of windows without events, then the first of them."""
+        query, known = plan.query, plan.known
+        everything = RowTable(known, rows.names, "window", query.state)
+        cells = WindowCells(self._client, known)
+        tables = [everything.finished(cells.read(batch)) for batch in _batches(known.cut, plan.units, descending=False)]
+        if sum(map(len, tables)) > MAX_FILLED:
+            raise too_many_rows(sum(map(len, tables)))
+        table = together(tables) if tables else empty_table(_fields(rows, query))
+        table = filled(table, known, query.fill, plan.start_ms, plan.end_ms)
+        rows.capped, rows.failed = everything.capped, everything.failed
+        if query.state != "all":
+            wanted = {"closed": ("closed", "final")}.get(query.state, (query.state,))
+            table = table.where(np.array([state in wanted for state in table.about["state"]], dtype=np.bool_))
+        if query.after is not None:
+            table = table.after(query.after, known.groups, query.order)
+        return table.in_order(known.groups, query.order, query.limit + 1)
 
     def _published(
         self, program: Program, start_ms: int | None, end_ms: int | None, tier_ms: int | None = None
@@ -246,20 +325,21 @@ class Metrics:
             )
         return set(windows)
 
-    def latest(self, metric: str) -> Answer:
+    def latest(self, metric: str, checked_against: Program | None = None) -> Answer:
         """The newest closed window."""
-        program = self.program(metric)
-        groups = self._groups(program, {})
+        program = checked_against or self.program(metric)
+        query = MetricQuery(metric, limit=MAX_ROWS)
+        groups = self._groups(program, query)
         if isinstance(program.window, Session):
             found = SessionReader(self._client, program).latest(MAX_ROWS + 1, groups)
-            return self._of_sessions(program, groups, found, "window", MAX_ROWS)
+            return replace(self._of_sessions(program, groups, found, query), last=None)
         completeness = self.completeness(program)
         windows = store.published_windows(self._client, program.name, program.version, limit=1)
         known = Known(program, Cut(program), completeness, set(windows), groups)
-        rows = RowTable(known)
+        rows = RowTable(known, list(program.value_types))
         table = rows.finished(WindowCells(self._client, known).read(windows), MAX_ROWS + 1)
         start_ms, end_ms = windows[0] if windows else (None, None)
-        return self._whole_answer(rows, table, (start_ms, end_ms, natural_step_ms(program)))
+        return self._whole_answer(query, rows, table, (start_ms, end_ms, natural_step_ms(program)))
 
     def rolling(
         self,
@@ -275,20 +355,96 @@ class Metrics:
             BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
         """
         program = checked_against or self.program(metric)
+        start_ms, end_ms = rolling_span(program, window_ms, at_ms)
         width_ms = rolling_width(program, window_ms)
-        end_ms = aligned_up(program, at_ms, width_ms)
-        start_ms = end_ms - window_ms
+        query = MetricQuery(metric, where=where, limit=MAX_ROWS)
         completeness = self.completeness(program)
-        known = Known(program, Cut(program), completeness, set(), self._groups(program, where), of_panes=True)
-        rows = RowTable(known)
+        known = Known(program, Cut(program), completeness, set(), self._groups(program, query), of_panes=True)
+        rows = RowTable(known, list(program.value_types))
         panes = [(start, start + width_ms) for start in range(start_ms, end_ms, width_ms)]
         table = rows.finished(WindowCells(self._client, known).read_as((start_ms, end_ms), panes), MAX_ROWS + 1)
-        return self._whole_answer(rows, table, (start_ms, end_ms, window_ms))
+        return self._whole_answer(query, rows, table, (start_ms, end_ms, window_ms))
 
-    def _whole_answer(self, rows: RowTable, table: Table, covers: tuple[int | None, int | None, int | None]) -> Answer:
+    def _whole_answer(self, query: MetricQuery, rows: RowTable, table: Table, covers: _Covers) -> Answer:
         """All rows that were merged, as an answer."""
         completeness = as_kept(self._client, rows.known.program, rows.known.completeness)
-        return self._answer(rows, table.head(MAX_ROWS), covers, completeness, truncated=len(table) > MAX_ROWS)
+        return replace(_answer(query, rows, table, covers, completeness), last=None)
+
+
+def rolling_span(program: Program, window_ms: int, at_ms: int) -> Span:
+    """Where a trailing window begins and ends.
+
+    Raises:
+        BadRequestError: 422, the window is not a multiple of the metric's pane, or it has no panes.
+    """
+    end_ms = aligned_up(program, at_ms, rolling_width(program, window_ms))
+    return end_ms - window_ms, end_ms
+
+
+def _answer(
+    query: MetricQuery,
+    rows: RowTable,
+    table: Table,
+    covers: _Covers,
+    completeness: Completeness,
+    tier_ms: int | None = None,
+) -> Answer:
+    """The rows up to the limit, and what they cover."""
+    known = rows.known
+    groups, program = known.groups, known.program
+    truncated = len(table) > query.limit
+    shown = table.head(query.limit)
+    others = {OTHER} if OTHERS in {groups.shown.names[number] for number in set(shown.groups.tolist())} else set()
+    asked = _shown(program, query)
+    return Answer(
+        program,
+        _fields(rows, query),
+        shown.columns(groups, asked),
+        *covers,
+        completeness,
+        truncated,
+        tier_ms,
+        frozenset((rows.capped & asked.keys()) | (others if groups.top is None else set())),
+        frozenset(rows.failed & asked.keys()),
+        known.cut.calendar,
+        shown.last(groups, query.order) if truncated else None,
+    )
+
+
+def _fields(rows: RowTable, query: MetricQuery) -> tuple[AnswerColumn, ...]:
+    about = {} if query.fill == "none" else FILLED_TYPES
+    return answer_fields(rows.known.program, about, rows.known.groups.fields, _shown(rows.known.program, query))
+
+
+def _shown(program: Program, query: MetricQuery) -> dict[str, str]:
+    """The values of rows with their types; on a line between two counts there are numbers that are no counts."""
+    types = {n: kind for n, kind in program.value_types.items() if query.values is None or n in query.values}
+    return {n: "float" if query.fill == "linear" and kind == "int" else kind for n, kind in types.items()}
+
+
+def _computed(program: Program, query: MetricQuery) -> list[str]:
+    """The values that have to be finished: those that are shown, and what orders or fills them."""
+    wanted = {*_shown(program, query), query.order.removeprefix("-")}
+    if query.fill == "auto":
+        wanted |= program.selection.needs(wanted)
+    return [name for name in program.value_types if name in wanted]
+
+
+def _step_of(cut: Cut) -> int | None:
+    if cut.calendar is not None:
+        return None
+    return cut.step_ms if cut.step_ms is not None else natural_step_ms(cut.program)
+
+
+def _still_to_come(plan: _Plan) -> Sequence[Span]:
+    """The windows that can hold rows after the page before; in order of a value any can."""
+    query, cut = plan.query, plan.known.cut
+    if query.after is None or not query.by_window:
+        return plan.units
+    last = (query.after.start_ms, query.after.end_ms)
+    if query.order == "-window":
+        return [unit for unit in plan.units if cut.row_of(unit) <= last]
+    return [unit for unit in plan.units if cut.row_of(unit) >= last]
 
 
 def _batches(cut: Cut, units: Sequence[Span], *, descending: bool) -> Iterator[list[Span]]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
+from pipeline.core.csv_cells import CellReader, cell_reader
 from pipeline.core.ndjson import encode_rows, iso_time
 from pipeline.core.times import epoch_to_ms, parse_time_ms
 from pipeline.errors import StreamgaugeError
@@ -98,7 +97,7 @@ def _csv_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
         reader = csv.reader(text, strict=True)
         try:
             header = _header(path, reader, fields)
-            readers = [_cell_reader(fields.get(name, "string")) for name in header]
+            readers = [cell_reader(fields.get(name, "string")) for name in header]
             for cells in reader:
                 if cells:
                     yield FileRow(reader.line_num, _csv_body(header, readers, cells))
@@ -121,57 +120,13 @@ def _header(path: Path, reader: Iterator[list[str]], fields: Mapping[str, str]) 
     return header
 
 
-def _csv_body(header: list[str], readers: list[Callable[[str], Any]], cells: list[str]) -> bytes:
-    if len(cells) > len(header):  # an unquoted comma: which cell is which is not known, so the door refuses the row
+def _csv_body(header: list[str], readers: list[CellReader], cells: list[str]) -> bytes:
+    if len(cells) != len(
+        header
+    ):  # an unquoted comma, or cut off: which cell is which is not known; the door refuses it
         return msgspec.json.encode(",".join(cells))
-    row = {name: read(cell) if cell else None for name, read, cell in zip(header, readers, cells, strict=False)}
+    row = {name: read(cell) if cell else None for name, read, cell in zip(header, readers, cells, strict=True)}
     return encode_rows([row]).rstrip()
-
-
-def _cell_reader(kind: str) -> Callable[[str], Any]:
-    return CELL_READERS.get(kind.partition("[")[0], str)
-
-
-def typed_cell(kind: str, text: str) -> Any:
-    """Return text as a value of a field type, or as it is where it cannot be one; empty text is null."""
-    return _cell_reader(kind)(text) if text else None
-
-
-def _int_cell(cell: str) -> Any:
-    return int(cell) if re.fullmatch(r"\s*[+-]?\d{1,30}\s*", cell, re.ASCII) else cell
-
-
-def _float_cell(cell: str) -> Any:
-    try:
-        number = float(cell)
-    except ValueError:
-        return cell
-    return number if math.isfinite(number) else cell
-
-
-def _bool_cell(cell: str) -> Any:
-    return {"true": True, "1": True, "false": False, "0": False}.get(cell.strip().lower(), cell)
-
-
-def _timestamp_cell(cell: str) -> Any:
-    whole = _int_cell(cell)
-    return whole if isinstance(whole, int) else _float_cell(cell)
-
-
-def _list_cell(cell: str) -> Any:
-    try:
-        return msgspec.json.decode(cell)
-    except msgspec.DecodeError:
-        return cell
-
-
-CELL_READERS: Mapping[str, Callable[[str], Any]] = {
-    "int": _int_cell,
-    "float": _float_cell,
-    "bool": _bool_cell,
-    "timestamp": _timestamp_cell,
-    "list": _list_cell,
-}
 
 
 def _parquet_rows(path: Path) -> Iterator[FileRow]:

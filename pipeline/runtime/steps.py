@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from math import gcd
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from pipeline.core.definitions import DAY_MS, Calendar, Cumulating, Hopping, Session, Tumbling
+from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.core.times import format_duration
 from pipeline.core.windows import Span, panes_of
@@ -96,12 +99,17 @@ class Cut:
             return panes_of(self.calendar).begin_after(time_ms - 1)
         return time_ms if self.step_ms is None else aligned_up(self.program, time_ms, self.step_ms)
 
+    def holds(self, unit: Span) -> bool:
+        """Whether a window or pane is in one row as a whole."""
+        return unit[1] <= self.row_of(unit)[1]
 
-def tier_for(cut: Cut) -> int | None:
-    """The coarsest tier whose windows fill whole steps."""
-    sizes = (rollup.size_ms for rollup in cut.program.stage.rollups)
-    step_ms = cut.step_ms
-    return max((size_ms for size_ms in sizes if step_ms is not None and step_ms % size_ms == 0), default=None)
+
+def tiers_for(cut: Cut) -> list[int]:
+    """The tiers whose windows may fill whole steps, coarsest first; whether they do in a zone, its days decide."""
+    sizes = sorted((rollup.size_ms for rollup in cut.program.stage.rollups), reverse=True)
+    if cut.calendar is not None:
+        return sizes
+    return [size_ms for size_ms in sizes if cut.step_ms is not None and cut.step_ms % size_ms == 0]
 
 
 def tier_span(program: Program, window: Span, tier_ms: int) -> Span:
@@ -119,13 +127,15 @@ def settles_at_ms(program: Program, span: Span) -> int:
     return int(program.panes.last_ends(starts_ms)[0])
 
 
-def checked_cut(program: Program, step_ms: int | None) -> Cut:
+def checked_cut(program: Program, step_ms: int | None, calendar: Calendar | None = None) -> Cut:
     """How an answer is cut: a step is a multiple of the pane, and its rows begin where windows begin.
 
     Raises:
         BadRequestError: 422, the step cannot be answered exactly.
     """
     tumbling = isinstance(program.window, Tumbling)
+    if calendar is not None:
+        return Cut(program, None, _checked_calendar(program, calendar))
     if step_ms is None:
         return Cut(program, natural_step_ms(program) if tumbling else None)
     if isinstance(program.window, Calendar | Session):
@@ -145,6 +155,65 @@ def checked_cut(program: Program, step_ms: int | None) -> Cut:
             status=422,
         )
     return Cut(program, step_ms)
+
+
+def _checked_calendar(program: Program, calendar: Calendar) -> Calendar:
+    """Of a calendar metric, steps are its windows or made of its days; of others the panes say (`check_fitting`)."""
+    window = program.window
+    if isinstance(window, Session):
+        raise BadRequestError(
+            f"{program.name} has sessions, which are no parts of local days; leave tz out, or ask with step=24h",
+            code="step_not_exact",
+            status=422,
+        )
+    if isinstance(window, Calendar):
+        fits = window.zone == calendar.zone and (calendar.unit == window.unit or window.unit == "day")
+        if not fits:
+            units = "day, week or month" if window.unit == "day" else window.unit
+            raise BadRequestError(
+                f"{program.name} has windows of one {window.unit} in {window.zone}; a {calendar.unit} in "
+                f"{calendar.zone} is not made of them. The nearest that answers exactly is step={units} "
+                f"with tz={window.zone}",
+                code="zone_not_exact",
+                status=422,
+            )
+    return calendar
+
+
+def check_fitting(cut: Cut, units: Iterable[Span], times_ms: Iterable[int | None]) -> None:
+    """Refuse a zone whose days begin within a window (or pane) of the answer.
+
+    Raises:
+        BadRequestError: 422, with the nearest zone whose days do not.
+    """
+    if cut.calendar is None or isinstance(cut.program.window, Calendar):
+        return
+    program, width_ms = cut.program, pane_width_ms(cut.program)
+    rows = {cut.row_of(unit) for unit in units} | {cut.row_of((ms, ms + 1)) for ms in times_ms if ms is not None}
+    for bound_ms in sorted({ms for row in rows for ms in row}):
+        if aligned(program, bound_ms, width_ms) != bound_ms:
+            raise BadRequestError(
+                f"a {cut.calendar.unit} in {cut.calendar.zone} begins at {_clock(bound_ms)} UTC, within a window of "
+                f"{format_duration(width_ms)} of {program.name}; the nearest zone that answers exactly is "
+                f"{_nearest_zone(program, cut.calendar.zone, bound_ms, width_ms)}",
+                code="zone_not_exact",
+                status=422,
+            )
+
+
+def _clock(time_ms: int) -> str:
+    minutes = time_ms // MINUTE_MS % (DAY_MS // MINUTE_MS)
+    return f"{minutes // 60:02}:{minutes % 60:02}"
+
+
+def _nearest_zone(program: Program, zone: str, time_ms: int, width_ms: int) -> str:
+    """The zone of whole hours nearest to another whose days begin where windows do; UTC's where none does."""
+    offset = datetime.fromtimestamp(time_ms / 1_000, ZoneInfo(zone)).utcoffset()
+    assert offset is not None
+    hours = sorted(range(-12, 15), key=lambda hour: abs(hour * HOUR_MS - offset.total_seconds() * 1_000))
+    fitting = (hour for hour in hours if aligned(program, -hour * HOUR_MS, width_ms) == -hour * HOUR_MS)
+    hour = next((hour for hour in fitting if DAY_MS % width_ms == 0), 0)
+    return "UTC" if hour == 0 else f"Etc/GMT{-hour:+d} (UTC{hour:+03d}:00)"
 
 
 def rolling_width(program: Program, window_ms: int) -> int:

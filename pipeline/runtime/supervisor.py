@@ -197,6 +197,7 @@ def welcome(up: Up, config: Config, redis_url: str) -> str:
     """Return what `up` says when the API accepts: where things are, and one command that shows numbers."""
     return "\n".join(
         (
+            f"  Look   {up.api_url}/",
             f"  API    {up.api_url}",
             f"  Redis  {without_password(redis_url)}",
             f"  Try    curl '{up.api_url}{path_to_try(config, demo=up.demo)}'",

@@ -13,7 +13,7 @@ from itertools import groupby
 import numpy as np
 import redis
 
-from pipeline.core.accumulators import Int64
+from pipeline.core.accumulators import Int64, Slots
 from pipeline.core.cell_columns import CellColumns, cells_in_one_window, merged_cells
 from pipeline.core.merging import Piece, pieces_of
 from pipeline.core.programs import Program
@@ -57,6 +57,12 @@ class RowCells:
     states: list[State]
     revisions: list[int]
     cells: CellColumns
+
+    def taken(self, places: Slots) -> RowCells:
+        """Some of the rows, in the order of `places`."""
+        if np.array_equal(places, self.cells.slots):
+            return self
+        return RowCells(self.spans, self.states, self.revisions, self.cells.taken(places))
 
     @property
     def starts(self) -> Int64:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from api.csv_text import csv_text
-from api.parameters import FORMATS
+from api.metric_parameters import FORMATS
 from pipeline.runtime.answer import Answer
 from tests.conftest import emptied
 from tests.line import Row

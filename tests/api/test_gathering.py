@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 
@@ -38,15 +39,16 @@ class Log:
         return 7, Appended(False, 1_000 + len(self.appends), 0, tuple(f"{name}-0" for name in names))
 
 
+def have_come(log: Log, gathering: Gathering, n: int) -> bool:
+    return len(gathering._waiting) + sum(map(len, log.appends)) == n
+
+
 def gathered(log: Log, gathering: Gathering, names: Sequence[str], pool: ThreadPoolExecutor) -> list[Future[Written]]:
     """Appends that begin one after the other, all but the first while that one is under way."""
     futures = []
     for number, name in enumerate(names):
         futures.append(pool.submit(gathering.append, small(name)))
-        wait_for(
-            lambda number=number: len(gathering._waiting) + sum(map(len, log.appends)) == number + 1,
-            f"append {number} waits",
-        )
+        wait_for(partial(have_come, log, gathering, number + 1), f"append {number} waits")
     log.may_go_on.set()
     return futures
 

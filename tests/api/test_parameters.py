@@ -10,15 +10,11 @@ from hypothesis import given as drawn
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 
+from api.metric_parameters import FORMATS, METRIC_PARAMETERS, latest_format, metric_request
 from api.parameters import (
-    FORMATS,
-    METRIC_PARAMETERS,
-    NOT_BUILT,
     check_encoding,
     event_limit,
     known_name,
-    latest_format,
-    metric_request,
     no_parameters,
 )
 from pipeline.core.programs import compile_programs
@@ -115,14 +111,6 @@ def test_an_unknown_parameter_is_refused_with_a_suggestion(given: str, meant: st
     assert f"Did you mean '{meant}'?" in str(error)
 
 
-@pytest.mark.parametrize("name", NOT_BUILT)
-def test_a_parameter_of_the_contract_that_is_not_built_is_refused_by_name(name: str) -> None:
-    error = refusal(**{name: "x"})
-
-    assert error.code == "not_built"
-    assert f"'{name}' is not built yet" in str(error)
-
-
 @pytest.mark.parametrize(
     ("name", "text", "code"),
     [
@@ -139,6 +127,19 @@ def test_a_parameter_of_the_contract_that_is_not_built_is_refused_by_name(name: 
         ("order", "--views", "unknown_order"),
         ("state", "openish", "bad_state"),
         ("format", "xml", "bad_format"),
+        ("group_by", "bot,sttus", "unknown_field"),
+        ("group_by", "page,page", "bad_group_by"),
+        ("agg", "", "bad_agg"),
+        ("agg", "views,vews", "unknown_field"),
+        ("agg", "views,views", "bad_agg"),
+        ("fill", "zeros", "bad_fill"),
+        ("other", "1", "bad_other"),
+        ("tz", "Europe/Pariss", "unknown_zone"),
+        ("tz", "Europe/Paris", "bad_step"),
+        ("step", "month", "bad_step"),
+        ("cursor", "x", "bad_cursor"),
+        ("cursor", "", "bad_cursor"),
+        ("cursor", "W10", "bad_cursor"),
         ("format", "parquet", "bad_format"),
     ],
 )
@@ -182,7 +183,7 @@ def test_a_name_from_a_path_is_one_of_ours_or_a_404(name: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-NAMES = st.sampled_from([*METRIC_PARAMETERS, *NOT_BUILT, "where.bot", "where.status", "where.ts", "where."]) | st.text()
+NAMES = st.sampled_from([*METRIC_PARAMETERS, "where.bot", "where.status", "where.ts", "where."]) | st.text()
 VALUES = st.text() | st.from_regex(r"[-+0-9nowTZ:.]{1,25}", fullmatch=True) | st.integers().map(str)
 
 
@@ -201,14 +202,14 @@ def refused(pairs: list[tuple[str, str]]) -> BadRequestError | None:
     return None
 
 
-def test_every_parameter_is_in_the_docs_with_what_is_not_built() -> None:
+def test_every_parameter_and_format_is_in_the_docs() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs/http.md").read_text("utf-8")
     table = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
 
     assert [
         name for name in (*METRIC_PARAMETERS, "where.<field>") if not any(f"`{name}`" in row for row in table)
     ] == []
-    assert [name for name in (*NOT_BUILT, *FORMATS) if f"`{name}`" not in page] == []
+    assert [name for name in FORMATS if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("text", [" 1h", "now 15x", "2023-11-14T22:13:20.5 1:00"])

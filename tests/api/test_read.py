@@ -362,13 +362,6 @@ def test_an_unknown_name_is_a_404_problem(line: Line, path: str) -> None:
     assert answer.get_json(force=True)["detail"]
 
 
-@pytest.mark.parametrize("view", ["live"])
-def test_a_view_that_is_not_built_says_so_by_name(line: Line, view: str) -> None:
-    problem = line.get(f"/v1/metrics/by_page/{view}?window=5m", 501)
-
-    assert f"/v1/metrics/by_page/{view} is not built yet" in problem["detail"]
-
-
 @pytest.mark.parametrize(
     "path",
     [

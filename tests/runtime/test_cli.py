@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -221,42 +220,6 @@ def test_lines_are_sent_as_they_arrive_not_when_a_batch_is_full() -> None:
         assert next(lines) == [b"two"]
         sink.close()
         assert list(lines) == [[b"three"]]
-
-
-def test_tail_prints_the_oldest_of_the_newest_first(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
-    ids = [("10-0", 0, None), ("9-0", 1, 11), ("9-0", 1, 2), ("9-0", 0, 2)]
-    events: list[dict[str, Any]] = [{"id": i, "partition": p, "row": r, "time": 5, "event": {}} for i, p, r in ids]
-    api.answers["/v1/streams/temps/events"] = {"events": events}
-    assert streamgauge("tail", "temps", "-n", "2", "--url", api.url) == 0
-    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(event["id"], event["partition"], event["row"]) for event in shown] == ids[::-1]
-    assert api.queries[-1][1] == {"limit": ["2"]}
-
-
-def metric_answer() -> dict[str, Any]:
-    row = {"window_start": 0, "window_end": 60_000, "state": "closed", "revision": 0, "site": "north", "readings": 7}
-    return {"data": [row], "meta": {"watermark": 61_000, "complete_to": 60_000}, "next": None}
-
-
-def test_query_prints_a_table_and_how_complete_it_is(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
-    api.answers["/v1/metrics/m"] = metric_answer()
-    assert streamgauge("query", "m", "--start", "-1h", "--where", "site=north", "--url", api.url) == 0
-    said = capsys.readouterr()
-    assert "1970-01-01T00:00:00.000+00:00" in said.out
-    assert said.out.split()[-2:] == ["north", "7"]
-    assert "complete to 1970-01-01T00:01:00.000+00:00" in said.err
-    assert api.queries[-1][1] == {"start": ["-1h"], "where.site": ["north"]}
-
-
-def test_query_prints_the_answer_as_json(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
-    api.answers["/v1/metrics/m"] = metric_answer()
-    assert streamgauge("query", "m", "--format", "json", "--url", api.url) == 0
-    assert json.loads(capsys.readouterr().out) == metric_answer()
-
-
-def test_an_unknown_metric_is_the_apis_own_sentence(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
-    assert streamgauge("query", "nope", "--url", api.url) == 1
-    assert capsys.readouterr().err == "streamgauge: 404 there is no /v1/metrics/nope\n"
 
 
 def test_doctor_fails_with_what_to_do_when_nothing_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

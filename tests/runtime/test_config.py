@@ -12,10 +12,12 @@ import pytest
 from pipeline.core import registry
 from pipeline.core.definitions import (
     AGGREGATE_FUNCTIONS,
+    DAY_MS,
     Aggregate,
     AggregateSpec,
     Calendar,
     Cumulating,
+    Dedup,
     Field,
     Hopping,
     Rollup,
@@ -324,6 +326,20 @@ def test_the_shipped_config_loads_compiles_and_warns_of_nothing() -> None:
     assert config_warnings(config) == []
 
 
+def test_a_stream_with_dedup_is_partitioned_by_its_ids_unless_it_says_by_what(tmp_path: Path) -> None:
+    schema = "schema: {id: string, maybe: 'int?', user: string}"
+    text = f"streams:\n  a: {{{schema}, dedup: {{key: id}}}}\n"
+    text += f"  b: {{{schema}, partition_by: user, dedup: {{key: maybe, within: 7d}}}}\n  c: {{{schema}}}\n"
+
+    config = load_config(write(tmp_path, text), {})
+
+    a, b, c = config.streams.values()
+    assert (a.dedup, a.partition_by) == (Dedup("id", 600_000), "id")
+    assert (b.dedup, b.partition_by) == (Dedup("maybe", 7 * DAY_MS), "user")
+    assert (c.dedup, c.partition_by) == (None, None)
+    assert "  dedup       by id, within 10m" in describe(config).splitlines()
+
+
 def test_a_message_shows_the_line_with_a_caret(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path, STAGES + "  x:\n    from: clicks\n    filtr: ok\n")
 
@@ -336,8 +352,8 @@ def test_every_problem_is_named_in_one_run_in_the_order_of_the_file(tmp_path: Pa
     text = (
         "redis: {url: http://x, ur: 1}\n"
         "streams:\n"
-        "  a: {schema: {x: int, y: flaot}, dedup: 1}\n"
-        "  b: {schema: {x: int}, partition_by: y, dedup: 1}\n"
+        "  a: {schema: {x: int, y: flaot}, archive: 1}\n"
+        "  b: {schema: {x: int}, partition_by: y, archive: 1}\n"
         "  c: {schema: {x: int}}\n"
         "stages:\n"
         "  s: {from: c, filter: x, derive: {z: yy}, python: f}\n"

@@ -109,7 +109,23 @@ REFUSED_STREAMS = [
         "streams: {s: {schema: {a: int}, extra: ¦keep}}",
         "streams.s.extra: `extra: keep` is not built yet in this version.",
     ),
-    ("streams: {s: {schema: {a: int}, ¦dedup: {}}}", "streams.s.dedup: `dedup` is not built yet in this version."),
+    ("streams: {s: {schema: {a: int}, ¦dedup: {}}}", "streams.s.dedup: needs `key`."),
+    ("streams: {s: {schema: {a: int}, dedup: ¦a}}", "streams.s.dedup: must be a mapping, not 'a'."),
+    ("streams: {s: {schema: {ab: int}, dedup: {key: ¦abc}}}", "streams.s.dedup.key: unknown field 'abc'. Did you mean"),
+    (
+        "streams: {s: {schema: {a: float}, dedup: {key: ¦a}}}",
+        "streams.s.dedup.key: 'a' is float; an event is known again by a string or an int.",
+    ),
+    (
+        "streams: {s: {schema: {a: 'int?'}, dedup: {key: ¦a}}}",
+        "streams.s.dedup.key: 'a' may be null, and without `partition_by` the stream is partitioned by it.",
+    ),
+    ("streams: {s: {schema: {a: int}, dedup: {key: a, within: ¦0s}}}", "streams.s.dedup.within: must be longer than 0"),
+    (
+        "streams: {s: {schema: {a: int}, dedup: {key: a, within: ¦8d}}}",
+        "streams.s.dedup.within: must be at most 1w, not 8d",
+    ),
+    ("streams: {s: {schema: {a: int}, dedup: {key: a, ¦for: 1d}}}", "streams.s.dedup.for: unknown setting."),
     ("streams: {s: {schema: {a: int}, ¦archive: x}}", "streams.s.archive: `archive` is not built yet in this version."),
     (
         "streams: {s: {schema: {a: int}, compression: ¦gzip}}",

@@ -1,7 +1,4 @@
-"""InfluxDB's documented example of `fill()`. What `fill=` asks for is refused by name until it is built (issue 5).
-
-What answers without it is `fill(none)`: a window without events has no row.
-"""
+"""InfluxDB's documented example of `fill()`. Ours without `fill` is `fill(none)`: an empty window has no row."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from tests.servers import RunningServer
 from tests.vectors.vectors import Bench, Question, load, ms
 
 VECTOR = load("15_influx_fill.json")
-WAITS_FOR_FILL = {"fill(0)", "fill(linear)", "fill(null)", "fill(previous)"}
+FILLED = {"fill(0)", "fill(linear)", "fill(null)", "fill(previous)"}
 
 
 def bench_of(server: RunningServer) -> Bench:
@@ -24,7 +21,7 @@ def bench_of(server: RunningServer) -> Bench:
 
 
 def test_no_case_is_forgotten() -> None:
-    assert VECTOR["expect"].keys() == WAITS_FOR_FILL | {"fill(none)"}
+    assert VECTOR["expect"].keys() == FILLED | {"fill(none)"}
 
 
 def test_a_window_without_events_has_no_row(server: RunningServer) -> None:
@@ -38,12 +35,13 @@ def test_a_window_without_events_has_no_row(server: RunningServer) -> None:
     ]
 
 
-@pytest.mark.parametrize("case", sorted(WAITS_FOR_FILL))
-def test_fill_is_refused_by_name_until_it_is_built(server: RunningServer, case: str) -> None:
-    """When `fill=` is built this fails: then the case's numbers are to be compared here."""
+@pytest.mark.parametrize("case", sorted(FILLED))
+def test_a_gap_is_filled_as_influxdb_does(server: RunningServer, case: str) -> None:
+    start, end = VECTOR["range"]
     fill = case.removeprefix("fill(").removesuffix(")").replace("0", "zero")
-    answer = bench_of(server).line.http.get("/v1/metrics/answer", query_string={"fill": fill})
 
-    problem = answer.get_json()
-    assert (answer.status_code, problem["code"]) == (400, "not_built"), answer.text
-    assert "fill" in problem["detail"]
+    rows = bench_of(server).rest("answer", start=start, end=end, fill=fill)
+
+    expected = VECTOR["expect"][case]
+    assert [row["value"] for row in rows] == [None if mean is None else pytest.approx(mean) for mean in expected]
+    assert [row["filled"] for row in rows] == [False, False, True, False]
