@@ -11,6 +11,7 @@ from flask import Flask, Request, request
 
 from api import problems
 from api.aside import aside_blueprint
+from api.config_text import config_blueprint
 from api.dashboard_files import dashboard_blueprint
 from api.fast_door import FastDoor
 from api.health import health_blueprint
@@ -20,6 +21,7 @@ from api.live import live_blueprint
 from api.live_hub import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
+from api.reference.routes import reference_blueprint
 from api.timecontrol import blueprint as time_blueprint
 from api.window_gauges import window_gauges_blueprint
 from pipeline.core.definitions import Config
@@ -38,8 +40,9 @@ def create_app(
     loopback_only: bool = True,
     allow_volatile: bool = False,
     live: LivePolicy | None = None,
+    config_text: str | None = None,
 ) -> Flask:
-    """Return the WSGI app for a config and a server."""
+    """Return the WSGI app for a config and a server; `config_text` is the file that the config was read from."""
     app = Flask("streamgauge", static_folder=None)
     problems.register(app)
     if loopback_only:
@@ -57,7 +60,9 @@ def create_app(
     app.register_blueprint(live_streams)
     app.register_blueprint(window_gauges_blueprint(config, client))
     app.register_blueprint(health_blueprint(config, client, allow_volatile=allow_volatile))
+    app.register_blueprint(config_blueprint(config_text))
     app.register_blueprint(dashboard_blueprint(config))
+    app.register_blueprint(reference_blueprint(config))
     app.wsgi_app = FastDoor(app, intakes, _refuse_foreign_host if loopback_only else None)  # type: ignore[method-assign]
     return app
 

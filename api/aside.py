@@ -45,8 +45,8 @@ def aside_blueprint(config: Config, reading: redis.Redis, writing: redis.Redis, 
     def browse(path: str) -> Response:
         if not request.args:
             return json_response(_summary(reading, scripts, config, groups, PATHS[path]))
-        shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         asked = aside_request(request.args, _owner(PATHS[path]))
+        shelf = shelf_of(path, _of_query(request.args, PATHS[path]))
         before, up_to = _cursor(asked.cursor, shelf) if asked.cursor else (None, newest_ids(scripts, shelf))
         found = page(reading, shelf, up_to, before, asked.limit, asked.reason)
         return json_response(

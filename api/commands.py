@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8080"
 SIMULATE_PATIENCE_S = 5.0  # then events are dropped, and it goes on
 DOCTOR_PATIENCE_S = 2.0
-Url = Annotated[str, typer.Option(help="The API.")]
+Url = Annotated[str, typer.Option(help="The API.", envvar="STREAMGAUGE_URL")]  # the one that notebooks look at too
 
 
 def api(
@@ -115,14 +116,18 @@ def doctor(
     allow_volatile: AllowVolatile = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
-    """Check config, Redis, API and lag, and say what to do. Exit code 1 when something is wrong."""
+    """Check config, Redis, the next limit, API and lag, and say what to do. Exit code 1 when something is wrong."""
     from api.tables import print_checks
+    from pipeline.runtime.config import load_config
     from pipeline.runtime.doctor import check_config, check_native, check_redis
     from pipeline.runtime.redis_url import find_redis_url
 
     checks = [check_config(config, os.environ), check_native()]
     if checks[0].ok or redis_url is not None:
-        checks += check_redis(lambda: find_redis_url(config, redis_url, data_dir, os.environ), allow_volatile)
+        loaded = load_config(config, os.environ) if checks[0].ok else None
+        own = data_dir if redis_url is None and loaded is not None and loaded.redis_url == "embedded" else None
+        url_of = partial(find_redis_url, config, redis_url, data_dir, os.environ)
+        checks += check_redis(url_of, allow_volatile, loaded, own)
     checks += _api_checks(url)
     print_checks(checks, as_json)
     if not all(check.ok for check in checks):

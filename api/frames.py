@@ -15,21 +15,58 @@ from pipeline.core.ndjson import iso_time
 from pipeline.runtime.answer_frames import answer_frame, dtype_of, typed_series
 
 TIMES_SAID = ("start", "end", "watermark", "complete_from", "complete_to")
-SAID = ("step", "tier", "complete_by", "truncated", "capped", "failed")  # step and tier in ms
+SAID = ("step", "tz", "tier", "complete_by", "truncated", "capped", "failed")  # step and tier in ms
+SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
+
+Meta = Mapping[str, Any]
 
 
-def metric_frame(
-    rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any], meta: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Return one row per window and group, indexed by `window_start` (UTC).
+class MetricFrame(pd.DataFrame):
+    """A metric's rows: a DataFrame whose `plot` draws its values, one line for each group.
 
-    Columns: window_end, state, revision, the group's fields, the metric's values. `attrs` holds what `meta` says, times
-    as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
+    What is made of it is a plain DataFrame. pandas would draw the ends of the windows and the revisions as well.
     """
-    types = {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
-    frame = answer_frame(rows, types)
-    units = {value["name"]: value.get("unit") for value in described["values"]}
-    frame.attrs.update(metric=described["metric"], units=meta.get("unit") or units)
+
+    @property
+    def plot(self) -> Any:
+        plain, groups = pd.DataFrame(self), list(self.attrs.get("groups", []))
+        values = [name for name in self.attrs.get("units", {}) if name in plain.columns]
+        drawn = plain[values].select_dtypes("number")
+        if groups:
+            one_line_each = plain[[*drawn.columns, *groups]]
+            drawn = one_line_each.pivot_table(
+                index=plain.index.name, columns=groups, values=list(drawn), aggfunc="last"
+            )
+        return drawn.plot
+
+
+def metric_frame(metric: str, columns: Mapping[str, list[Any]], meta: Meta) -> pd.DataFrame:
+    """Return an answer (`format=columns`), one row per window and group, indexed by `window_start` (UTC).
+
+    Columns: window_end, state, revision, of sessions their own, the group's fields, the metric's values. `attrs` holds
+    what `meta` says, times as ISO 8601 text or None (text compares with the index, and survives `to_parquet`).
+    """
+    series = {each["name"]: typed_series(columns[each["name"]], dtype_of(each["type"])) for each in meta["columns"]}
+    frame = pd.DataFrame(series).set_index("window_start")
+    units = {each["name"]: each["unit"] for each in meta["columns"] if each["kind"] == "value"}
+    groups = [each["name"] for each in meta["columns"] if each["kind"] == "group"]
+    return _with_account(frame, metric, units, groups, meta)
+
+
+def rows_frame(rows: Sequence[Mapping[str, Any]], described: Mapping[str, Any], meta: Meta) -> pd.DataFrame:
+    """Return rows of a live stream likewise: their types are those of the metric's description."""
+    types = dict(SESSION_TYPES) if "session_ms" in described["window"] else {}
+    types |= {column["name"]: str(column["type"]) for column in (*described["group"], *described["values"])}
+    units = {value["name"]: value["unit"] for value in described["values"]}
+    groups = [column["name"] for column in described["group"]]
+    return _with_account(answer_frame(rows, types), described["metric"], units, groups, meta)
+
+
+def _with_account(
+    plain: pd.DataFrame, metric: str, units: Mapping[str, Any], groups: list[str], meta: Meta
+) -> pd.DataFrame:
+    frame = MetricFrame(plain)
+    frame.attrs.update(metric=metric, units=dict(units), groups=groups)
     frame.attrs.update({name: iso_time(meta.get(name)) for name in TIMES_SAID})
     frame.attrs.update({name: meta.get(name) for name in SAID})
     return frame

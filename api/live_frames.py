@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from api.frames import metric_frame
+from api.frames import rows_frame
 from api.live_reading import LiveEvent
 
 REOPENED = "the connection broke before its first position was known"
@@ -29,7 +29,7 @@ def live_frames(
             resets[metric] = str(event.data.get("detail") or event.data.get("reason"))
             described = describe()
         elif event.name in ("snapshot", "rows"):
-            frame = metric_frame(event.data["data"], described[metric], event.data["meta"])
+            frame = rows_frame(event.data["data"], described[metric], event.data["meta"])
             reset = None
             if event.name == "snapshot":
                 reset = resets.pop(metric, REOPENED if metric in seen else None)

@@ -38,7 +38,7 @@ NEW_VERSION = Reset("new_version", "the metric's definition was changed, and the
 
 @dataclass(frozen=True, slots=True)
 class LivePolicy:
-    """Bounds of live streams. `readers` hold a thread each: decision 25."""
+    """Bounds of live streams. `readers` hold a thread each: decision 23."""
 
     readers: int = 256
     heartbeat_s: float = 10.0  # also how long a reader that has gone keeps its place; proxies cut at 60 s of silence

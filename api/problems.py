@@ -15,6 +15,7 @@ import redis
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
+from api.reference.error_codes import type_of
 from pipeline.core.refusals import Refusal
 from pipeline.errors import BackpressureError, BadRequestError, TooManyReadersError
 from pipeline.rim.connection import is_away
@@ -38,7 +39,7 @@ class RefusedRowsError(BadRequestError):
 
 def problem(status: int, code: str, detail: str, *, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     """Answer with a problem; `more` are its extension members."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
+    body = {"type": type_of(code), "title": HTTPStatus(status).phrase, "status": status, "detail": detail, "code": code}
     return Response(msgspec.json.encode(body | more), status, headers, content_type=CONTENT_TYPE)
 
 

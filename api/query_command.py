@@ -32,13 +32,20 @@ def query(
     start: Annotated[str | None, typer.Option(help="Such as -1h, 2015-05-17, or epoch milliseconds.")] = None,
     end: Annotated[str | None, typer.Option(help="Likewise; not included.")] = None,
     step: Annotated[str | None, typer.Option(help="Merge windows to this size, such as 5m.")] = None,
-    tz: Annotated[str | None, typer.Option(help="Time zone of steps of days and longer: Europe/Paris.")] = None,
+    tz: Annotated[
+        str | None, typer.Option(help="With --step 1d, 1w or month: whose days, such as Europe/Paris.")
+    ] = None,
     where: Annotated[list[str] | None, typer.Option(help="field=value, any number of times.")] = None,
-    group_by: Annotated[str | None, typer.Option(help="Only these groups, separated by commas; '' for none.")] = None,
-    agg: Annotated[str | None, typer.Option(help="Only these values, separated by commas.")] = None,
-    fill: Annotated[str | None, typer.Option(help="How windows without events are filled in.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="Only these groups, with commas between; '' for all together.")
+    ] = None,
+    agg: Annotated[str | None, typer.Option(help="Only these values, with commas between.")] = None,
+    fill: Annotated[
+        str | None, typer.Option(help="Windows without events: none, auto, null, zero, previous or linear.")
+    ] = None,
     order: Annotated[str | None, typer.Option(help="window or a value; a - before it: descending.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
+    other: Annotated[bool, typer.Option("--other", help="With --limit of groups: the rest as one, __other__.")] = False,
     state: Annotated[str | None, typer.Option(help="open, closed, final or retracted.")] = None,
     cursor: Annotated[str | None, typer.Option(help="The `next` of the page before.")] = None,
     format: Annotated[Format, typer.Option("--format", "-o", help="How to print it.")] = Format.table,
@@ -50,7 +57,13 @@ def query(
 ) -> None:
     """Print a metric over a range."""
     asked = {"start": start, "end": end, "step": step, "tz": tz, "group_by": group_by, "agg": agg, "fill": fill}
-    asked |= {"order": order, "limit": None if limit is None else str(limit), "state": state, "cursor": cursor}
+    asked |= {
+        "other": "true" if other else None,
+        "order": order,
+        "limit": None if limit is None else str(limit),
+        "state": state,
+        "cursor": cursor,
+    }
     parameters = [(name, value) for name, value in asked.items() if value is not None]
     parameters += [(f"where.{field}", value) for field, value in read_pairs(where or [])]
     if format not in (Format.table, Format.json):

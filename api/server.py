@@ -51,7 +51,12 @@ class AppLoader:
         keep_freed_memory()
         config = load_config(self.config_path, os.environ)
         app = create_app(
-            config, self.redis_url, loopback_only=self.loopback_only, allow_volatile=self.allow_volatile, live=LIVE
+            config,
+            self.redis_url,
+            loopback_only=self.loopback_only,
+            allow_volatile=self.allow_volatile,
+            live=LIVE,
+            config_text=Path(self.config_path).read_text("utf-8"),
         )
         _at_signal(app.extensions[LIVE_HUB].close)
         return app

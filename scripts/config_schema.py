@@ -18,6 +18,7 @@ PREFIXES = {
     ("A stream", ""): "StreamShape",
     ("A stream", "time."): "TimeShape",
     ("A stream", "retention."): "StreamRetentionShape",
+    ("A stream", "dedup."): "DedupShape",
     ("A stream", "schema.<field>."): "FieldShape",
     ("A transform", ""): "TransformShape",
     ("A transform", "lookup.<name>."): "LookupShape",

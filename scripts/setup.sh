@@ -2,7 +2,7 @@
 # Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
 #
 #   scripts/setup.sh          what `make run` needs
-#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser, Prometheus
+#   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser, Prometheus, nginx
 #
 # PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
 set -eu
@@ -88,19 +88,19 @@ want_redis_server() {
     say "no redis-server on PATH, so the tests on it are skipped; root can install it: apt-get install redis-server"
 }
 
-# Likewise: without it the test that lets a real Prometheus scrape is skipped at home.
-want_prometheus() {
-    if has prometheus; then return; fi
+# Likewise for the tests of tests/compat, which run what stands around the product: $1 a program, $2 its package.
+want_program() {
+    if has "$1"; then return; fi
     if is_root && has apt-get; then
-        say "installing prometheus with apt, for the tests"
-        if apt_install --no-install-recommends prometheus; then
-            # The package starts a server on 9090 for good; the tests start their own.
-            if [ -d /run/systemd/system ]; then quietly systemctl disable --now prometheus || true; fi
+        say "installing $2 with apt, for the tests"
+        if apt_install --no-install-recommends "$2"; then
+            # The package starts a server for good; the tests start their own.
+            if [ -d /run/systemd/system ]; then quietly systemctl disable --now "$1" || true; fi
             return
         fi
-        say "apt could not install prometheus: $(tail -n 1 "$LOG")"
+        say "apt could not install $2: $(tail -n 1 "$LOG")"
     fi
-    say "no prometheus on PATH, so the test that scrapes with it is skipped; root can install it: apt-get install prometheus"
+    say "no $1 on PATH, so the tests with it are skipped; root can install it: apt-get install $2"
 }
 
 # Without one the package is pure Python, and the tests that compare the native reader with it are skipped.
@@ -141,5 +141,6 @@ fi
 if [ "${1:-}" = test ]; then
     want_redis_server
     want_browser
-    want_prometheus
+    want_program prometheus prometheus
+    want_program nginx nginx-light
 fi

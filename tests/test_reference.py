@@ -26,6 +26,7 @@ SECTIONS: dict[str, list[tuple[str, type[BaseModel]]]] = {
         ("", config_shapes.StreamShape),
         ("time.", config_shapes.TimeShape),
         ("retention.", config_shapes.StreamRetentionShape),
+        ("dedup.", config_shapes.DedupShape),
         ("schema.<field>.", config_shapes.FieldShape),
     ],
     "A transform": [("", config_shapes.TransformShape), ("lookup.<name>.", config_shapes.LookupShape)],

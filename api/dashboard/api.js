@@ -18,10 +18,15 @@ export const ADDRESS = location.origin;
 
 /** A path with a query: arrays stand for several of one name; null and empty are left out. */
 export function path(base, query = {}) {
-  const pairs = query instanceof URLSearchParams ? [...query] : Object.entries(query).flatMap(
-    ([name, value]) => (Array.isArray(value) ? value : [value]).map((each) => [name, each]),
-  );
-  const text = new URLSearchParams(pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")).toString();
+  const pairs =
+    query instanceof URLSearchParams
+      ? [...query]
+      : Object.entries(query).flatMap(([name, value]) =>
+          (Array.isArray(value) ? value : [value]).map((each) => [name, each]),
+        );
+  const text = new URLSearchParams(
+    pairs.filter(([, value]) => value !== null && value !== undefined && value !== ""),
+  ).toString();
   return text ? `${base}?${text}` : base;
 }
 
@@ -58,7 +63,13 @@ async function ask(where, request, signal) {
     answer = await fetch(where, { ...request, signal: signal ? AbortSignal.any([signal, limit]) : limit });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new ApiError(0, "away", limit.aborted ? "The server has not answered for 20 seconds." : "The server does not answer. Is it still running?");
+    throw new ApiError(
+      0,
+      "away",
+      limit.aborted
+        ? "The server has not answered for 20 seconds."
+        : "The server does not answer. Is it still running?",
+    );
   }
   if (!answer.ok) throw await refusal(answer);
   return answer;
@@ -67,7 +78,13 @@ async function ask(where, request, signal) {
 async function refusal(answer) {
   const problem = await answer.json().catch(() => ({}));
   const retryAfterS = Number(answer.headers.get("Retry-After")) || null;
-  return new ApiError(answer.status, problem.code ?? "error", problem.detail ?? `${answer.status} ${answer.statusText}`, retryAfterS, problem);
+  return new ApiError(
+    answer.status,
+    problem.code ?? "error",
+    problem.detail ?? `${answer.status} ${answer.statusText}`,
+    retryAfterS,
+    problem,
+  );
 }
 
 async function json(answer) {

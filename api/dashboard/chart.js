@@ -22,12 +22,14 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
   fill(box, stage, tip);
   let plot = null;
   let shown = null;
-  let dragged = false; // a drag ends in a click as well, which is not meant
 
   function show(next) {
     const same = plot && shown && signatureOf(shown) === signatureOf(next);
     shown = next;
-    stage.setAttribute("aria-label", `Line chart of ${next.title}, ${next.series.length} lines. Left and right move through the windows, Enter explains one. The table has every value.`);
+    stage.setAttribute(
+      "aria-label",
+      `Line chart of ${next.title}, ${next.series.length} lines. Left and right move through the windows, Enter explains one. The table has every value.`,
+    );
     if (same) plot.setData(columns(next));
     else rebuild();
   }
@@ -46,7 +48,10 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
     }),
   ];
 
-  const size = () => ({ width: Math.max(stage.clientWidth, 120), height: stage.clientWidth < PHONE_PX ? PHONE_HEIGHT_PX : HEIGHT_PX });
+  const size = () => ({
+    width: Math.max(stage.clientWidth, 120),
+    height: stage.clientWidth < PHONE_PX ? PHONE_HEIGHT_PX : HEIGHT_PX,
+  });
 
   function options() {
     const grid = { stroke: resolved("--grid"), width: 1 };
@@ -58,18 +63,36 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, setScale: false }, focus: { prox: 24 } },
       scales: { x: { time: true }, y: { range: (_, low, high) => span(low, high) } },
       axes: [
-        { ...axis, space: 76, size: 30, values: (u, ticks) => ticks.map((s) => axisTime(s * 1_000, (u.scales.x.max - u.scales.x.min) * 1_000)) },
+        {
+          ...axis,
+          space: 76,
+          size: 30,
+          values: (u, ticks) => ticks.map((s) => axisTime(s * 1_000, (u.scales.x.max - u.scales.x.min) * 1_000)),
+        },
         { ...axis, size: 58, values: (_, ticks) => ticks.map((value) => compact(value)) },
       ],
       series: [{}, ...shown.series.flatMap((each, index) => lines(each, index))],
-      hooks: { drawClear: [shadeOpen], draw: [markRevised], setCursor: [point], setSelect: [selected], ready: [clickable] },
+      hooks: {
+        drawClear: [shadeOpen],
+        draw: [markRevised],
+        setCursor: [point],
+        setSelect: [selected],
+        ready: [clickable],
+      },
     };
   }
 
   function lines(group, index) {
     const base = { stroke: colour(group.colour ?? index), width: 1.75, spanGaps: false, label: group.label };
-    if (shown.dots) return [{ ...base, width: 0, paths: () => null, points: { show: true, size: 6, fill: base.stroke } }, { ...base, width: 0, paths: () => null, points: { show: true, size: 6 } }];
-    return [{ ...base, points: { size: 4, fill: base.stroke, filter: alone } }, { ...base, dash: [5, 4], points: { show: true, size: 6, fill: resolved("--panel"), filter: openOnly } }];
+    if (shown.dots)
+      return [
+        { ...base, width: 0, paths: () => null, points: { show: true, size: 6, fill: base.stroke } },
+        { ...base, width: 0, paths: () => null, points: { show: true, size: 6 } },
+      ];
+    return [
+      { ...base, points: { size: 4, fill: base.stroke, filter: alone } },
+      { ...base, dash: [5, 4], points: { show: true, size: 6, fill: resolved("--panel"), filter: openOnly } },
+    ];
   }
 
   function alone(u, series) {
@@ -101,7 +124,12 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
       u.ctx.strokeStyle = colour(group.colour ?? index);
       group.rows.forEach((row, i) => {
         if (!row || !(row.revision > 0) || group.values[i] === null) return;
-        diamond(u.ctx, u.valToPos(shown.times[i] / 1_000, "x", true), u.valToPos(group.values[i], "y", true), 4.5 * ratio);
+        diamond(
+          u.ctx,
+          u.valToPos(shown.times[i] / 1_000, "x", true),
+          u.valToPos(group.values[i], "y", true),
+          4.5 * ratio,
+        );
       });
     });
     u.ctx.restore();
@@ -110,13 +138,35 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
   function point(u) {
     const index = u.cursor.idx;
     if (index === null || index === undefined || u.cursor.left < 0) return void (tip.hidden = true);
-    const found = shown.series.map((group, number) => ({ group, number, row: group.rows[index], value: group.values[index] })).filter(({ row }) => row);
+    const found = shown.series
+      .map((group, number) => ({ group, number, row: group.rows[index], value: group.values[index] }))
+      .filter(({ row }) => row);
     const row = found[0]?.row;
     fill(
       tip,
-      h("p", { class: "tip-time", title: absolute(shown.times[index]) }, row ? windowLine(row) : `${clock(shown.times[index], now())} · no window`),
-      row ? h("ul", {}, found.sort((a, b) => (b.value ?? -Infinity) - (a.value ?? -Infinity)).map(({ group, number, value, row: each }) =>
-        h("li", {}, swatch(group.colour ?? number), h("span", { class: "tip-name" }, group.label), h("b", {}, measured(value, shown.unit)), each.revision > 0 ? h("i", {}, `rev ${each.revision}`) : null))) : null,
+      h(
+        "p",
+        { class: "tip-time", title: absolute(shown.times[index]) },
+        row ? windowLine(row) : `${clock(shown.times[index], now())} · no window`,
+      ),
+      row
+        ? h(
+            "ul",
+            {},
+            found
+              .sort((a, b) => (b.value ?? -Infinity) - (a.value ?? -Infinity))
+              .map(({ group, number, value, row: each }) =>
+                h(
+                  "li",
+                  {},
+                  swatch(group.colour ?? number),
+                  h("span", { class: "tip-name" }, group.label),
+                  h("b", {}, measured(value, shown.unit)),
+                  each.revision > 0 ? h("i", {}, `rev ${each.revision}`) : null,
+                ),
+              ),
+          )
+        : null,
     );
     tip.hidden = false;
     const left = u.cursor.left + u.over.offsetLeft;
@@ -124,26 +174,27 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
     tip.style.left = `${Math.max(4, Math.min(left > stage.clientWidth / 2 ? left - tip.offsetWidth - 16 : left + 16, room))}px`;
   }
 
-  const windowLine = (row) => `${clock(row.first ?? row.window_start, now())} – ${clock(row.closes_at ?? row.window_end, now())} · ${row.state}`;
+  const windowLine = (row) =>
+    `${clock(row.first ?? row.window_start, now())} – ${clock(row.closes_at ?? row.window_end, now())} · ${row.state}`;
 
   function selected(u) {
     const { left, width } = u.select;
     if (width === 0) return;
     u.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
     if (width < ZOOM_PX) return;
-    dragged = true;
     zoomed(...[left, left + width].map((px) => Math.round(u.posToVal(px, "x") * 1_000)));
   }
 
   function clickable(u) {
     u.over.addEventListener("click", () => {
-      if (!dragged && u.cursor.idx != null) choose(u.cursor.idx, u.posToVal(u.cursor.top, "y"));
-      dragged = false;
+      if (u.cursor.idx != null) choose(u.cursor.idx, u.posToVal(u.cursor.top, "y")); // uPlot lets none through after a drag
     });
   }
 
   function choose(index, near = null) {
-    const rows = shown.series.map((group) => ({ row: group.rows[index], value: group.values[index] })).filter(({ row }) => row);
+    const rows = shown.series
+      .map((group) => ({ row: group.rows[index], value: group.values[index] }))
+      .filter(({ row }) => row);
     if (rows.length === 0) return;
     const distance = ({ value }) => (near === null || value === null ? Infinity : Math.abs(value - near));
     chosen(rows.reduce((best, each) => (distance(each) < distance(best) ? each : best)).row);
@@ -155,7 +206,10 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
     const last = shown.times.length - 1;
     if (steps !== undefined) {
       const at = Math.max(0, Math.min(last, (plot.cursor.idx ?? (steps > 0 ? -1 : last + 1)) + steps));
-      plot.setCursor({ left: plot.valToPos(shown.times[at] / 1_000, "x"), top: plot.bbox.height / devicePixelRatio / 2 });
+      plot.setCursor({
+        left: plot.valToPos(shown.times[at] / 1_000, "x"),
+        top: plot.bbox.height / devicePixelRatio / 2,
+      });
     } else if (event.key === "Enter" && plot.cursor.idx != null) choose(plot.cursor.idx);
     else if (event.key === "Escape") plot.setCursor({ left: -10, top: -10 });
     else return;
@@ -172,7 +226,8 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
   return { show };
 }
 
-const signatureOf = ({ series, unit, dots }) => JSON.stringify([unit, dots, series.map(({ key, colour: own }) => [key, own])]);
+const signatureOf = ({ series, unit, dots }) =>
+  JSON.stringify([unit, dots, series.map(({ key, colour: own }) => [key, own])]);
 
 /** From below the least to above the greatest; from 0 where everything is positive and 0 is near. */
 function span(low, high) {
@@ -195,5 +250,9 @@ function diamond(context, x, y, radius) {
 
 /** A small square in a series' colour. */
 export function swatch(index) {
-  return h("span", { class: "swatch", style: { "--swatch": `var(--series-${(index % COLOURS) + 1})` }, "aria-hidden": "true" });
+  return h("span", {
+    class: "swatch",
+    style: { "--swatch": `var(--series-${(index % COLOURS) + 1})` },
+    "aria-hidden": "true",
+  });
 }

@@ -8,7 +8,9 @@ import { announce } from "./announce.js";
 /** A command line that asks for a path, or posts a body to it. */
 export function asCurl(path, body) {
   const address = shellQuoted(`${ADDRESS}${path}`);
-  return body === undefined ? `curl ${address}` : `curl -X POST ${address} -H 'content-type: application/json' -d ${shellQuoted(JSON.stringify(body))}`;
+  return body === undefined
+    ? `curl ${address}`
+    : `curl -X POST ${address} -H 'content-type: application/json' -d ${shellQuoted(JSON.stringify(body))}`;
 }
 
 /** Python that asks for a path with the standard library. */
@@ -20,16 +22,36 @@ export function asPython(path) {
 export function asClientPython(metric, query) {
   const given = [...query].filter(([name]) => !name.startsWith("where."));
   const where = [...query].filter(([name]) => name.startsWith("where."));
-  if (where.length > 0 || given.some(([name]) => !["start", "end", "step"].includes(name))) return asPython(`/v1/metrics/${metric}?${query}`);
+  if (where.length > 0 || given.some(([name]) => !["start", "end", "step"].includes(name)))
+    return asPython(`/v1/metrics/${metric}?${query}`);
   const parts = [pythonLiteral(metric), ...given.map(([name, value]) => `${name}=${pythonLiteral(value)}`)];
   return `from api.client import Client\n\nclient = Client(${pythonLiteral(ADDRESS)})\nframe = client.metric(${parts.join(", ")})\n`;
 }
 
 /** The buttons; each of `curl`, `python`, `csv` is a function that returns the text, or a promise of it. */
 export function copyButtons(label, { curl, python, csvRows, csvText }) {
-  const ways = [["curl", curl], ["Python", python], ["CSV", csvText ?? (csvRows && (() => csv(csvRows())))]];
-  return h("div", { class: "copy", role: "group", "aria-label": `Copy ${label} as` },
-    ways.filter(([, make]) => make).map(([name, make]) => h("button", { title: `Copy ${label} as ${name}`, "aria-label": `Copy ${label} as ${name}`, onclick: (event) => copy(event.currentTarget, name, make) }, name)));
+  const ways = [
+    ["curl", curl],
+    ["Python", python],
+    ["CSV", csvText ?? (csvRows && (() => csv(csvRows())))],
+  ];
+  return h(
+    "div",
+    { class: "copy", role: "group", "aria-label": `Copy ${label} as` },
+    ways
+      .filter(([, make]) => make)
+      .map(([name, make]) =>
+        h(
+          "button",
+          {
+            title: `Copy ${label} as ${name}`,
+            "aria-label": `Copy ${label} as ${name}`,
+            onclick: (event) => copy(event.currentTarget, name, make),
+          },
+          name,
+        ),
+      ),
+  );
 }
 
 async function copy(button, name, make) {

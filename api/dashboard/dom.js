@@ -59,14 +59,16 @@ function match(old, next) {
 }
 
 function matchElement(old, next) {
-  for (const { name } of [...old.attributes]) if (!next.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
+  for (const { name } of [...old.attributes])
+    if (!next.hasAttribute(name) && !(name === "open" && old.nodeName === "DETAILS")) old.removeAttribute(name);
   for (const { name, value } of [...next.attributes]) {
     if (name === "style") continue; // the policy forbids the attribute; the object below is allowed
     if (old.getAttribute(name) !== value) old.setAttribute(name, value);
   }
   if (old.nodeName === "OPTION") old.selected = next.selected;
   if (old.nodeName === "INPUT") old.checked = next.checked;
-  if (next.style?.length > 0) for (const name of next.style) old.style.setProperty(name, next.style.getPropertyValue(name));
+  if (next.style?.length > 0)
+    for (const name of next.style) old.style.setProperty(name, next.style.getPropertyValue(name));
   for (const [event, listener] of listeners.get(old) ?? []) old.removeEventListener(event, listener);
   listeners.delete(old);
   for (const [event, listener] of listeners.get(next) ?? []) listen(old, event, listener);

@@ -6,24 +6,44 @@ const SMALL = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3, nota
 const COMPACT_FROM = 100_000;
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const DAY_CLOCK = new Intl.DateTimeFormat("en-GB", {
-  day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  day: "2-digit",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
 });
-const DAY_MINUTE = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit" });
+const DAY_MINUTE = new Intl.DateTimeFormat("en-GB", {
+  day: "2-digit",
+  month: "short",
+  hour: "2-digit",
+  minute: "2-digit",
+});
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", year: "numeric" });
-const UNITS = [["w", 604_800_000], ["d", 86_400_000], ["h", 3_600_000], ["m", 60_000], ["s", 1_000], ["ms", 1]];
+const UNITS = [
+  ["w", 604_800_000],
+  ["d", 86_400_000],
+  ["h", 3_600_000],
+  ["m", 60_000],
+  ["s", 1_000],
+  ["ms", 1],
+];
 export const NONE = "–";
 
 /** A number in full: 12,345 or 41.5; a whole one keeps all its digits, another has six. */
 export function number(value) {
   if (value === null || value === undefined) return NONE;
   if (typeof value === "bigint" || Number.isInteger(value)) return WHOLE.format(value);
-  return Math.abs(value) >= 1e15 || (value !== 0 && Math.abs(value) < 1e-5) ? value.toPrecision(6) : NUMBER.format(value);
+  return Math.abs(value) >= 1e15 || (value !== 0 && Math.abs(value) < 1e-5)
+    ? value.toPrecision(6)
+    : NUMBER.format(value);
 }
 
 /** A number where there is little room: 1.2M. */
 export function compact(value) {
   if (value === null || value === undefined) return NONE;
-  return Math.abs(Number(value)) < COMPACT_FROM ? NUMBER.format(Math.abs(value) < 100 ? round(value, 3) : round(value, 1)) : SMALL.format(value);
+  return Math.abs(Number(value)) < COMPACT_FROM
+    ? NUMBER.format(Math.abs(value) < 100 ? round(value, 3) : round(value, 1))
+    : SMALL.format(value);
 }
 
 function round(value, digits) {
@@ -88,7 +108,11 @@ export function clock(ms, now) {
 export function axisTime(ms, rangeMs) {
   const date = new Date(ms);
   if (rangeMs <= 3_600_000) return CLOCK.format(date);
-  return rangeMs <= 36 * 3_600_000 ? CLOCK.format(date).slice(0, 5) : rangeMs <= 14 * 86_400_000 ? DAY_MINUTE.format(date) : DAY.format(date);
+  return rangeMs <= 36 * 3_600_000
+    ? CLOCK.format(date).slice(0, 5)
+    : rangeMs <= 14 * 86_400_000
+      ? DAY_MINUTE.format(date)
+      : DAY.format(date);
 }
 
 /** The instant in UTC, to the millisecond: what stands in titles. */

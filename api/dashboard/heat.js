@@ -18,9 +18,18 @@ export function heatStrip(box, { chosen, now, signal }) {
 
   function show(next) {
     shown = { ...next, series: next.series.slice(0, MAX_GROUPS) };
-    stage.setAttribute("aria-label", `Heat strip of ${next.title}: ${shown.series.length} groups by ${next.times.length} windows. Arrows move, Enter explains. The table has every value.`);
+    stage.setAttribute(
+      "aria-label",
+      `Heat strip of ${next.title}: ${shown.series.length} groups by ${next.times.length} windows. Arrows move, Enter explains. The table has every value.`,
+    );
     draw();
-    if (at === null) fill(note, next.series.length > MAX_GROUPS ? `The ${MAX_GROUPS} largest of ${next.series.length} groups.` : "One cell for each group and window; the stronger, the more.");
+    if (at === null)
+      fill(
+        note,
+        next.series.length > MAX_GROUPS
+          ? `The ${MAX_GROUPS} largest of ${next.series.length} groups.`
+          : "One cell for each group and window; the stronger, the more.",
+      );
   }
 
   function draw() {
@@ -40,14 +49,20 @@ export function heatStrip(box, { chosen, now, signal }) {
     context.fillStyle = resolved("--accent");
     context.strokeStyle = resolved("--text");
     context.scale(ratio, ratio);
-    series.forEach((group, g) => group.values.forEach((value, w) => {
-      if (value === null) return;
-      context.globalAlpha = high > low ? 0.08 + 0.92 * ((value - low) / (high - low)) : 0.5;
-      context.fillRect(w * column, g * ROW_PX + 1, Math.max(column - (column > 4 ? 1 : 0), 0.75), ROW_PX - 2);
-    }));
+    series.forEach((group, g) =>
+      group.values.forEach((value, w) => {
+        if (value === null) return;
+        context.globalAlpha = high > low ? 0.08 + 0.92 * ((value - low) / (high - low)) : 0.5;
+        context.fillRect(w * column, g * ROW_PX + 1, Math.max(column - (column > 4 ? 1 : 0), 0.75), ROW_PX - 2);
+      }),
+    );
     context.globalAlpha = 1;
     if (at) context.strokeRect(at[1] * column + 0.5, at[0] * ROW_PX + 1.5, Math.max(column - 1, 2), ROW_PX - 3);
-    const labels = h("div", { class: "heat-labels", "aria-hidden": "true" }, series.map((group) => h("span", { title: group.label }, group.label)));
+    const labels = h(
+      "div",
+      { class: "heat-labels", "aria-hidden": "true" },
+      series.map((group) => h("span", { title: group.label }, group.label)),
+    );
     fill(stage, labels, canvas);
     canvas.addEventListener("pointermove", (event) => move(found(event, column)));
     canvas.addEventListener("click", (event) => enter(found(event, column)));
@@ -63,8 +78,16 @@ export function heatStrip(box, { chosen, now, signal }) {
     at = [g, w];
     if (!moved) return;
     const row = rowAt(at);
-    fill(note, h("b", {}, group.label), ` · `, h("time", { title: absolute(shown.times[w]) }, clock(shown.times[w], now())), ` · `,
-      row ? `${measured(group.values[w], shown.unit)} · ${row.state}${row.revision > 0 ? ` · revision ${row.revision}` : ""}` : "no window");
+    fill(
+      note,
+      h("b", {}, group.label),
+      ` · `,
+      h("time", { title: absolute(shown.times[w]) }, clock(shown.times[w], now())),
+      ` · `,
+      row
+        ? `${measured(group.values[w], shown.unit)} · ${row.state}${row.revision > 0 ? ` · revision ${row.revision}` : ""}`
+        : "no window",
+    );
     draw();
   }
 
@@ -100,12 +123,18 @@ export function sparkline(values, { width = 96, height = 22, label }) {
   const x = (index) => (values.length < 2 ? width : (index / (values.length - 1)) * (width - 2) + 1);
   const y = (value) => height - 2 - ((value - low) / (high - low)) * (height - 4);
   let pen = "M";
-  const path = values.map((value, index) => {
-    if (value === null) return ((pen = "M"), "");
-    const step = `${pen}${x(index).toFixed(1)} ${y(value).toFixed(1)}`;
-    pen = "L";
-    return step;
-  }).join("");
+  const path = values
+    .map((value, index) => {
+      if (value === null) return ((pen = "M"), "");
+      const step = `${pen}${x(index).toFixed(1)} ${y(value).toFixed(1)}`;
+      pen = "L";
+      return step;
+    })
+    .join("");
   const line = svg("path", { d: path || "M0 0", class: "spark-line" });
-  return svg("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "spark", role: "img", "aria-label": label }, line);
+  return svg(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, width, height, class: "spark", role: "img", "aria-label": label },
+    line,
+  );
 }

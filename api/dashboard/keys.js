@@ -5,7 +5,14 @@ import { openDialog } from "./dialog.js";
 import { go } from "./route.js";
 
 const SEQUENCE_MS = 1_200; // `g` waits this long for its second key
-const PLACES = { o: ["#/", "Overview"], m: ["#/metrics", "Metrics"], s: ["#/stages", "Stages"], a: ["#/aside/late", "Put aside"], c: ["#/connect", "Connect"], f: ["#/config", "Config"] };
+const PLACES = {
+  o: ["#/", "Overview"],
+  m: ["#/metrics", "Metrics"],
+  s: ["#/stages", "Stages"],
+  a: ["#/aside/late", "Put aside"],
+  c: ["#/connect", "Connect"],
+  f: ["#/config", "Config"],
+};
 const own = new Map(); // key → {text, act} of the page that is shown
 
 let waiting = 0;
@@ -19,7 +26,15 @@ export function key(name, text, act, signal) {
 export function listen() {
   key("?", "Show these keys", help);
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || typing(event.target) || document.querySelector("dialog[open]")) return;
+    if (
+      event.ctrlKey ||
+      event.metaKey ||
+      event.altKey ||
+      event.defaultPrevented ||
+      typing(event.target) ||
+      document.querySelector("dialog[open]")
+    )
+      return;
     if (Date.now() < waiting && PLACES[event.key]) go(PLACES[event.key][0]);
     else if (event.key === "g") {
       waiting = Date.now() + SEQUENCE_MS;
@@ -34,12 +49,27 @@ export function listen() {
 const typing = (element) => element.matches?.("input, textarea, select, [contenteditable]");
 
 function help() {
-  const line = (keys, text) => h("div", {}, h("dt", {}, keys.map((each) => h("kbd", {}, each))), h("dd", {}, text));
-  const dialog = openDialog("Keys",
-    h("dl", { class: "keys" },
+  const line = (keys, text) =>
+    h(
+      "div",
+      {},
+      h(
+        "dt",
+        {},
+        keys.map((each) => h("kbd", {}, each)),
+      ),
+      h("dd", {}, text),
+    );
+  const dialog = openDialog(
+    "Keys",
+    h(
+      "dl",
+      { class: "keys" },
       Object.entries(PLACES).map(([name, [, text]]) => line(["g", name], text)),
       [...own].map(([name, { text }]) => line([name], text)),
       line(["←", "→", "Enter"], "In a chart or strip: move through the windows, explain one"),
-      line(["Esc"], "Close a dialog or a list")),
-    h("div", { class: "actions" }, h("button", { autofocus: true, onclick: () => dialog.close() }, "Close")));
+      line(["Esc"], "Close a dialog or a list"),
+    ),
+    h("div", { class: "actions" }, h("button", { autofocus: true, onclick: () => dialog.close() }, "Close")),
+  );
 }

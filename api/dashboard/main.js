@@ -18,15 +18,20 @@ import * as stages from "./pages/stages.js";
 
 const HEALTH_MS = 5_000;
 const NAVIGATION = [
-  ["Overview", "#/", ""], ["Metrics", "#/metrics", "metrics"], ["Stages", "#/stages", "stages"],
-  ["Put aside", "#/aside/late", "aside"], ["Connect", "#/connect", "connect"], ["Config", "#/config", "config"],
+  ["Overview", "#/", ""],
+  ["Metrics", "#/metrics", "metrics"],
+  ["Stages", "#/stages", "stages"],
+  ["Put aside", "#/aside/late", "aside"],
+  ["Connect", "#/connect", "connect"],
+  ["Config", "#/config", "config"],
 ];
 const main = document.getElementById("main");
 let shown = { page: null, end: new AbortController() };
 
 function pageOf([first, second, third]) {
   if (first === undefined) return overview;
-  if (first === "metrics") return second === undefined ? metrics : third === "explain" ? explain : third === undefined ? explorer : null;
+  if (first === "metrics")
+    return second === undefined ? metrics : third === "explain" ? explain : third === undefined ? explorer : null;
   return { stages, aside, connect, config }[first] ?? null;
 }
 
@@ -59,16 +64,30 @@ async function show() {
 }
 
 function nowhere() {
-  fill(main, h("section", { class: "empty" }, h("h1", {}, "There is no such page"), h("p", {}, "The address names none. ", h("a", { href: "#/" }, "Go to the overview"), ".")));
+  fill(
+    main,
+    h(
+      "section",
+      { class: "empty" },
+      h("h1", {}, "There is no such page"),
+      h("p", {}, "The address names none. ", h("a", { href: "#/" }, "Go to the overview"), "."),
+    ),
+  );
 }
 
 function mark(route) {
-  fill(document.getElementById("nav"), NAVIGATION.map(([text, href, first]) =>
-    h("a", { href, "aria-current": (route.parts[0] ?? "") === first ? "page" : null }, text)));
+  fill(
+    document.getElementById("nav"),
+    NAVIGATION.map(([text, href, first]) =>
+      h("a", { href, "aria-current": (route.parts[0] ?? "") === first ? "page" : null }, text),
+    ),
+  );
 }
 
 function theme() {
-  const dark = document.documentElement.dataset.theme ? document.documentElement.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const dark = document.documentElement.dataset.theme
+    ? document.documentElement.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
   const next = dark ? "light" : "dark";
   document.documentElement.dataset.theme = next;
   try {
@@ -89,13 +108,21 @@ function health(state, text, title) {
 async function ready(signal) {
   const said = await getEither("/readyz", signal);
   const failing = said.checks.filter((check) => !check.ok);
-  health(said.ready ? "good" : "bad", said.ready ? "Ready" : "Not ready", failing.map((check) => `${check.name}: ${check.detail}`).join("\n") || "Every check of /readyz holds.");
+  health(
+    said.ready ? "good" : "bad",
+    said.ready ? "Ready" : "Not ready",
+    failing.map((check) => `${check.name}: ${check.detail}`).join("\n") || "Every check of /readyz holds.",
+  );
 }
 
 document.getElementById("theme").addEventListener("click", theme);
-document.getElementById("keys").addEventListener("click", () => dispatchEvent(new KeyboardEvent("keydown", { key: "?" })));
+document
+  .getElementById("keys")
+  .addEventListener("click", () => dispatchEvent(new KeyboardEvent("keydown", { key: "?" })));
 document.getElementById("skip").addEventListener("click", (event) => (event.preventDefault(), main.focus()));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
+  document.dispatchEvent(new Event("themechange")),
+);
 listen();
 key("t", "Dark or light", theme);
 addEventListener("hashchange", show);

@@ -6,7 +6,9 @@ const byStream = new Map();
 /** Take note of the counters: `received` of each stream's door, or what its stages read where rows pass no door. */
 export function look(streams, stages, at) {
   for (const stream of streams) {
-    const read = stages.filter((stage) => stage.stream === stream.stream && stage.ledger).map((stage) => stage.ledger.read);
+    const read = stages
+      .filter((stage) => stage.stream === stream.stream && stage.ledger)
+      .map((stage) => stage.ledger.read);
     const count = Math.max(stream.door.received, ...read, 0);
     const looks = byStream.get(stream.stream) ?? [];
     const last = looks.at(-1);

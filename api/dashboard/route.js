@@ -16,9 +16,12 @@ function decoded(part) {
 
 /** The address of a page; parameters that are null or empty are left out, an array stands for several of one name. */
 export function to(parts, query = {}) {
-  const pairs = query instanceof URLSearchParams ? [...query] : Object.entries(query).flatMap(
-    ([name, value]) => (Array.isArray(value) ? value : [value]).map((each) => [name, each]),
-  );
+  const pairs =
+    query instanceof URLSearchParams
+      ? [...query]
+      : Object.entries(query).flatMap(([name, value]) =>
+          (Array.isArray(value) ? value : [value]).map((each) => [name, each]),
+        );
   const given = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   return `#/${parts.map(encodeURIComponent).join("/")}${text ? `?${text}` : ""}`;

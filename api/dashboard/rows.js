@@ -20,7 +20,9 @@ export function fieldText(value) {
 }
 
 export function groupKey(metric, row) {
-  return JSON.stringify(metric.group.map(({ name }) => (typeof row[name] === "bigint" ? String(row[name]) : row[name])));
+  return JSON.stringify(
+    metric.group.map(({ name }) => (typeof row[name] === "bigint" ? String(row[name]) : row[name])),
+  );
 }
 
 /** One result: a window (of sessions: a first) and a group. */
@@ -31,7 +33,9 @@ export function rowKey(metric, row) {
 /** Where a window stands on the time axis: windows that overlap at their end, sessions at their first event. */
 export function place(metric, row, stepped) {
   if (!stepped && isSession(metric)) return row.first;
-  return !stepped && ("hopping_ms" in metric.window || "cumulating_ms" in metric.window) ? row.window_end : row.window_start;
+  return !stepped && ("hopping_ms" in metric.window || "cumulating_ms" in metric.window)
+    ? row.window_end
+    : row.window_start;
 }
 
 /** How far the next window is from this one. */
@@ -73,7 +77,10 @@ export function seriesOf(metric, rows, valueName, stepped) {
     group.byTime.set(at, row);
     group.total += Math.abs(Number(row[valueName] ?? 0));
   }
-  const times = withGaps([...strides.keys()].sort((a, b) => a - b), (at) => at + strides.get(at));
+  const times = withGaps(
+    [...strides.keys()].sort((a, b) => a - b),
+    (at) => at + strides.get(at),
+  );
   const series = [...groups.values()].sort((a, b) => b.total - a.total || (a.label < b.label ? -1 : 1));
   for (const group of series) {
     group.rows = times.map((at) => group.byTime.get(at) ?? null);
@@ -86,7 +93,10 @@ export function seriesOf(metric, rows, valueName, stepped) {
 export function scatterOf(rows, valueName) {
   const sorted = [...rows].sort((a, b) => a.first - b.first);
   const values = sorted.map((row) => (row[valueName] === null ? null : Number(row[valueName])));
-  return { times: sorted.map((row) => row.first), series: [{ key: "", label: `${sorted.length} sessions`, rows: sorted, values, total: 0 }] };
+  return {
+    times: sorted.map((row) => row.first),
+    series: [{ key: "", label: `${sorted.length} sessions`, rows: sorted, values, total: 0 }],
+  };
 }
 
 function withGaps(times, next) {

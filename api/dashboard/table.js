@@ -30,10 +30,29 @@ export function table({ label, columns, empty }) {
     const listed = ordered();
     refresh(
       box,
-      h("table", {},
+      h(
+        "table",
+        {},
         h("thead", {}, h("tr", {}, columns.map(header))),
-        h("tbody", {}, listed.slice(0, shown).map((row) => h("tr", {}, columns.map((column) => body(column, row)))))),
-      listed.length > shown ? h("button", { class: "more", onclick: more }, `Show ${Math.min(listed.length - shown, 500)} more of ${number(listed.length)}`) : null,
+        h(
+          "tbody",
+          {},
+          listed.slice(0, shown).map((row) =>
+            h(
+              "tr",
+              {},
+              columns.map((column) => body(column, row)),
+            ),
+          ),
+        ),
+      ),
+      listed.length > shown
+        ? h(
+            "button",
+            { class: "more", onclick: more },
+            `Show ${Math.min(listed.length - shown, 500)} more of ${number(listed.length)}`,
+          )
+        : null,
     );
   }
 
@@ -45,17 +64,34 @@ export function table({ label, columns, empty }) {
   function header(column) {
     const way = sorted?.name === column.name ? (sorted.down ? "descending" : "ascending") : null;
     const title = h("span", {}, column.label ?? column.name, column.unit ? h("small", {}, ` ${column.unit}`) : null);
-    const inner = column.sort === false ? title : h("button", { onclick: () => sortBy(column) }, title, h("span", { class: "arrow", "aria-hidden": "true" }, way === "descending" ? "↓" : way ? "↑" : ""));
+    const inner =
+      column.sort === false
+        ? title
+        : h(
+            "button",
+            { onclick: () => sortBy(column) },
+            title,
+            h("span", { class: "arrow", "aria-hidden": "true" }, way === "descending" ? "↓" : way ? "↑" : ""),
+          );
     return h("th", { scope: "col", class: column.number ? "number" : null, "aria-sort": way }, inner);
   }
 
   function sortBy(column) {
-    sorted = sorted?.name === column.name ? (sorted.down ? { name: column.name, down: false } : null) : { name: column.name, down: true };
+    sorted =
+      sorted?.name === column.name
+        ? sorted.down
+          ? { name: column.name, down: false }
+          : null
+        : { name: column.name, down: true };
     draw();
   }
 
   function body(column, row) {
-    return h("td", { class: column.number ? "number" : null }, column.cell ? column.cell(row) : plain(row[column.name]));
+    return h(
+      "td",
+      { class: column.number ? "number" : null },
+      column.cell ? column.cell(row) : plain(row[column.name]),
+    );
   }
 
   return {
@@ -83,17 +119,24 @@ export function plain(value) {
   if (value === null || value === undefined) return h("span", { class: "none" }, NONE);
   if (typeof value === "number" || typeof value === "bigint") return number(value);
   if (value === "") return h("span", { class: "none" }, "(empty)");
-  const text = typeof value === "string" ? value : JSON.stringify(value, (_, each) => (typeof each === "bigint" ? String(each) : each));
+  const text =
+    typeof value === "string"
+      ? value
+      : JSON.stringify(value, (_, each) => (typeof each === "bigint" ? String(each) : each));
   const line = oneLine(text);
   return h("span", { class: "text", title: line.length > 40 ? line : null }, shortened(line));
 }
 
 /** An instant as a cell shows it: the time of day, UTC in its title. */
 export function instant(ms, now) {
-  return ms === null || ms === undefined ? h("span", { class: "none" }, NONE) : h("time", { datetime: new Date(ms).toISOString(), title: `${absolute(ms)} (${ago(ms, now)})` }, clock(ms, now));
+  return ms === null || ms === undefined
+    ? h("span", { class: "none" }, NONE)
+    : h("time", { datetime: new Date(ms).toISOString(), title: `${absolute(ms)} (${ago(ms, now)})` }, clock(ms, now));
 }
 
 /** How long ago, with the instant in its title. */
 export function since(ms, now) {
-  return ms === null || ms === undefined ? h("span", { class: "none" }, NONE) : h("time", { datetime: new Date(ms).toISOString(), title: absolute(ms) }, ago(ms, now));
+  return ms === null || ms === undefined
+    ? h("span", { class: "none" }, NONE)
+    : h("time", { datetime: new Date(ms).toISOString(), title: absolute(ms) }, ago(ms, now));
 }

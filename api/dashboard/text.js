@@ -37,12 +37,14 @@ export function pythonLiteral(value) {
   if (typeof value === "boolean") return value ? "True" : "False";
   if (Array.isArray(value)) return `[${value.map(pythonLiteral).join(", ")}]`;
   if (typeof value === "object") {
-    return `{${Object.entries(value).map(([key, each]) => `${pythonLiteral(key)}: ${pythonLiteral(each)}`).join(", ")}}`;
+    return `{${Object.entries(value)
+      .map(([key, each]) => `${pythonLiteral(key)}: ${pythonLiteral(each)}`)
+      .join(", ")}}`;
   }
   return typeof value === "string" ? JSON.stringify(value).replace(/\u007f/g, "\\u007f") : String(value);
 }
 
-const CSV_PICTURED = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g; // these two as `api/answers.py` has them
+const CSV_PICTURED = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]/g; // these two as `api/csv_text.py` has them
 const CSV_REPLACED = /[\u0080-\u009f]/g;
 const FORMULA_STARTS = /^[=+\-@\t\r\n]/; // a spreadsheet would run these
 
@@ -54,7 +56,10 @@ export function csv(rows) {
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number" || typeof value === "bigint") return String(value);
-  const text = typeof value === "string" ? value : JSON.stringify(value, (_, each) => (typeof each === "bigint" ? String(each) : each));
+  const text =
+    typeof value === "string"
+      ? value
+      : JSON.stringify(value, (_, each) => (typeof each === "bigint" ? String(each) : each));
   const shown = text.replace(CSV_PICTURED, picture).replace(CSV_REPLACED, "\ufffd");
   const safe = FORMULA_STARTS.test(shown) ? `'${shown}` : shown;
   return safe === "" || /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;

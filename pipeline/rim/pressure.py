@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import redis
+from redis.client import Pipeline
 
 from pipeline.core.definitions import Stream
 from pipeline.errors import BackpressureError
@@ -62,27 +63,43 @@ class Pressure:
         pipe = self.client.pipeline(transaction=False)
         pipe.execute_command("TIME")
         pipe.execute_command("INFO", "memory")
-        for partition in range(self.stream.partitions):
-            pipe.execute_command("HMGET", keys.door(self.stream.name, partition), "stored", "bytes")
-            for group in self.groups:
-                pipe.execute_command("HGET", keys.checkpoint(self.stream.name, partition, group), "position")
+        _ask_for_backlog(pipe, self.stream, self.groups)
         clock, memory, *rest = pipe.execute()
         self._clock_ms = _milliseconds(clock) - time.monotonic() * 1000
         self._refusal = _memory_refusal(memory) or self._backlog_refusal(rest)
 
     def _backlog_refusal(self, answers: Sequence[Any]) -> BackpressureError | None:
-        width = 1 + len(self.groups)
-        waiting_bytes = 0.0
-        for first in range(0, len(answers), width):
-            (stored, size), positions = answers[first], answers[first + 1 : first + width]
-            waiting_bytes += _backlog_bytes(int(stored or 0), int(size or 0), positions)
-        if waiting_bytes <= self.stream.retention_bytes:
+        waiting = _waiting_bytes(answers, len(self.groups))
+        if waiting <= self.stream.retention_bytes:
             return None
         return BackpressureError(
-            f"{waiting_bytes:,.0f} bytes of {self.stream.name} wait to be processed, more than its retention.bytes of "
+            f"{waiting:,.0f} bytes of {self.stream.name} wait to be processed, more than its retention.bytes of "
             f"{self.stream.retention_bytes:,}. Start more workers or send more slowly.",
             retry_after_s=RETRY_AFTER_S,
         )
+
+
+def backlog_bytes(client: redis.Redis, stream: Stream, groups: Sequence[str]) -> float:
+    """Return about how many bytes of a stream its slowest groups have still to process, over all partitions."""
+    pipe = client.pipeline(transaction=False)
+    _ask_for_backlog(pipe, stream, groups)
+    return _waiting_bytes(pipe.execute(), len(groups))
+
+
+def _ask_for_backlog(pipe: Pipeline, stream: Stream, groups: Sequence[str]) -> None:
+    for partition in range(stream.partitions):
+        pipe.execute_command("HMGET", keys.door(stream.name, partition), "stored", "bytes")
+        for group in groups:
+            pipe.execute_command("HGET", keys.checkpoint(stream.name, partition, group), "position")
+
+
+def _waiting_bytes(answers: Sequence[Any], groups: int) -> float:
+    """What `_ask_for_backlog` was answered, added up."""
+    width, waiting = 1 + groups, 0.0
+    for first in range(0, len(answers), width):
+        (stored, size), positions = answers[first], answers[first + 1 : first + width]
+        waiting += _backlog_bytes(int(stored or 0), int(size or 0), positions)
+    return waiting
 
 
 def _backlog_bytes(stored: int, size: int, positions: Sequence[bytes | None]) -> float:

@@ -134,7 +134,8 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[list[str], str | None
 
 def _is_typo(name: str) -> bool:
     """`__` stands for a section of the file, so such a name can only be meant for us."""
-    near = get_close_matches(name, ENV_NAMES, n=1, cutoff=ENV_LIKENESS)
+    known = [each.removeprefix(ENV_PREFIX) for each in ENV_NAMES]  # what all have in common makes none alike
+    near = get_close_matches(name.removeprefix(ENV_PREFIX), known, n=1, cutoff=ENV_LIKENESS)
     return name not in ENV_NAMES and ("__" in name or bool(near))
 
 

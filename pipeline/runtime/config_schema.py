@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.core.times import format_duration
 from pipeline.runtime.config_shapes import (
     AggregateShape,
+    DedupShape,
     FieldShape,
     StreamShape,
     TopShape,
@@ -79,12 +80,14 @@ def _refine(top: Json, definitions: Json) -> None:
     is_aggregate = {"anyOf": [{"required": ["window"]}, {"required": ["aggregates"]}]}
     stage = {"if": is_aggregate, "then": _reference("AggregateShape"), "else": _reference("TransformShape")}
     stages["anyOf"][0] |= _named(STREAM_OR_STAGE_NAME.pattern, {"type": "object", **stage})
+    definitions["DedupShape"]["required"] = ["key"]
     fields = definitions["StreamShape"]["properties"]["schema"]
     fields |= _named(FIELD_NAME.pattern, _reference(FieldShape.__name__)) | {"minProperties": 1}
     field_type = {"type": "string", "pattern": rf"^\s*(?:{FIELD_TYPE})\s*$"}
     field = definitions[FieldShape.__name__]
     field["properties"]["type"] |= field_type
     definitions[FieldShape.__name__] = {"anyOf": [field_type, field]}
+    definitions[DedupShape.__name__]["required"] = ["key"]
     derived = definitions["TransformShape"]["properties"]["derive"]
     derived |= _named(FIELD_NAME.pattern, derived["additionalProperties"])
     aggregates = definitions["AggregateShape"]["properties"]["aggregates"]

@@ -190,6 +190,7 @@ _BYTE_COUNT = r"[0-9]{1,15}\s*(?:[KMGTkmgt][iI]?)?[bB]"
 
 Duration = Annotated[int, _value(duration_ms), _written(_DURATION)]
 PositiveDuration = Annotated[int, _value(positive_duration_ms), _written(_POSITIVE)]
+DedupDuration = Annotated[int, _value(dedup_duration_ms), _written(_POSITIVE)]
 OptionalDuration = Annotated[int | None, _value(positive_duration_ms), _written(_POSITIVE)]
 DurationOrNone = Annotated[int | None, _value(duration_or_none_ms), _written(_POSITIVE, enum=["none", None])]
 Offset = Annotated[int, _value(offset_ms), _written(f"-?{_DURATION}")]
@@ -246,7 +247,7 @@ class StreamRetentionShape(Shape):
 
 class DedupShape(Shape):
     key: str | None = None  # needed where there is a `dedup` at all
-    within: Annotated[int, _value(dedup_duration_ms)] = 10 * MINUTE_MS
+    within: DedupDuration = 10 * MINUTE_MS
 
 
 class StreamShape(Shape):

@@ -175,7 +175,8 @@ def _entries(document: Document, node: MappingNode, path: Path) -> Iterator[tupl
 
 def _scalar(node: ScalarNode) -> str | int | float | bool | None:
     """Read a scalar as YAML 1.2 does: 012 is 12, NO and 1:30 are text; dates stay text too."""
-    text = str(node.value)
+    # ruamel marks where a folded text (`>`) was folded with BEL; a BEL of one's own cannot stand in one.
+    text = str(node.value).replace("\a", "") if node.style == ">" else str(node.value)
     kind = str(node.tag).rsplit(":", 1)[1]
     if kind == "null":
         return None

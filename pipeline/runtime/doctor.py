@@ -1,4 +1,4 @@
-"""What is wrong, and what to do about it: config, Redis, the books, API, lag.
+"""What is wrong, and what to do about it: config, Redis, the books, the next limit, API, lag.
 
 Invariant: a check that could not run is a check that failed; `doctor` never passes by not looking.
 """
@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, StreamgaugeError
 
 if TYPE_CHECKING:
+    from pipeline.core.definitions import Config
     from pipeline.rim.ledger import Verdict
+    from pipeline.runtime.limits import Limit
 
+NEAR_LIMIT = 0.8  # of a resource: what is left is gone in a quarter of the time that it took so far
 LAG_WARN_S = 30  # a worker at work is within a second; half a minute behind, it does not keep up or does not run
 
 
@@ -48,22 +51,39 @@ def check_native() -> Check:
     return Check("native parts", True, seen)
 
 
-def check_redis(find_url: Callable[[], str], allow_volatile: bool) -> list[Check]:
-    """Check that Redis answers and can keep the promises, and what the scheduler last found in the books."""
+def check_redis(
+    find_url: Callable[[], str], allow_volatile: bool, config: Config | None = None, data_dir: Path | None = None
+) -> list[Check]:
+    """Check that Redis answers and can keep the promises, what the scheduler last found in the books, and the limits.
+
+    Without a `config` nobody knows which streams there are, and the limits are left out.
+    """
     import redis
 
     from pipeline.rim.checks import check_server
     from pipeline.rim.connection import reader
     from pipeline.rim.ledger import load_verdict
+    from pipeline.runtime.limits import limits
 
     try:
         client = reader(find_url())
         findings = check_server(client, allow_volatile)
         verdict = load_verdict(client)
+        next_limit = [] if config is None else [check_limits(limits(client, config, data_dir))]
     except (StreamgaugeError, redis.RedisError) as error:
         return [Check("redis", False, str(error), "start it, or correct redis.url or --redis-url")]
     found = [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.sentence) for f in findings]
-    return [*found, check_books(verdict)]
+    return [*found, check_books(verdict), *next_limit]
+
+
+def check_limits(limits: Sequence[Limit]) -> Check:
+    """Name the resource that runs out next, of those that are known, the nearest first."""
+    if not limits:
+        return Check("next limit", False, "Redis says nothing of its memory", "permit INFO to this user of Redis")
+    nearest, *others = limits
+    seen = str(nearest) + (f"; then {others[0]}" if others else "")
+    ok = nearest.share < NEAR_LIMIT
+    return Check("next limit", ok, seen, "" if ok else nearest.advice)
 
 
 def check_books(verdict: Verdict | None) -> Check:
@@ -88,13 +108,13 @@ def check_ready(get: Callable[[str], Any]) -> Check:
 
 
 def check_lag(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
-    """Check that every stage keeps up with its stream."""
-    return [_stage_check(stage) for stage in stages]
+    """Check that every stage keeps up with its stream; one that runs inside others has no lag of its own."""
+    return [_stage_check(stage) for stage in stages if stage.get("lag") is not None]
 
 
 def _stage_check(stage: Mapping[str, Any]) -> Check:
-    lag = stage.get("lag") or {}
-    seconds, entries = lag.get("seconds") or 0, lag.get("entries") or 0
+    lag = stage["lag"]
+    seconds, entries = lag["seconds"], lag["entries"] or 0
     seen = f"{entries} entries, {seconds:.1f} s behind"
     ok = seconds < LAG_WARN_S
     return Check(f"lag {stage['stage']}", ok, seen, "" if ok else "start another worker: streamgauge worker")

@@ -372,7 +372,7 @@ def test_what_was_too_old_goes_in_as_backfill(line: Line) -> None:
         ("/v1/late?stage=plain&limit=5000", 400, "bad_limit"),
         ("/v1/late?stage=plain&cursor=0:1-1", 400, "bad_cursor"),
         ("/v1/dead-letters?stage=plain&cursor=x~0-0,0-0", 400, "bad_cursor"),
-        ("/v1/quarantine?stage=plain", 400, "no_stream"),
+        ("/v1/quarantine?stage=plain", 400, "unknown_parameter"),
         ("/v1/quarantine?stream=t", 404, "unknown_stream"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -36,6 +37,22 @@ META = {
     "capped": [],
     "failed": [],
 }
+
+
+COLUMNS: list[dict[str, str | None]] = [
+    {"name": "window_start", "kind": "window", "type": "timestamp", "unit": None},
+    {"name": "window_end", "kind": "window", "type": "timestamp", "unit": None},
+    {"name": "state", "kind": "window", "type": "string", "unit": None},
+    {"name": "revision", "kind": "window", "type": "int", "unit": None},
+    {"name": "section", "kind": "group", "type": "string", "unit": None},
+    {"name": "views", "kind": "value", "type": "int", "unit": None},
+    {"name": "load", "kind": "value", "type": "float", "unit": "ms"},
+]
+
+
+def answer(*rows: dict[str, object], next: str | None = None, **meta: object) -> dict[str, object]:
+    data = {str(column["name"]): [row[str(column["name"])] for row in rows] for column in COLUMNS}
+    return {"data": data, "meta": {**META, "columns": COLUMNS, **meta}, "next": next}
 
 
 def row(window_start: int, section: str | None, views: int, load: float | None) -> dict[str, object]:
@@ -172,8 +189,7 @@ def test_problems_are_typed_exceptions(api: FakeApi, client: Client) -> None:
 
 
 def test_a_metric_is_a_frame_with_a_utc_index_and_its_completeness(api: FakeApi, client: Client) -> None:
-    rows = [row(0, "blog", 3, 1.5), row(60_000, None, 2, None)]
-    api.answers["/v1/metrics/views"] = {"data": rows, "meta": META, "next": None}
+    api.answers["/v1/metrics/views"] = answer(row(0, "blog", 3, 1.5), row(60_000, None, 2, None))
 
     frame = client.metric("views")
 
@@ -185,9 +201,11 @@ def test_a_metric_is_a_frame_with_a_utc_index_and_its_completeness(api: FakeApi,
     assert frame.attrs == {
         "metric": "views",
         "units": {"views": None, "load": "ms"},
+        "groups": ["section"],
         "start": "1970-01-01T00:00:00.000+00:00",
         "end": "1970-01-01T00:02:00.000+00:00",
         "step": 60_000,
+        "tz": None,
         "tier": None,
         "watermark": "1970-01-01T00:01:59.000+00:00",
         "complete_from": None,
@@ -201,11 +219,11 @@ def test_a_metric_is_a_frame_with_a_utc_index_and_its_completeness(api: FakeApi,
 
 
 def test_an_empty_answer_has_the_dtypes_of_a_full_one(api: FakeApi, client: Client) -> None:
-    api.answers["/v1/metrics/views"] = {"data": [row(0, "blog", 3, 1.5)], "meta": META, "next": None}
+    api.answers["/v1/metrics/views"] = answer(row(0, "blog", 3, 1.5))
     full = client.metric("views")
-    api.answers["/v1/metrics/views"] = {"data": [row(0, None, 3, None)], "meta": META, "next": None}
+    api.answers["/v1/metrics/views"] = answer(row(0, None, 3, None))
     nulls = client.metric("views")
-    api.answers["/v1/metrics/views"] = {"data": [], "meta": {**META, "watermark": None}, "next": None}
+    api.answers["/v1/metrics/views"] = answer(watermark=None)
     empty = client.metric("views")
 
     assert len(empty) == 0
@@ -230,33 +248,41 @@ def test_more_rows_than_a_page_come_in_pages_and_each_once(
     monkeypatch.setattr("api.metric_reading.PAGE_ROWS", 4)
 
     def page(query: dict[str, list[str]]) -> dict[str, object]:
-        first = int(query.get("start", ["0"])[0])
-        later = [r for r in rows if int(str(r["window_start"])) >= first]
-        return {"data": later[: int(query["limit"][0])], "meta": META, "next": None}
+        first = int(query.get("cursor", ["0"])[0])
+        after = first + int(query["limit"][0])
+        left = after < len(rows)
+        return answer(
+            *rows[first:after], next=str(after) if left else None, truncated=left, capped=["load"] * (not left)
+        )
 
     api.computed["/v1/metrics/views"] = page
-    frame = client.metric("views")
+    frame = client.metric("views", order="-views")
     assert frame.reset_index()[["window_start", "section"]].duplicated().sum() == 0
     assert len(frame) == 15
-    assert len(client.metric("views", limit=4)) == 4
+    assert (frame.attrs["truncated"], frame.attrs["capped"]) == (False, ["load"])
+    assert all(query["order"] == ["-views"] and query["format"] == ["columns"] for _, query in api.queries)
 
-    with pytest.raises(ValueError, match="pages by window"):
-        client.metric("views", order="-views")
-    monkeypatch.setattr("api.metric_reading.PAGE_ROWS", 3)
-    with pytest.raises(ValueError, match="one window has more than 3 groups"):
-        client.metric("views")
+    for limit, truncated in ((4, True), (6, True), (15, False), (20, False)):
+        some = client.metric("views", limit=limit)
+        assert (len(some), some.attrs["truncated"]) == (min(limit, 15), truncated)
 
 
-def test_a_range_is_asked_for_in_the_words_of_the_api(api: FakeApi, client: Client) -> None:
-    api.answers["/v1/metrics/views"] = {"data": [], "meta": META, "next": None}
+def test_a_metric_is_asked_for_in_the_words_of_the_api(api: FakeApi, client: Client) -> None:
+    api.answers["/v1/metrics/views"] = answer()
     client.metric(
         "views",
         start="-1h",
         end=datetime(2020, 1, 1, tzinfo=UTC),
         step=timedelta(minutes=5),
-        where={"section": "a&b", "bot": True},
-        order="desc",
+        tz="Europe/Paris",
+        group_by=["section", "country"],
+        where={"section": "a&b", "bot": True, "country": ["fr", "de"]},
+        agg="views",
+        order="-views",
         limit=10,
+        other=True,
+        fill="zero",
+        state="closed",
     )
     assert api.queries[0] == (
         "/v1/metrics/views",
@@ -264,14 +290,78 @@ def test_a_range_is_asked_for_in_the_words_of_the_api(api: FakeApi, client: Clie
             "start": ["-1h"],
             "end": ["1577836800000"],
             "step": ["5m"],
-            "order": ["desc"],
+            "tz": ["Europe/Paris"],
+            "group_by": ["section,country"],
+            "agg": ["views"],
+            "order": ["-views"],
             "limit": ["10"],
+            "other": ["true"],
+            "fill": ["zero"],
+            "state": ["closed"],
+            "format": ["columns"],
             "where.section": ["a&b"],
             "where.bot": ["true"],
+            "where.country": ["fr", "de"],
         },
     )
-    with pytest.raises(ValueError, match="'section' needs a value"):
-        client.metric("views", where={"section": None})
+    for value in (None, [], [None], float("nan")):
+        with pytest.raises(ValueError, match="'section' needs a value"):
+            client.metric("views", where={"section": value})
+
+
+def test_the_other_views_of_a_metric_are_the_same_kind_of_frame(api: FakeApi, client: Client) -> None:
+    for view in ("latest", "rolling"):
+        api.answers[f"/v1/metrics/views/{view}"] = answer(row(0, "blog", 3, 1.5))
+    api.answers["/v1/metrics/views/explain"] = {"accounts": {"read": 3}}
+
+    assert client.latest("views")["views"].tolist() == [3]
+    assert client.rolling("views", timedelta(minutes=5), at=60_000, where={"section": "blog"})["views"].tolist() == [3]
+    assert client.explain("views", pd.Timestamp(0, tz="UTC"), where={"section": "blog"})["accounts"] == {"read": 3}
+    assert [query for _, query in api.queries] == [
+        {"format": ["columns"]},
+        {"window": ["5m"], "at": ["60000"], "where.section": ["blog"], "format": ["columns"]},
+        {"start": ["0"], "where.section": ["blog"]},
+    ]
+
+
+def test_a_frame_plots_its_values_with_a_line_for_each_group(api: FakeApi, client: Client) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    rows = [row(start, section, start // 60_000, 1.5) for start in (0, 60_000) for section in ("blog", "docs")]
+    api.answers["/v1/metrics/views"] = answer(*rows)
+    frame = client.metric("views")
+
+    axes = frame.plot()
+
+    assert [line.get_label() for line in axes.lines] == [
+        "(load, blog)",
+        "(load, docs)",
+        "(views, blog)",
+        "(views, docs)",
+    ]
+    assert np.asarray(axes.lines[3].get_ydata()).tolist() == [0, 1]
+    assert type(frame[["views"]]) is pd.DataFrame
+    assert len(frame.groupby("section")["views"].sum().plot().lines) > 0
+    matplotlib.pyplot.close("all")
+
+
+def test_an_end_may_be_waited_for(api: FakeApi, client: Client, naps: Naps) -> None:
+    lags = iter([5, 0, 0])
+    stage = {"stage": "views", "kind": "aggregate", "stream": "s"}
+    elsewhere = {"stage": "other", "kind": "aggregate", "stream": "t", "lag": {"entries": 9}}
+    fused = {"stage": "people", "kind": "transform", "stream": "s", "lag": None}
+    api.computed["/v1/stages"] = lambda _: {"stages": [elsewhere, fused, stage | {"lag": {"entries": next(lags)}}]}
+    open_rows = iter([[row(0, "blog", 1, None)], []])
+    api.computed["/v1/metrics/views"] = lambda _: {"data": next(open_rows)}
+
+    client.end("s", wait=True)
+
+    assert api.ticks == [("s", {"end": True})]
+    assert len(naps.taken) == 2, "once while entries were left, once while a window was open"
+
+    api.computed["/v1/stages"] = lambda _: {"stages": [stage | {"lag": {"entries": 1}}]}
+    with pytest.raises(UnavailableError, match="stream s: views is not done after 60 s"):
+        client.end("s", wait=True)
 
 
 def test_time_is_moved_without_data(api: FakeApi, client: Client) -> None:

@@ -11,6 +11,7 @@ from tests.fake_live import HEARTBEAT, Connection, FakeLive, event, fake_live
 
 VIEWS = {
     "metric": "views",
+    "window": {"tumbling_ms": 60_000, "offset_ms": 0},
     "group": [{"name": "section", "type": "string"}],
     "values": [{"name": "views", "type": "int", "unit": None}],
 }

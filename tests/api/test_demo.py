@@ -6,14 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from api.client import Client
-from api.demo import DEMO_CONFIG, DemoClient, connect
+from api.demo import DemoClient, connect
 from pipeline.core.programs import compile_programs
 from pipeline.errors import StreamgaugeError
 from pipeline.runtime.config import load_config
-from pipeline.runtime.door import UnavailableError
 from tests.fake_api import FakeApi, fake_api
-from tests.product.product import wait_for
 
 CONFIG = """
 streams: {a: {schema: {x: float}}}
@@ -71,17 +68,3 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     config.write_text("streams: {a: {schema: {x: flaot}}}\n")
     with pytest.raises(StreamgaugeError, match=r"did not start[^$]*flaot"):
         connect(config, url="http://127.0.0.1:9")
-
-
-def test_the_demo_shows_data_of_its_own_and_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STREAMGAUGE_REDIS__URL", "redis://127.0.0.1:9/0")  # anybody's: a demo must not touch it
-    with Client.demo() as client:
-        wait_for(lambda: len(client.metric("views_by_section")) > 0, "demo data")
-        assert {"sensor_climate", "views_by_section"} <= {said["metric"] for said in client.metrics()}
-        url = client.url
-    with Client(url, patience_s=0) as late, pytest.raises(UnavailableError):
-        late.get("/readyz")
-
-
-def test_the_demo_config_is_one_that_loads() -> None:
-    assert set(compile_programs(load_config(DEMO_CONFIG, {}))) == {"sensor_climate", "views_by_section"}

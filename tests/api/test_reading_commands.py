@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from api.client import Client
+from api.client_queries import Query
+from api.live_reading import LiveEvent
 from api.main import app
 from api.pairs import matches
 from pipeline.runtime.cli import run
@@ -89,8 +92,10 @@ def test_query_passes_every_parameter_of_the_api_on(api: FakeApi) -> None:
         "cursor": "abc",
     }
     options = [part for name, value in asked.items() for part in (f"--{name.replace('_', '-')}", value)]
-    assert streamgauge("query", "m", *options, "--where", "site=a", "--where", "site=b", "--url", api.url) == 0
-    expected = {name: [value] for name, value in asked.items()} | {"where.site": ["a", "b"]}
+    assert (
+        streamgauge("query", "m", *options, "--where", "site=a", "--where", "site=b", "--other", "--url", api.url) == 0
+    )
+    expected = {name: [value] for name, value in asked.items()} | {"where.site": ["a", "b"], "other": ["true"]}
     assert api.queries[-1] == ("/v1/metrics/m", expected)
 
 
@@ -192,6 +197,46 @@ def test_tail_refuses_a_field_that_the_stream_has_not(api: FakeApi, capsys: pyte
 )
 def test_a_value_of_an_event_is_compared_by_its_type(value: object, text: str, is_meant: bool) -> None:
     assert matches({"x": value}, [("x", text)]) is is_meant
+
+
+def test_tail_of_a_metric_prints_its_newest_published_rows(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    api.metrics.append({"metric": "hot"})
+    rows = [{"window_start": start, "site": "north"} for start in (60_000, 0)]
+    api.answers["/v1/metrics/hot"] = {"data": rows, "meta": {}, "next": None}
+
+    assert streamgauge("tail", "hot", "-n", "2", "--where", "site=north", "--url", api.url) == 0
+
+    assert [json.loads(line)["window_start"] for line in capsys.readouterr().out.splitlines()] == [0, 60_000]
+    expected = {"state": ["closed"], "order": ["-window"], "limit": ["2"], "where.site": ["north"]}
+    assert api.queries[-1] == ("/v1/metrics/hot", expected)
+
+
+def test_tail_follows_a_metric_by_its_live_stream_and_says_where_rows_may_be_missing(
+    api: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.metrics.append({"metric": "hot"})
+    asked: list[tuple[str, Query]] = []
+
+    def live_events(client: Client, path: str, query: Query) -> Iterator[LiveEvent]:
+        asked.append((path, query))
+        yield LiveEvent("snapshot", {"data": [{"n": 1}], "meta": {}})
+        yield LiveEvent("reset", {"reason": "trimmed", "detail": "rows before 7-0 are gone"})
+        yield LiveEvent("rows", {"data": [{"n": 2}, {"n": 3}], "meta": {}})
+
+    monkeypatch.setattr(Client, "live_events", live_events)
+    assert streamgauge("tail", "hot", "-f", "--where", "site=a", "--where", "site=b", "--url", api.url) == 0
+
+    said = capsys.readouterr()
+    assert [json.loads(line)["n"] for line in said.out.splitlines()] == [1, 2, 3]
+    assert said.err == "… rows may be missing here: rows before 7-0 are gone …\n"
+    assert asked == [("/v1/metrics/hot/live", {"where.site": ["a", "b"]})]
+
+
+def test_tail_of_what_is_not_there_names_what_is(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    assert streamgauge("tail", "tmps", "--url", api.url) == 1
+    assert capsys.readouterr().err == (
+        "streamgauge: there is no stream and no metric 'tmps'. There are streams: temps; metrics: none.\n"
+    )
 
 
 def metrics_text(stored: int, late: int = 0) -> str:

@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from tests.product.product import Product, wait_for
 
@@ -31,9 +31,11 @@ ARGUMENTS = [
 DESKTOP = (1280, 860)
 PHONE = (360, 740)
 ACTION_MS = 15_000
+expect.set_options(timeout=ACTION_MS)
 HISTORY_S = 270
 SECTIONS = {"blog": 9, "docs": 7, "pricing": 4, "about": 2}
 Open = Callable[..., Page]
+Theme = Literal["light", "dark"]
 
 
 def browser_path() -> str:
@@ -150,7 +152,7 @@ def opened(browser: Browser, site: Site) -> Iterator[Open]:
     def open_page(
         address: str = "",
         *,
-        theme: str = "light",
+        theme: Theme = "light",
         size: tuple[int, int] = DESKTOP,
         refusals_expected: bool = False,
         **options: Any,

@@ -37,6 +37,25 @@ def test_a_chart_moves_while_events_arrive(opened: Open, site: Site) -> None:
     expect(page.locator("tbody tr").first).to_contain_text("open")
 
 
+def test_without_room_for_one_more_live_reader_the_page_says_so_and_polls(opened: Open, site: Site) -> None:
+    page = opened("#/metrics")
+    page.context.route("**/live*", lambda route: route.fulfill(status=429, headers={"Retry-After": "5"}))
+    page.evaluate("location.hash = '#/metrics/views_by_section?start=all'")
+    charted(page)
+    expect(page.locator(".told .badge").first).to_have_text("polling")
+    seen = rows(page)
+
+    site.pass_time(11_000)
+    wait_for(lambda: rows(page) > seen, "rows of new windows")
+    expect(page.locator("tbody tr", has_text="closed").first).to_be_visible()
+
+
+def test_windows_come_live_where_there_is_room(opened: Open, site: Site) -> None:
+    page = charted(opened("#/metrics/views_by_section?start=all"))
+
+    expect(page.locator(".told .badge").first).to_have_text("live")
+
+
 def test_a_revision_appears(opened: Open, site: Site) -> None:
     at_ms = site.now_ms - 60_000
     site.send([site.view("/revised/1", at_ms=site.now_ms)])
@@ -82,9 +101,9 @@ def test_series_have_holes_where_no_window_is_and_open_points_hang_on_the_last_c
 
 def test_the_address_holds_all_that_is_shown_and_back_goes_back(opened: Open, site: Site) -> None:
     page = charted(opened("#/metrics/views_by_section"))
-    page.get_by_label("Value", exact=True).select_option("mean_load_ms")
-    page.get_by_label("Range", exact=True).select_option("all")
-    page.get_by_label("Step", exact=True).select_option("1m")
+    page.get_by_role("combobox", name="Value", exact=True).select_option("mean_load_ms")
+    page.get_by_role("combobox", name="Range", exact=True).select_option("all")
+    page.get_by_role("combobox", name="Step", exact=True).select_option("1m")
     page.locator(".picker summary").click()
     page.locator(".picker-list label", has_text="blog").get_by_role("checkbox").check()
     page.get_by_role("link", name="Table only").click()
@@ -93,8 +112,8 @@ def test_the_address_holds_all_that_is_shown_and_back_goes_back(opened: Open, si
         assert part in address
 
     other = opened(address.removeprefix(f"{site.url}/"))
-    expect(other.get_by_label("Value", exact=True)).to_have_value("mean_load_ms")
-    expect(other.get_by_label("Step", exact=True)).to_have_value("1m")
+    expect(other.get_by_role("combobox", name="Value", exact=True)).to_have_value("mean_load_ms")
+    expect(other.get_by_role("combobox", name="Step", exact=True)).to_have_value("1m")
     expect(other.locator(".picker summary")).to_contain_text("blog")
     expect(other.locator("tbody")).to_contain_text("blog")
     assert "docs" not in other.locator("tbody").inner_text()
@@ -156,12 +175,12 @@ def test_every_panel_can_be_had_as_curl_python_and_csv(opened: Open, site: Site)
 
 
 def test_a_metric_without_windows_teaches_how_to_get_one(opened: Open) -> None:
-    page = opened("#/metrics/orders_by_shop")
+    page = opened("#/metrics/returns_by_shop")
 
     expect(page.locator(".empty")).to_contain_text("No windows in this range")
     page.get_by_role("link", name="Send one").click()
     expect(page.locator("h1")).to_have_text("Connect")
-    expect(page.get_by_label("Stream", exact=True)).to_have_value("orders")
+    expect(page.get_by_role("combobox", name="Stream", exact=True)).to_have_value("returns")
 
 
 def test_a_step_that_cannot_be_is_said_in_the_servers_words(opened: Open) -> None:

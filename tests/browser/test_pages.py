@@ -15,7 +15,7 @@ PAGES = {
     "#/metrics/views_by_section": "views_by_section",
     "#/metrics/top_sections?value=sections": "top_sections",
     "#/metrics/visits?start=all": "visits",
-    "#/metrics/orders_by_shop": "orders_by_shop",
+    "#/metrics/returns_by_shop": "returns_by_shop",
     "#/stages": "Stages",
     "#/aside/late": "Put aside",
     "#/aside/dead-letters?stage=page_numbers": "Put aside",
@@ -87,7 +87,7 @@ def test_the_first_paint_comes_within_a_second(opened: Open) -> None:
       if (paint) told(paint.startTime);
     }).observe({ type: "paint", buffered: true }))"""
 
-    assert min(opened().evaluate(script) for _ in range(TRIES)) < FIRST_PAINT_MS
+    assert any(opened().evaluate(script) < FIRST_PAINT_MS for _ in range(TRIES))
 
 
 def test_the_overview_says_how_the_product_is_doing(opened: Open, site: Site) -> None:
@@ -117,6 +117,8 @@ def test_the_lanes_say_who_holds_time_back(opened: Open, site: Site) -> None:
 def test_the_config_is_shown_as_the_server_runs_it(opened: Open) -> None:
     page = opened("#/config")
 
+    page.get_by_text("Show the file").click()
+    expect(page.locator(".config-text")).to_contain_text("SPLIT_PART(page, '/', 2)")
     card = page.locator(".config-card", has_text="pageviews")
     expect(card).to_contain_text("load_ms")
     expect(card).to_contain_text("float?")
@@ -155,7 +157,7 @@ def test_all_of_it_works_by_keyboard_alone(opened: Open) -> None:
     page.keyboard.press("m")
     expect(page.locator("h1")).to_have_text("Metrics")
     page.get_by_role("link", name="views_by_section").last.focus()
-    assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 0
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("views_by_section")
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -13,52 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-import pytest
-from werkzeug.serving import make_server
-
 from pipeline.rim.lifeline import die_with_parent
-from tests.api.line import BASE, Line, make_line
+from tests.api.line import BASE, make_line
+from tests.compat.programs import binary, free_port, served
 from tests.servers import RunningServer, wait_for
 from tests.test_layout import ROOT
 
-PROMETHEUS = "prometheus"
 JOBS = {"streamgauge": "/metrics", "streamgauge-windows": "/metrics/windows"}
 VARIABLES = {"$stream": ".*", "$stage": ".*", "$__rate_interval": "1m"}  # as Grafana fills them in
-
-
-def binary() -> str:
-    """Debian's Prometheus; where it is missing, skip at home and fail in CI."""
-    found = shutil.which(PROMETHEUS)
-    if found is not None:
-        return found
-    reason = "prometheus is not installed: `apt-get install prometheus` brings it"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-@contextmanager
-def served(line: Line) -> Iterator[int]:
-    """The app of a line on a port of loopback."""
-    server = make_server("127.0.0.1", 0, line.http.application, threaded=True)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager
@@ -76,7 +37,9 @@ def scraping(target: int, folder: Path) -> Iterator[int]:
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     log = (folder / "prometheus.log").open("wb")
-    process = subprocess.Popen([binary(), *options], stdout=log, stderr=log, preexec_fn=die_with_parent())
+    process = subprocess.Popen(
+        [binary("prometheus", "prometheus"), *options], stdout=log, stderr=log, preexec_fn=die_with_parent()
+    )
     try:
         yield port
     finally:
@@ -107,7 +70,7 @@ def test_prometheus_scrapes_both_endpoints_and_has_every_family(server: RunningS
     line.tick(20)
     line.work()
 
-    with served(line) as target, scraping(target, tmp_path) as port:
+    with served(line.http.application) as target, scraping(target, tmp_path) as port:
 
         def targets() -> dict[str, Any]:
             return {each["labels"]["job"]: each for each in (ask(port, "targets") or {}).get("activeTargets", ())}

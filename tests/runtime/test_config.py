@@ -316,6 +316,24 @@ def test_yaml_is_1_2(tmp_path: Path) -> None:
     assert (stream.partitions, stream.retention_bytes) == (12, 1_000)
 
 
+@pytest.mark.parametrize("style", [">-", ">", "|-", "|"])
+def test_an_expression_may_be_a_block_of_several_lines(tmp_path: Path, style: str) -> None:
+    text = f"""
+streams: {{s: {{schema: {{a: int, b: string}}}}}}
+stages:
+  few:
+    from: s
+    filter: {style}
+      a > 0
+      AND b <> '\\a'
+"""
+    few = load_config(write(tmp_path, text), {}).stages["few"]
+
+    assert isinstance(few, Transform)
+    assert (few.filter or "").split() == ["a", ">", "0", "AND", "b", "<>", "'\\a'"]
+    assert "\a" not in (few.filter or "")
+
+
 def test_the_shipped_config_loads_compiles_and_warns_of_nothing() -> None:
     config = load_config(ROOT / "config.yaml", {})
 

@@ -22,12 +22,19 @@ TEMPLATES = sorted((ROOT / "pipeline/templates").glob("*/config.yaml"))
 # What no schema can say: it knows nothing of other places of the file, of expressions, of lengths and of our keys.
 BEYOND_SHAPE = (
     *("unknown field", "unknown stream", "unknown time zone", "is a field already", "is derived in this same stage"),
-    *("event time is a timestamp", "may be null", "events are partitioned by", "is float; groups", "is list[string]"),
+    *(
+        "event time is a timestamp",
+        "may be null",
+        "events are partitioned by",
+        "is float; groups",
+        "is float; an event",
+        "is list[string]",
+    ),
     *("a string has no unit", "the unit of a timestamp", "only a timestamp has a zone", "is here twice"),
     *("a stream is named", "a key of ours", "in a circle", "is a metric;", "a filter must be", "aggregates are not"),
     *("gives a duration", "must be longer than the window", "a multiple of the window", "is a tier already"),
     *("'hour' is not a duration", "would leave out the events", "would be merged from", "must divide the window"),
-    *("must be longer than the gap",),
+    *("must be longer than the gap", "must be at most 1w"),
     "stages.hits.max_groups: must be a whole number from 1 to 10,000,000",  # 1e3 is an integer there
 )
 
@@ -63,12 +70,14 @@ def test_the_shipped_schema_is_the_one_that_the_shapes_and_the_page_give() -> No
 def test_every_setting_has_the_words_of_the_page() -> None:
     described = generator().described((ROOT / "docs/configuration.md").read_text("utf-8"))
     sections = {"TopShape.redis", "StreamShape.time", "StreamShape.retention", "AggregateShape.window"}
-    sections |= {"TransformShape.lookup"}
+    sections |= {"TransformShape.lookup", "StreamShape.dedup"}
 
     assert set(described_settings()) - set(described) == sections
 
 
-@pytest.mark.parametrize("path", [ROOT / "config.yaml", *TEMPLATES], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "config.yaml", ROOT / "api/demo.yaml", *TEMPLATES], ids=lambda path: path.parent.name
+)
 def test_a_config_that_is_shipped_fits(path: Path) -> None:
     assert problems(path.read_text("utf-8")) == []
 

@@ -18,7 +18,9 @@ const NOW = "\u0000now";
 
 /** An event of a stream that its door takes: a value of each field's type. */
 export function exampleOf(schema) {
-  return Object.fromEntries(Object.entries(schema).map(([field, type]) => [field, valueOf(field, type.replace(/\?$/, ""))]));
+  return Object.fromEntries(
+    Object.entries(schema).map(([field, type]) => [field, valueOf(field, type.replace(/\?$/, ""))]),
+  );
 }
 
 function valueOf(field, type) {
@@ -33,11 +35,14 @@ const CLOCKS_MS = 500; // this page's notion of the server's clock is not exact
 
 /** Whether a stored event is the example: all but its time is the same. */
 function isExample(event, example) {
-  return Object.entries(example).every(([field, value]) => value === NOW || JSON.stringify(event?.[field]) === JSON.stringify(value));
+  return Object.entries(example).every(
+    ([field, value]) => value === NOW || JSON.stringify(event?.[field]) === JSON.stringify(value),
+  );
 }
 
 /** The example as an event that can be sent now. */
-export const filledIn = (example) => JSON.parse(JSON.stringify(example, (_, value) => (value === NOW ? new Date(now()).toISOString() : value)));
+export const filledIn = (example) =>
+  JSON.parse(JSON.stringify(example, (_, value) => (value === NOW ? new Date(now()).toISOString() : value)));
 
 function snippets(stream, example) {
   const where = `${ADDRESS}/v1/streams/${stream}/events`;
@@ -45,21 +50,39 @@ function snippets(stream, example) {
   const curl = `curl -X POST ${where} \\\n  -H 'content-type: application/json' \\\n  -d '${json.replaceAll(JSON.stringify(NOW), `"'"$(date -u +%FT%TZ)"'"`)}'`;
   const usesTime = JSON.stringify(example).includes(JSON.stringify(NOW));
   const python = [
-    usesTime ? "from datetime import UTC, datetime\n" : null, "from api.client import Client\n", `client = Client(${pythonLiteral(ADDRESS)})`,
+    usesTime ? "from datetime import UTC, datetime\n" : null,
+    "from api.client import Client\n",
+    `client = Client(${pythonLiteral(ADDRESS)})`,
     `client.send(${pythonLiteral(stream)}, [${pythonLiteral(example).replaceAll(pythonLiteral(NOW), "datetime.now(UTC).isoformat()")}])`,
-  ].filter(Boolean).join("\n");
-  const js = JSON.stringify(example, null, 2).replaceAll(JSON.stringify(NOW), "new Date().toISOString()").replaceAll("\n", "\n  ");
+  ]
+    .filter(Boolean)
+    .join("\n");
+  const js = JSON.stringify(example, null, 2)
+    .replaceAll(JSON.stringify(NOW), "new Date().toISOString()")
+    .replaceAll("\n", "\n  ");
   const javascript = `const answer = await fetch(${JSON.stringify(where)}, {\n  method: "POST",\n  headers: { "content-type": "application/json" },\n  body: JSON.stringify(${js}),\n});\nconsole.log(answer.status, await answer.json());`;
   return { curl, python, javascript };
 }
 
-const WAYS = [["curl", "curl", "In a terminal."], ["python", "Python", "With the client that comes with Streamgauge."], ["javascript", "JavaScript", "Node 18 or newer (a module). A web page of another origin cannot send here."]];
+const WAYS = [
+  ["curl", "curl", "In a terminal."],
+  ["python", "Python", "With the client that comes with Streamgauge."],
+  ["javascript", "JavaScript", "Node 18 or newer (a module). A web page of another origin cannot send here."],
+];
 
 export async function open(route, signal) {
   const heard = await get("/v1/streams", signal);
   heardClock(heard.now);
   const { streams } = heard;
-  if (streams.length === 0) return { element: h("div", { class: "page" }, heading("Connect"), empty("There is no stream yet", h("p", {}, "Declare one in config.yaml."))) };
+  if (streams.length === 0)
+    return {
+      element: h(
+        "div",
+        { class: "page" },
+        heading("Connect"),
+        empty("There is no stream yet", h("p", {}, "Declare one in config.yaml.")),
+      ),
+    };
   const stream = streams.find((each) => each.stream === route.query.get("stream")) ?? streams[0];
   const way = WAYS.find(([name]) => name === route.query.get("with")) ?? WAYS[0];
   const example = exampleOf(stream.schema);
@@ -89,31 +112,139 @@ export async function open(route, signal) {
   }
 
   const code = h("pre", { class: "snippet", tabindex: "0", "aria-label": `${way[1]} snippet` }, h("code", {}, text));
-  const copyIt = h("button", { class: "primary", onclick: () => write(text).then(() => announce("Copied"), (error) => announce(error.message, "bad")) }, "Copy");
+  const copyIt = h(
+    "button",
+    {
+      class: "primary",
+      onclick: () =>
+        write(text).then(
+          () => announce("Copied"),
+          (error) => announce(error.message, "bad"),
+        ),
+    },
+    "Copy",
+  );
   poll(LOOK_MS, looked, signal, (error) => error && fill(waiting, failure(error)));
-  const element = h("div", { class: "page narrow" },
+  const element = h(
+    "div",
+    { class: "page narrow" },
     heading("Connect"),
-    h("div", { class: "controls" }, select("Stream", streams.map((each) => [each.stream]), stream.stream, (name) => go(changed(route, { stream: name })))),
-    panel("1. Send an event", choices("Language", WAYS.map(([name, title]) => ({ text: title, href: changed(route, { with: name }), chosen: name === way[0] }))), h("p", { class: "note" }, way[2]), code, h("div", { class: "actions" }, copyIt, h("button", { onclick: send }, "Send it from here")), outcome),
+    h(
+      "div",
+      { class: "controls" },
+      select(
+        "Stream",
+        streams.map((each) => [each.stream]),
+        stream.stream,
+        (name) => go(changed(route, { stream: name })),
+      ),
+    ),
+    panel(
+      "1. Send an event",
+      choices(
+        "Language",
+        WAYS.map(([name, title]) => ({ text: title, href: changed(route, { with: name }), chosen: name === way[0] })),
+      ),
+      h("p", { class: "note" }, way[2]),
+      code,
+      h("div", { class: "actions" }, copyIt, h("button", { onclick: send }, "Send it from here")),
+      outcome,
+    ),
     panel("2. See it come", null, waiting),
-    panel("What the stream takes", null, fields(stream)));
+    panel("What the stream takes", null, fields(stream)),
+  );
   return { element };
 }
 
 function fields(stream) {
   const time = stream.time.field;
-  return h("div", {}, h("dl", { class: "schema" }, Object.entries(stream.schema).map(([name, type]) => h("div", {}, h("dt", {}, name), h("dd", {}, type, type.endsWith("?") ? h("small", {}, " may be missing") : null, name === time ? h("small", {}, " the event time") : null, name === stream.partition_by ? h("small", {}, " what it is partitioned by") : null)))),
-    h("p", { class: "note" }, "One object, an array, or one object a line; thousands in one request are what is fast. Rows that do not fit are refused one by one, with the reason, and kept in ", h("a", { href: to(["aside", "quarantine"], { stream: stream.stream }) }, "quarantine"), "."));
+  return h(
+    "div",
+    {},
+    h(
+      "dl",
+      { class: "schema" },
+      Object.entries(stream.schema).map(([name, type]) =>
+        h(
+          "div",
+          {},
+          h("dt", {}, name),
+          h(
+            "dd",
+            {},
+            type,
+            type.endsWith("?") ? h("small", {}, " may be missing") : null,
+            name === time ? h("small", {}, " the event time") : null,
+            name === stream.partition_by ? h("small", {}, " what it is partitioned by") : null,
+          ),
+        ),
+      ),
+    ),
+    h(
+      "p",
+      { class: "note" },
+      "One object, an array, or one object a line; thousands in one request are what is fast. Rows that do not fit are refused one by one, with the reason, and kept in ",
+      h("a", { href: to(["aside", "quarantine"], { stream: stream.stream }) }, "quarantine"),
+      ".",
+    ),
+  );
 }
 
 function still(newest, since) {
   const others = newest && newest.arrival >= since ? "Others are coming in" : null;
-  return h("div", { class: "wait" }, h("span", { class: "pulse", "aria-hidden": "true" }), h("div", {}, h("p", {}, others ? "Waiting for the example among them…" : "Waiting for the first event…"), h("p", { class: "note" }, newest ? `${others ? `${others}, the` : "The"} newest ${ago(newest.arrival, now())}.` : `Nothing has ever come in. Waiting since ${clock(since, now())}.`)));
+  return h(
+    "div",
+    { class: "wait" },
+    h("span", { class: "pulse", "aria-hidden": "true" }),
+    h(
+      "div",
+      {},
+      h("p", {}, others ? "Waiting for the example among them…" : "Waiting for the first event…"),
+      h(
+        "p",
+        { class: "note" },
+        newest
+          ? `${others ? `${others}, the` : "The"} newest ${ago(newest.arrival, now())}.`
+          : `Nothing has ever come in. Waiting since ${clock(since, now())}.`,
+      ),
+    ),
+  );
 }
 
 function arrived(event, stream, own) {
-  return h("div", { class: "wait came" }, h("span", { class: "tick", "aria-hidden": "true" }, "✓"), h("div", {},
-    h("p", {}, h("b", {}, own ? "Your event came" : "The first event came"), ` at ${clock(event.arrival, now())} (${ago(event.arrival, now())}), in partition ${event.partition}.`),
-    h("pre", { class: "snippet small", tabindex: "0", "aria-label": "The event" }, h("code", {}, JSON.stringify(event.event, (_, value) => (typeof value === "bigint" ? String(value) : value), 1))),
-    event.error ? h("p", { class: "note" }, `The workers cannot read it: ${event.error}`) : h("p", {}, "Now look at ", h("a", { href: to(["stages"], { stream: stream.stream }) }, "its stages"), " or ", h("a", { href: to(["metrics"]) }, "its metrics"), ".")));
+  return h(
+    "div",
+    { class: "wait came" },
+    h("span", { class: "tick", "aria-hidden": "true" }, "✓"),
+    h(
+      "div",
+      {},
+      h(
+        "p",
+        {},
+        h("b", {}, own ? "Your event came" : "The first event came"),
+        ` at ${clock(event.arrival, now())} (${ago(event.arrival, now())}), in partition ${event.partition}.`,
+      ),
+      h(
+        "pre",
+        { class: "snippet small", tabindex: "0", "aria-label": "The event" },
+        h(
+          "code",
+          {},
+          JSON.stringify(event.event, (_, value) => (typeof value === "bigint" ? String(value) : value), 1),
+        ),
+      ),
+      event.error
+        ? h("p", { class: "note" }, `The workers cannot read it: ${event.error}`)
+        : h(
+            "p",
+            {},
+            "Now look at ",
+            h("a", { href: to(["stages"], { stream: stream.stream }) }, "its stages"),
+            " or ",
+            h("a", { href: to(["metrics"]) }, "its metrics"),
+            ".",
+          ),
+    ),
+  );
 }

@@ -33,7 +33,17 @@ export async function open(route, signal) {
   signal.addEventListener("abort", () => clearTimeout(timer));
   await looked();
   const back = to(["metrics", name], around(route, metric));
-  return { element: h("div", { class: "page" }, heading("Why this number", h("p", { class: "note" }, h("a", { href: back }, `← ${name}`), metric ? ` · ${windowText(metric.window)}` : "")), body) };
+  return {
+    element: h(
+      "div",
+      { class: "page" },
+      heading(
+        "Why this number",
+        h("p", { class: "note" }, h("a", { href: back }, `← ${name}`), metric ? ` · ${windowText(metric.window)}` : ""),
+      ),
+      body,
+    ),
+  };
 }
 
 /** The explorer around the window, so that "back to the metric" shows it among its neighbours. */
@@ -48,17 +58,78 @@ function around(route, metric) {
 function told(found, metric, where) {
   const at = now();
   const { window, accounts } = found;
-  const group = found.group && Object.keys(found.group).length ? Object.entries(found.group).map(([name, value]) => [h("span", { class: "none" }, `${name} `), plain(value), " "]) : metric?.group.length ? `all ${counted(found.groups, "group")}` : "one group";
-  const copies = (label, csvRows) => copyButtons(label, { curl: () => asCurl(where), python: () => asPython(where), csvRows });
+  const group =
+    found.group && Object.keys(found.group).length
+      ? Object.entries(found.group).map(([name, value]) => [
+          h("span", { class: "none" }, `${name} `),
+          plain(value),
+          " ",
+        ])
+      : metric?.group.length
+        ? `all ${counted(found.groups, "group")}`
+        : "one group";
+  const copies = (label, csvRows) =>
+    copyButtons(label, { curl: () => asCurl(where), python: () => asPython(where), csvRows });
   return [
-    h("p", { class: "facts" }, h("span", { class: `state ${window.state}` }, window.state), window.revision > 0 ? h("span", { class: "badge revised" }, `revision ${window.revision}`) : null,
-      h("span", { title: `${absolute(window.start)} to ${absolute(window.end)}` }, h("b", {}, `${clock(window.start, at)} – ${clock(window.end, at)}`), ` (${duration(window.end - window.start)})`), h("span", {}, group)),
-    found.closes_when ? h("p", { class: "sentence" }, found.closes_when, found.would_close_at ? [" If no event came from now on, silence would close it ", since(found.would_close_at, at), "."] : null) : null,
-    panel("What became of the events", copies("the account", () => [["outcome", "events"], ...Object.entries(accounts)]), flow(accounts),
-      found.log.complete ? null : h("p", { class: "note" }, "A part of this window's log has been trimmed, so it cannot be read again.", found.log.from !== null ? [" The first window that can is from ", instant(found.log.from, at), "."] : null),
-      found.log.truncated ? h("p", { class: "note" }, "The log is longer than one request reads: these are the accounts of its beginning.") : null),
-    panel("The values, stored and recomputed from the log", copies("the values", () => [["value", "stored", "recomputed"], ...valueRows(found, metric).map((row) => [row.name, row.stored, row.recomputed])]), valueTable(found, metric)),
-    panel("Partitions", copies("the partitions", () => [["partition", "watermark", "holds_back", "lag", "cursor"], ...found.partitions.map((each) => [each.partition, each.watermark, each.holds_back, each.lag, each.cursor])]), partitions(found, at)),
+    h(
+      "p",
+      { class: "facts" },
+      h("span", { class: `state ${window.state}` }, window.state),
+      window.revision > 0 ? h("span", { class: "badge revised" }, `revision ${window.revision}`) : null,
+      h(
+        "span",
+        { title: `${absolute(window.start)} to ${absolute(window.end)}` },
+        h("b", {}, `${clock(window.start, at)} – ${clock(window.end, at)}`),
+        ` (${duration(window.end - window.start)})`,
+      ),
+      h("span", {}, group),
+    ),
+    found.closes_when
+      ? h(
+          "p",
+          { class: "sentence" },
+          found.closes_when,
+          found.would_close_at
+            ? [" If no event came from now on, silence would close it ", since(found.would_close_at, at), "."]
+            : null,
+        )
+      : null,
+    panel(
+      "What became of the events",
+      copies("the account", () => [["outcome", "events"], ...Object.entries(accounts)]),
+      flow(accounts),
+      found.log.complete
+        ? null
+        : h(
+            "p",
+            { class: "note" },
+            "A part of this window's log has been trimmed, so it cannot be read again.",
+            found.log.from !== null ? [" The first window that can is from ", instant(found.log.from, at), "."] : null,
+          ),
+      found.log.truncated
+        ? h(
+            "p",
+            { class: "note" },
+            "The log is longer than one request reads: these are the accounts of its beginning.",
+          )
+        : null,
+    ),
+    panel(
+      "The values, stored and recomputed from the log",
+      copies("the values", () => [
+        ["value", "stored", "recomputed"],
+        ...valueRows(found, metric).map((row) => [row.name, row.stored, row.recomputed]),
+      ]),
+      valueTable(found, metric),
+    ),
+    panel(
+      "Partitions",
+      copies("the partitions", () => [
+        ["partition", "watermark", "holds_back", "lag", "cursor"],
+        ...found.partitions.map((each) => [each.partition, each.watermark, each.holds_back, each.lag, each.cursor]),
+      ]),
+      partitions(found, at),
+    ),
     entries(found),
   ];
 }
@@ -67,18 +138,52 @@ function told(found, metric, where) {
 function flow(accounts) {
   const parts = ["accepted", "filtered", "late", "dead"].map((name) => [name, accounts[name]]);
   const read = Number(accounts.read) || 0;
-  const more = [["partial", "of the late, counted in a later window"], ["revised", "of the accepted, came after the window's end had passed"]].filter(([name]) => accounts[name]);
-  return h("div", { class: "flow" },
-    h("div", { class: "flow-bar", "aria-hidden": "true" }, parts.map(([name, count]) => (count ? h("i", { class: name, style: { "flex-grow": String(count) } }) : null))),
-    h("p", { class: "sum" }, h("b", {}, number(accounts.read)), " read = ", parts.map(([name, count], index) => [index ? " + " : "", h("span", { class: `part ${name}` }, count === null ? NONE : number(count), ` ${name}`)])),
-    parts.some(([, count]) => count === null) ? h("p", { class: "note" }, "Filtered and dead events have no group, so they are in no group's account (–).") : null,
-    more.length ? h("p", { class: "note" }, more.map(([name, text]) => `${number(accounts[name])} ${name}: ${text}. `)) : null,
-    read === 0 ? h("p", { class: "note" }, "No event of the log falls in this window.") : null);
+  const more = [
+    ["partial", "of the late, counted in a later window"],
+    ["revised", "of the accepted, came after the window's end had passed"],
+  ].filter(([name]) => accounts[name]);
+  return h(
+    "div",
+    { class: "flow" },
+    h(
+      "div",
+      { class: "flow-bar", "aria-hidden": "true" },
+      parts.map(([name, count]) => (count ? h("i", { class: name, style: { "flex-grow": String(count) } }) : null)),
+    ),
+    h(
+      "p",
+      { class: "sum" },
+      h("b", {}, number(accounts.read)),
+      " read = ",
+      parts.map(([name, count], index) => [
+        index ? " + " : "",
+        h("span", { class: `part ${name}` }, count === null ? NONE : number(count), ` ${name}`),
+      ]),
+    ),
+    parts.some(([, count]) => count === null)
+      ? h("p", { class: "note" }, "Filtered and dead events have no group, so they are in no group's account (–).")
+      : null,
+    more.length
+      ? h(
+          "p",
+          { class: "note" },
+          more.map(([name, text]) => `${number(accounts[name])} ${name}: ${text}. `),
+        )
+      : null,
+    read === 0 ? h("p", { class: "note" }, "No event of the log falls in this window.") : null,
+  );
 }
 
 function valueRows(found, metric) {
-  const names = metric ? metric.values.map(({ name }) => name).filter((name) => name in { ...found.values, ...found.recomputed }) : Object.keys(found.values ?? {});
-  return names.map((name) => ({ name, unit: metric?.values.find((value) => value.name === name)?.unit, stored: found.values?.[name], recomputed: found.recomputed?.[name] }));
+  const names = metric
+    ? metric.values.map(({ name }) => name).filter((name) => name in { ...found.values, ...found.recomputed })
+    : Object.keys(found.values ?? {});
+  return names.map((name) => ({
+    name,
+    unit: metric?.values.find((value) => value.name === name)?.unit,
+    stored: found.values?.[name],
+    recomputed: found.recomputed?.[name],
+  }));
 }
 
 function valueTable(found, metric) {
@@ -90,8 +195,27 @@ function valueTable(found, metric) {
     columns: [
       { name: "name", label: "Value" },
       { name: "stored", label: "Stored", number: true, sort: false, cell: (row) => show(row.stored, row) },
-      { name: "recomputed", label: "Recomputed", number: true, sort: false, cell: (row) => (found.recomputed ? show(row.recomputed, row) : h("span", { class: "none" }, "cannot be")) },
-      { name: "equal", label: "Equal", sort: false, value: same, cell: (row) => (!found.recomputed ? NONE : h("span", { class: `badge ${same(row) ? "good" : found.window.state === "open" ? "quiet" : "bad"}` }, same(row) ? "equal" : found.window.state === "open" ? "moving" : "differs")) },
+      {
+        name: "recomputed",
+        label: "Recomputed",
+        number: true,
+        sort: false,
+        cell: (row) => (found.recomputed ? show(row.recomputed, row) : h("span", { class: "none" }, "cannot be")),
+      },
+      {
+        name: "equal",
+        label: "Equal",
+        sort: false,
+        value: same,
+        cell: (row) =>
+          !found.recomputed
+            ? NONE
+            : h(
+                "span",
+                { class: `badge ${same(row) ? "good" : found.window.state === "open" ? "quiet" : "bad"}` },
+                same(row) ? "equal" : found.window.state === "open" ? "moving" : "differs",
+              ),
+      },
     ],
   });
   list.show(valueRows(found, metric));
@@ -106,8 +230,24 @@ function partitions(found, at) {
     columns: [
       { name: "partition", label: "Partition" },
       { name: "watermark", label: "Watermark", number: true, cell: (row) => instant(row.watermark, at) },
-      { name: "to_end", label: "To the window's end", number: true, value: (row) => found.window.end - row.watermark, cell: (row) => (row.watermark === null ? NONE : row.watermark >= found.window.end ? "passed" : duration(found.window.end - row.watermark)) },
-      { name: "holds_back", label: "", sort: false, cell: (row) => (row.holds_back ? h("span", { class: "badge warn" }, "the window waits for it") : "") },
+      {
+        name: "to_end",
+        label: "To the window's end",
+        number: true,
+        value: (row) => found.window.end - row.watermark,
+        cell: (row) =>
+          row.watermark === null
+            ? NONE
+            : row.watermark >= found.window.end
+              ? "passed"
+              : duration(found.window.end - row.watermark),
+      },
+      {
+        name: "holds_back",
+        label: "",
+        sort: false,
+        cell: (row) => (row.holds_back ? h("span", { class: "badge warn" }, "the window waits for it") : ""),
+      },
       { name: "lag", label: "Lag", number: true },
       { name: "cursor", label: "Cursor" },
     ],

@@ -4,16 +4,17 @@ import { get, getText, heardClock, now, path } from "../api.js";
 import { COLOURS, lineChart, swatch } from "../chart.js";
 import { asClientPython, asCurl, copyButtons } from "../copy.js";
 import { fill, h, refresh } from "../dom.js";
-import { absolute, ago, clock, counted, duration, exactDuration, measured, number } from "../format.js";
+import { ago, exactDuration, measured, number } from "../format.js";
 import { heatStrip } from "../heat.js";
 import { key } from "../keys.js";
 import { choices, empty, failure, panel } from "../panel.js";
 import { changed, current, go, to } from "../route.js";
 import { groupKey, isNumeric, isSession, scatterOf, seriesOf, windowText } from "../rows.js";
-import { instant, plain, table } from "../table.js";
+import { table } from "../table.js";
 import { controls, usualRange } from "./controls.js";
 import { feed } from "./feed.js";
 import { lists } from "./lists.js";
+import { account, columnsOf, explainAddress } from "./results.js";
 
 /** The query of the address: what the API is asked, and what is only of this page. */
 function askedOf(route, metric) {
@@ -27,7 +28,10 @@ function askedOf(route, metric) {
   return { query, start, end, step: route.query.get("step") };
 }
 
-const valueOf = (route, metric) => metric.values.find(({ name }) => name === route.query.get("value")) ?? metric.values.find(isNumeric) ?? metric.values[0];
+const valueOf = (route, metric) =>
+  metric.values.find(({ name }) => name === route.query.get("value")) ??
+  metric.values.find(isNumeric) ??
+  metric.values[0];
 
 export async function open(route, signal) {
   const [{ metrics }, { now: serverNow }] = await Promise.all([get("/v1/metrics", signal), get("/v1/streams", signal)]);
@@ -38,7 +42,20 @@ export async function open(route, signal) {
 }
 
 function unknown(name, metrics) {
-  return h("div", { class: "page" }, empty(`There is no metric ${name}`, h("p", {}, "There are: ", metrics.map((each, index) => [index ? ", " : "", h("a", { href: to(["metrics", each.metric]) }, each.metric)]), ".")));
+  return h(
+    "div",
+    { class: "page" },
+    empty(
+      `There is no metric ${name}`,
+      h(
+        "p",
+        {},
+        "There are: ",
+        metrics.map((each, index) => [index ? ", " : "", h("a", { href: to(["metrics", each.metric]) }, each.metric)]),
+        ".",
+      ),
+    ),
+  );
 }
 
 function explorer(metric, metrics, first, signal) {
@@ -64,7 +81,11 @@ function explorer(metric, metrics, first, signal) {
   const explain = (row) => go(explainAddress(metric, row, asked()));
   const chart = lineChart(chartBox, { chosen: explain, zoomed: (start, end) => set({ start, end }), signal, now });
   const heat = heatStrip(heatBox, { chosen: explain, now, signal });
-  const rows = table({ label: `Windows of ${metric.metric}`, columns: columnsOf(metric, asked, now), empty: h("p", { class: "note" }, "No windows in this range.") });
+  const rows = table({
+    label: `Windows of ${metric.metric}`,
+    columns: columnsOf(metric, asked, now),
+    empty: h("p", { class: "note" }, "No windows in this range."),
+  });
 
   function draw() {
     const value = valueOf(route, metric);
@@ -87,27 +108,52 @@ function explorer(metric, metrics, first, signal) {
   }
 
   function plot(value, step) {
-    const { times, series } = isSession(metric) && !step ? scatterOf(answer.rows, value.name) : seriesOf(metric, answer.rows, value.name, Boolean(step));
+    const { times, series } =
+      isSession(metric) && !step
+        ? scatterOf(answer.rows, value.name)
+        : seriesOf(metric, answer.rows, value.name, Boolean(step));
     for (const group of series.slice(0, COLOURS)) if (!colours.has(group.key)) colours.set(group.key, colours.size);
     const lines = series.slice(0, COLOURS).map((group) => ({ ...group, colour: colours.get(group.key) }));
     const title = `${value.name} of ${metric.metric}`;
     const open = answer.rows.filter((row) => row.state === "open").map((row) => row.window_start);
-    chart.show({ title, times, series: lines, unit: value.unit, dots: isSession(metric) && !step, openFrom: open.length && !isSession(metric) ? Math.min(...open) : null });
+    chart.show({
+      title,
+      times,
+      series: lines,
+      unit: value.unit,
+      dots: isSession(metric) && !step,
+      openFrom: open.length && !isSession(metric) ? Math.min(...open) : null,
+    });
     if (!heatPanel.hidden) heat.show({ title, times, series, unit: value.unit });
-    refresh(legend, lines.map((group) => legendLine(group, value)), series.length > COLOURS ? h("li", { class: "note" }, `and ${number(series.length - COLOURS)} smaller groups: choose some under Groups`) : null);
+    refresh(
+      legend,
+      lines.map((group) => legendLine(group, value)),
+      series.length > COLOURS
+        ? h("li", { class: "note" }, `and ${number(series.length - COLOURS)} smaller groups: choose some under Groups`)
+        : null,
+    );
   }
 
   function legendLine(group, value) {
     if (group.key === "") return h("li", {}, swatch(group.colour), group.label);
     const row = group.rows.findLast((each) => each !== null);
-    return h("li", {}, swatch(group.colour), h("span", {}, group.label), h("b", {}, measured(row?.[value.name], value.unit)), row?.state === "open" ? h("small", {}, "open") : null);
+    return h(
+      "li",
+      {},
+      swatch(group.colour),
+      h("span", {}, group.label),
+      h("b", {}, measured(row?.[value.name], value.unit)),
+      row?.state === "open" ? h("small", {}, "open") : null,
+    );
   }
 
-  const copies = (label) => copyButtons(label, {
-    curl: () => asCurl(apiPath()),
-    python: () => asClientPython(metric.metric, asked().query),
-    csvText: () => getText(path(`/v1/metrics/${metric.metric}`, new URLSearchParams([...asked().query, ["format", "csv"]]))),
-  });
+  const copies = (label) =>
+    copyButtons(label, {
+      curl: () => asCurl(apiPath()),
+      python: () => asClientPython(metric.metric, asked().query),
+      csvText: () =>
+        getText(path(`/v1/metrics/${metric.metric}`, new URLSearchParams([...asked().query, ["format", "csv"]]))),
+    });
   const apiPath = () => path(`/v1/metrics/${metric.metric}`, asked().query);
   const views = h("div", { class: "panel-end" });
   const plotPanel = panel("Chart", copies("the chart"), chartBox, legend, key_());
@@ -129,8 +175,31 @@ function explorer(metric, metrics, first, signal) {
   key("]", "Forward by one range, then live again", () => set(shifted(asked(), metric, 1)), signal);
   key("/", "To the choice of groups", () => bar.querySelector("summary")?.focus(), signal);
 
-  const element = h("div", { class: "page" }, h("header", { class: "page-head" }, h("h1", {}, metric.metric), h("p", { class: "note" }, windowText(metric.window), metric.group.length ? ` · by ${metric.group.map(({ name }) => name).join(", ")}` : "", ` · from ${metric.stream} · kept ${exactDuration(metric.retention_ms)}`), views),
-    bar, told, trouble, nothing, listBox, plotPanel, heatPanel, tablePanel);
+  const element = h(
+    "div",
+    { class: "page" },
+    h(
+      "header",
+      { class: "page-head" },
+      h("h1", {}, metric.metric),
+      h(
+        "p",
+        { class: "note" },
+        windowText(metric.window),
+        metric.group.length ? ` · by ${metric.group.map(({ name }) => name).join(", ")}` : "",
+        ` · from ${metric.stream} · kept ${exactDuration(metric.retention_ms)}`,
+      ),
+      views,
+    ),
+    bar,
+    told,
+    trouble,
+    nothing,
+    listBox,
+    plotPanel,
+    heatPanel,
+    tablePanel,
+  );
   draw();
   return {
     element,
@@ -148,11 +217,24 @@ function explorer(metric, metrics, first, signal) {
   };
 
   function drawViews() {
-    refresh(views, choices("View", [{ text: "Chart", chosen: view() === "chart", href: changed(route, { view: null }) }, { text: "Table only", chosen: view() === "table", href: changed(route, { view: "table" }) }]));
+    refresh(
+      views,
+      choices("View", [
+        { text: "Chart", chosen: view() === "chart", href: changed(route, { view: null }) },
+        { text: "Table only", chosen: view() === "table", href: changed(route, { view: "table" }) },
+      ]),
+    );
   }
 
   function key_() {
-    return h("p", { class: "note key" }, h("span", { class: "key-open" }, "open: events can still be added"), h("span", { class: "key-revised" }, "revised by late events"), h("span", {}, "a gap: no window there"), h("span", {}, "drag to zoom, click to explain"));
+    return h(
+      "p",
+      { class: "note key" },
+      h("span", { class: "key-open" }, "open: events can still be added"),
+      h("span", { class: "key-revised" }, "revised by late events"),
+      h("span", {}, "a gap: no window there"),
+      h("span", {}, "drag to zoom, click to explain"),
+    );
   }
 }
 
@@ -171,49 +253,53 @@ function lengthOf(start, end) {
   return found ? Number(found[1]) * units[found[2]] : null;
 }
 
-function account(metric, { meta, mode, loaded, rows }, stepped) {
-  if (!meta) return h("p", { class: "note" }, "Asking…");
-  const at = now();
-  const modes = { live: ["good", "live", "windows come as they are published"], polling: ["quiet", "polling", "the server has no live stream for this page now: asked every few seconds"], connecting: ["quiet", "connecting", "the live stream is being opened"], fixed: ["quiet", "fixed range", "the range has an end: nothing is asked again"] };
-  const [kind, text, title] = modes[mode];
-  const by = { events: "by events", heartbeat: "by events and heartbeats", silence: "by silence: no event came" }[meta.complete_by] ?? "";
-  return h("p", { class: "facts" },
-    h("span", { class: `badge ${kind}`, title }, text),
-    meta.complete_to === null ? h("span", {}, "nothing is complete yet") : h("span", { title: absolute(meta.complete_to) }, "complete to ", h("b", {}, clock(meta.complete_to, at)), ` (${ago(meta.complete_to, at)}) ${by}`),
-    h("span", {}, "watermark ", instant(meta.watermark, at)),
-    h("span", {}, counted(rows.length, "row"), stepped ? ` in steps of ${exactDuration(meta.step)}` : "", meta.tier ? `, from the tier of ${exactDuration(meta.tier)}` : ""),
-    meta.truncated ? h("span", { class: "badge warn", title: "Narrow the range, choose groups or take a longer step." }, "only the newest rows: there are more") : null,
-    (meta.capped ?? []).length ? h("span", { class: "badge warn" }, `a cap left something out of ${meta.capped.join(", ")}`) : null,
-    (meta.failed ?? []).length ? h("span", { class: "badge bad" }, `${meta.failed.join(", ")} failed in some rows`) : null,
-    loaded ? null : h("span", { class: "note" }, "asking…"));
-}
-
 function emptyRange(metric, route) {
   const newest = metric.complete_to;
   const filtered = [...route.query.keys()].some((name) => name.startsWith("where."));
-  return h("div", { class: "panel" }, empty("No windows in this range",
-    filtered ? h("p", {}, "Only chosen groups are asked for. ", h("a", { href: to(route.parts, new URLSearchParams([...route.query].filter(([name]) => !name.startsWith("where.")))) }, "Show all groups"), ".") : null,
-    newest !== null ? h("p", {}, `The newest complete window ended ${ago(newest, now())}. `, h("a", { href: to(route.parts, { start: "all", value: route.query.get("value") }) }, "Show the newest windows there are"), ".")
-      : h("p", {}, `No event of ${metric.stream} has made a window yet. `, h("a", { href: to(["connect"], { stream: metric.stream }) }, "Send one"), ", and it is here in a moment; or look at ", h("a", { href: to(["stages"], { stream: metric.stream }) }, "what the stage waits for"), ".")));
-}
-
-/** Where a row is explained; its group is named where it can be asked for (a null cannot). */
-export function explainAddress(metric, row, { step } = {}) {
-  const group = metric.group.filter(({ name }) => row[name] !== null).map(({ name }) => [`where.${name}`, row[name]]);
-  if (step) return to(["metrics", metric.metric], Object.fromEntries([["start", row.window_start], ["end", row.window_end], ...group]));
-  const ends = isSession(metric) ? { start: row.first, end: row.closes_at } : { start: row.window_start, end: row.window_end };
-  return to(["metrics", metric.metric, "explain"], { ...ends, ...Object.fromEntries(group) });
-}
-
-function columnsOf(metric, asked, clockNow) {
-  const session = isSession(metric);
-  const from = (row) => (session && row.first !== undefined ? row.first : row.window_start);
-  const until = (row) => (session && row.closes_at !== undefined ? row.closes_at : row.window_end);
-  return [
-    { name: "window_start", label: session ? "First" : "Window", value: from, cell: (row) => h("a", { href: explainAddress(metric, row, asked()), title: `${absolute(from(row))} to ${absolute(until(row))}: ${asked().step ? "show its windows" : "explain"}` }, clock(from(row), clockNow())) },
-    { name: "window_end", label: session ? "Closes" : "End", value: until, cell: (row) => h("span", { class: "none", title: absolute(until(row)) }, `+${duration(until(row) - from(row))}`) },
-    { name: "state", label: "State", cell: (row) => [h("span", { class: `state ${row.state}` }, row.state), row.revision > 0 ? h("span", { class: "badge revised", title: "published again with late events" }, `rev ${row.revision}`) : null] },
-    ...metric.group.map(({ name }) => ({ name, label: name, cell: (row) => plain(row[name] === "" ? "" : row[name]) })),
-    ...metric.values.map((value) => ({ name: value.name, label: value.name, number: isNumeric(value), unit: value.unit, cell: (row) => (value.type === "timestamp" ? instant(row[value.name], clockNow()) : plain(row[value.name])) })),
-  ];
+  return h(
+    "div",
+    { class: "panel" },
+    empty(
+      "No windows in this range",
+      filtered
+        ? h(
+            "p",
+            {},
+            "Only chosen groups are asked for. ",
+            h(
+              "a",
+              {
+                href: to(
+                  route.parts,
+                  new URLSearchParams([...route.query].filter(([name]) => !name.startsWith("where."))),
+                ),
+              },
+              "Show all groups",
+            ),
+            ".",
+          )
+        : null,
+      newest !== null
+        ? h(
+            "p",
+            {},
+            `The newest complete window ended ${ago(newest, now())}. `,
+            h(
+              "a",
+              { href: to(route.parts, { start: "all", value: route.query.get("value") }) },
+              "Show the newest windows there are",
+            ),
+            ".",
+          )
+        : h(
+            "p",
+            {},
+            `No event of ${metric.stream} has made a window yet. `,
+            h("a", { href: to(["connect"], { stream: metric.stream }) }, "Send one"),
+            ", and it is here in a moment; or look at ",
+            h("a", { href: to(["stages"], { stream: metric.stream }) }, "what the stage waits for"),
+            ".",
+          ),
+    ),
+  );
 }

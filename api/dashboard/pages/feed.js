@@ -25,13 +25,31 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
     return path(base, next);
   };
 
+  /** A closed window becomes final by time alone, and nothing is published then. */
+  function settle(row) {
+    const final = !isSession(metric) && row.window_end + metric.allowed_lateness_ms <= (meta.watermark ?? -Infinity);
+    return row.state === "closed" && final ? { ...row, state: "final" } : row;
+  }
+
   function tell(more = {}) {
     const oldest = relativeStart(start);
     for (const [each, row] of byKey) if (oldest !== null && row.window_end <= oldest) byKey.delete(each);
-    changed({ rows: [...byKey.values()].sort((a, b) => a.window_start - b.window_start || a.window_end - b.window_end), meta, loaded: true, error: null, mode, ...more });
+    changed({
+      rows: [...byKey.values()]
+        .map(settle)
+        .sort((a, b) => a.window_start - b.window_start || a.window_end - b.window_end),
+      meta,
+      loaded: true,
+      error: null,
+      mode,
+      ...more,
+    });
   }
 
-  const take = (rows) => rows.forEach((row) => (row.state === "retracted" ? byKey.delete(rowKey(metric, row)) : byKey.set(rowKey(metric, row), row)));
+  const take = (rows) =>
+    rows.forEach((row) =>
+      row.state === "retracted" ? byKey.delete(rowKey(metric, row)) : byKey.set(rowKey(metric, row), row),
+    );
 
   async function whole() {
     const answer = await get(asked({}), signal);
@@ -47,7 +65,13 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
     if (!ready) return void waiting.push([event, data]);
     if (event === "reset") return void whole().catch(failed);
     take(data.data.filter(inRange));
-    if (data.meta) meta = { ...meta, watermark: data.meta.watermark, complete_to: data.meta.complete_to, complete_by: data.meta.complete_by ?? meta.complete_by };
+    if (data.meta)
+      meta = {
+        ...meta,
+        watermark: data.meta.watermark,
+        complete_to: data.meta.complete_to,
+        complete_by: data.meta.complete_by ?? meta.complete_by,
+      };
     tell();
   }
 
@@ -59,7 +83,8 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
   async function openOnly() {
     if (!ready) return whole();
     const { data, meta: said } = await get(asked({ state: "open" }), signal);
-    for (const [each, row] of byKey) if (row.state === "open" && !(row.window_end <= said.watermark)) byKey.delete(each);
+    for (const [each, row] of byKey)
+      if (row.state === "open" && !(row.window_end <= said.watermark)) byKey.delete(each);
     take(data);
     meta = { ...said, truncated: meta.truncated, tier: meta.tier };
     if (mode !== "live") await newest();
@@ -69,9 +94,18 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
   /** Without a stream: what closed or was revised lately. */
   async function newest() {
     if (meta.complete_to === null) return;
-    const from = meta.complete_to - metric.allowed_lateness_ms - (isSession(metric) ? 3_600_000 : 4 * usualStride(metric));
+    const from =
+      meta.complete_to - metric.allowed_lateness_ms - (isSession(metric) ? 3_600_000 : 4 * usualStride(metric));
     const { data } = await get(asked({ start: Math.max(from, relativeStart(start) ?? from) }), signal);
     take(data);
+  }
+
+  /** When the stream begins, what was published between the range and its first position is asked for. */
+  function moded(next) {
+    mode = next;
+    if (!ready) return;
+    tell();
+    if (next === "live") newest().then(() => tell(), failed);
   }
 
   const failed = (error) => error && !signal.aborted && changed({ error, loaded: true, mode });
@@ -84,10 +118,12 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
   const recovered = (error) => (error ? failed(error) : changed({ error: null }));
   if (step) {
     mode = "polling";
-    poll(STEPPED_MS, whole, signal, (error) => (error instanceof ApiError && error.status === 422 ? failed(error) : recovered(error)));
+    poll(STEPPED_MS, whole, signal, (error) =>
+      error instanceof ApiError && error.status === 422 ? failed(error) : recovered(error),
+    );
     return;
   }
-  follow(metric.metric, where, { heard, signal, mode: (next) => ((mode = next), ready && tell()) });
+  follow(metric.metric, where, { heard, signal, mode: moded });
   poll(OPEN_MS, openOnly, signal, recovered);
 }
 
