@@ -97,6 +97,16 @@ def test_series_have_holes_where_no_window_is_and_open_points_hang_on_the_last_c
     assert found["split"] == {"closed": [1, 2, None, 3, None], "dashed": [None, None, None, 3, 4]}
 
 
+def test_a_gap_in_the_strip_is_as_wide_as_the_time_without_windows(opened: Open) -> None:
+    script = """async () => {
+      const { columnsOf } = await import("/dashboard/heat.js");
+      const { left, column, windowAt } = columnsOf([0, 10, 20, 70], 80);
+      return { column, left: [0, 1, 2, 3].map(left), at: [0, 9, 10, 25, 69, 70, 79].map(windowAt) };
+    }"""
+
+    assert opened().evaluate(script) == {"column": 10, "left": [0, 10, 20, 70], "at": [0, 0, 1, 2, 2, 3, 3]}
+
+
 def test_the_address_holds_all_that_is_shown_and_back_goes_back(opened: Open, site: Site) -> None:
     page = charted(opened("#/metrics/views_by_section"))
     page.get_by_role("combobox", name="Value", exact=True).select_option("mean_load_ms")
