@@ -67,7 +67,7 @@ def _operation(endpoint: Endpoint, config: Config) -> dict[str, Any]:
         "summary": endpoint.summary,
         "description": endpoint.description,
         "parameters": [each.described() for each in parameters],
-        "responses": {str(endpoint.status): _answer(endpoint)},
+        "responses": {str(endpoint.status): _answer(endpoint, endpoint.status)},
     }
     if endpoint.has_etag:
         operation["parameters"].append(
@@ -83,9 +83,9 @@ def _operation(endpoint: Endpoint, config: Config) -> dict[str, Any]:
     return operation
 
 
-def _answer(endpoint: Endpoint) -> dict[str, Any]:
+def _answer(endpoint: Endpoint, status: int) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "description": HTTPStatus(endpoint.status).phrase,
+        "description": HTTPStatus(status).phrase,
         "content": endpoint.answer.described(),
     }
     if endpoint.has_etag:

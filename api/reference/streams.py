@@ -86,9 +86,9 @@ STREAMS: tuple[Endpoint, ...] = (
         "/publish",
         "ingest",
         "One event, to the default stream",
-        "A flat JSON object.",
+        "A flat JSON object. Of an event that a stream with dedup knows already, event_id is null.",
         json_body(
-            members({"event_id": TEXT, "status": TEXT}),
+            members({"event_id": {"type": ["string", "null"]}, "status": TEXT}),
             {"event_id": "1763928012400-0", "status": "Event published"},
         ),
         (KEY,),
@@ -101,7 +101,7 @@ STREAMS: tuple[Endpoint, ...] = (
         "/v1/streams/{stream}/events",
         "ingest",
         "A batch of events",
-        "An object, an array, NDJSON, or an Arrow IPC stream; gzip or zstd.",
+        "An object, an array, NDJSON, CSV, or an Arrow IPC stream; gzip or zstd.",
         json_body(_RECEIPT),
         (
             STREAM,
@@ -116,6 +116,7 @@ STREAMS: tuple[Endpoint, ...] = (
             {
                 "application/json": {"oneOf": [OBJECT, array(OBJECT)]},
                 "application/x-ndjson": TEXT,
+                "text/csv": TEXT,
                 "application/vnd.apache.arrow.stream": {"type": "string", "format": "binary"},
             },
             [{"ts": 1763928000000, "user": "ada", "page": "/docs"}],
