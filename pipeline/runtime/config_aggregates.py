@@ -21,7 +21,7 @@ from pipeline.runtime.config_shapes import either, seen
 from pipeline.runtime.config_streams import check_field_name
 from pipeline.runtime.config_yaml import Path
 
-RESULT_COLUMNS = ("window_start", "window_end", "state", "revision")
+RESULT_COLUMNS = ("window_start", "window_end", "state", "revision", "version")  # version: of rows downstream
 SESSION_COLUMNS = ("first", "last", "closes_at", "sessions")  # and those of a session's result besides
 GROUP_TYPES = ("string", "int", "bool", "timestamp")
 MAX_TOP_K = 1_000

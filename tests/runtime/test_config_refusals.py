@@ -388,6 +388,7 @@ REFUSED_AGGREGATES = [
     ("¦page: count", "page: 'page' is the name of a field of group_by."),
     ("¦window_start: count", "window_start: 'window_start' is the name of a column of every result."),
     ("¦state: count", "state: 'state' is the name of a column of every result."),
+    ("¦version: count", "version: 'version' is the name of a column of every result."),
     ("¦a.b: count", "a.b: the name 'a.b' must be letters"),
 ]
 
