@@ -39,10 +39,10 @@ def yahoo(job: Job) -> list[Row]:
     views = events.join(pl.read_csv(job.ads), on="ad_id", maintain_order="left")
     bodies = _bodies(views, pl.format("views,campaign={} n=1i {}", "campaign_id", _nanoseconds("event_time")))
     windows = f"time({WINDOW_MS}ms), campaign fill(none)"
-    query = f"SELECT count(n) FROM views WHERE {_span(views['event_time'])} GROUP BY {windows}"
-    with _server() as port, job.clock():
-        _write(port, bodies)
-        series = _query(port, query)
+    asked = f"SELECT count(n) FROM views WHERE {_span(views['event_time'])} GROUP BY {windows}"
+    with server() as port, job.clock():
+        write(port, bodies)
+        series = query(port, asked)
     return [(start, found["tags"]["campaign"], {"views": n}) for found in series for start, n in found["values"] if n]
 
 
@@ -51,12 +51,12 @@ def sensors(job: Job) -> list[Row]:
     bodies = _bodies(readings, pl.format("readings,sensor={} value={} {}", "sensor", "value", _nanoseconds("ts")))
     answers = "count(value), mean(value), min(value), max(value), percentile(value, 95)"
     rows: list[Row] = []
-    with _server() as port, job.clock():
-        _write(port, bodies)
+    with server() as port, job.clock():
+        write(port, bodies)
         # It has no hopping windows: one query for each place where a window may begin.
         for offset in range(0, HOP_MS, HOP_EVERY_MS):
             windows = f"time({HOP_MS}ms, {offset}ms), sensor fill(none)"
-            series = _query(port, f"SELECT {answers} FROM readings WHERE {_span(readings['ts'])} GROUP BY {windows}")
+            series = query(port, f"SELECT {answers} FROM readings WHERE {_span(readings['ts'])} GROUP BY {windows}")
             for found in series:
                 for start, n, mean, low, high, p95 in found["values"]:
                     values = {"n": n, "mean": mean, "low": low, "high": high, "p95": p95}
@@ -82,8 +82,8 @@ def _span(times_ms: pl.Series) -> str:
 
 
 @contextmanager
-def _server() -> Iterator[int]:
-    """A server on an empty folder, as its defaults are but for where it listens and what it logs."""
+def server() -> Iterator[int]:
+    """A server on an empty folder, as its defaults are but for where it listens, what it logs and how many groups."""
     port, backup_port = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="influxdb-") as folder:
         settings = {
@@ -94,6 +94,7 @@ def _server() -> Iterator[int]:
             "BIND_ADDRESS": f"127.0.0.1:{backup_port}",
             "HTTP_LOG_ENABLED": "false",
             "REPORTING_DISABLED": "true",
+            "DATA_MAX_VALUES_PER_TAG": "0",  # as many groups as there are: 100,000 are its default
         }
         binary = os.environ.get(BINARY) or shutil.which("influxd")
         assert binary is not None, "the runner looked for it"
@@ -112,21 +113,22 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s and process.poll() is None:
         try:
-            _query(port, f"CREATE DATABASE {DATABASE}")
+            query(port, f"CREATE DATABASE {DATABASE}")
             return
         except urllib.error.URLError:
             time.sleep(0.05)  # not listening yet: the deadline bounds this
     raise SystemExit(f"influxd does not answer:\n{log.read_text()[-2000:]}")
 
 
-def _write(port: int, bodies: list[bytes]) -> None:
+def write(port: int, bodies: list[bytes]) -> None:
+    """Write bodies of line protocol, each acknowledged."""
     path = f"/write?db={DATABASE}&precision=ns"
     Sender(port, Post(path, bodies, "text/plain; charset=utf-8", CONNECTIONS)).join()
 
 
-def _query(port: int, query: str) -> list[dict[str, Any]]:
+def query(port: int, text: str) -> list[dict[str, Any]]:
     """The series of an answer, times in milliseconds."""
-    asked = urllib.parse.urlencode({"q": query, "db": DATABASE, "epoch": "ms"}).encode()
+    asked = urllib.parse.urlencode({"q": text, "db": DATABASE, "epoch": "ms"}).encode()
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/query", asked, timeout=QUERY_TIMEOUT_S) as answer:
         [result] = json.load(answer)["results"]
     if "error" in result:

@@ -81,7 +81,7 @@ class AnswerGroups:
         self.values(int(numbers.max()))
         shown, listed = self._values, numbers.tolist()
         columns = ([values[name] for values in shown] for name in self.fields)
-        return {name: [column[n] for n in listed] for name, column in zip(self.fields, columns, strict=True)}
+        return {name: list(map(column.__getitem__, listed)) for name, column in zip(self.fields, columns, strict=True)}
 
     def ranks(self, numbers: Int64) -> Int64:
         """Numbers in the order rows of one window stand in."""
@@ -89,11 +89,11 @@ class AnswerGroups:
             by_name = {group: rank for rank, group in enumerate(self.top)}
             names = self.shown.names
             return np.array([by_name.get(names[n], len(by_name)) for n in numbers.tolist()], dtype=np.int64)
-        distinct, places = np.unique(numbers, return_inverse=True)
-        keys = [order_of_values(self.values(number).values()) for number in distinct.tolist()]
-        ranks = np.empty(len(keys), dtype=np.int64)
-        ranks[sorted(range(len(keys)), key=keys.__getitem__)] = np.arange(len(keys))
-        return ranks[places]
+        distinct = np.flatnonzero(np.bincount(numbers)).tolist()
+        keys = {number: order_of_values(self.values(number).values()) for number in distinct}
+        ranks = np.zeros(len(self.shown), dtype=np.int64)
+        ranks[sorted(distinct, key=keys.__getitem__)] = np.arange(len(distinct))
+        return ranks[numbers]
 
 
 def group_filter(program: Program, where: Mapping[str, Sequence[Any]]) -> Callable[[bytes], bool]:

@@ -82,7 +82,7 @@ class Cut:
 
     def row_of(self, unit: Span) -> Span:
         """The row that a window or pane belongs to: itself, or the step it lies in."""
-        if not self.has_steps:
+        if not self.has_steps or unit[1] - unit[0] == self.step_ms:
             return unit
         start_ms = self.begin(unit[0])
         return start_ms, self.end(start_ms + 1)

@@ -39,9 +39,9 @@ class RowTable:
         self.capped |= {each.spec.name for each in finishers if any(each.truncated(cells.columns, slots))}
         self.failed |= {each.spec.name for each in finishers if each.failed(cells.columns, slots)}
         windows = cells.windows.tolist()
-        about = {
-            "state": [rows.states[number] for number in windows],
-            "revision": [rows.revisions[number] for number in windows],
+        about: dict[str, Sequence[Any]] = {
+            "state": list(map(rows.states.__getitem__, windows)),
+            "revision": list(map(rows.revisions.__getitem__, windows)),
         }
         return Table(rows.starts, rows.ends, cells.groups, about, values)
 
