@@ -79,6 +79,7 @@ def test_two_schedules_and_two_splits_give_the_same(chosen: tuple[Case, RandomLo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2_400)  # minutes of a quiet core, and over 900 s of a busy machine
 @long_law
 @given(chosen=hopping, lateness=lateness_units)
 def test_two_schedules_and_two_splits_give_the_same_2000_times(chosen: tuple[Case, RandomLog], lateness: int) -> None:
