@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 
-from flask import Flask, request
+from flask import Flask, Request, request
 
 from api import problems
 from api.aside import aside_blueprint
 from api.config_text import config_blueprint
 from api.dashboard_files import dashboard_blueprint
+from api.fast_door import FastDoor
 from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
@@ -45,7 +46,7 @@ def create_app(
     app = Flask("streamgauge", static_folder=None)
     problems.register(app)
     if loopback_only:
-        app.before_request(_refuse_foreign_host)
+        app.before_request(lambda: _refuse_foreign_host(request))
     app.before_request(lambda: check_encoding(request.query_string))
     writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
@@ -62,10 +63,11 @@ def create_app(
     app.register_blueprint(config_blueprint(config_text))
     app.register_blueprint(dashboard_blueprint(config))
     app.register_blueprint(reference_blueprint(config))
+    app.wsgi_app = FastDoor(app, intakes, _refuse_foreign_host if loopback_only else None)  # type: ignore[method-assign]
     return app
 
 
-def _refuse_foreign_host() -> None:
+def _refuse_foreign_host(request: Request) -> None:
     """A name that resolves to 127.0.0.1 (DNS rebinding) makes a browser send a page's requests here."""
     host = request.host.rpartition("]")[0].lstrip("[") or request.host.partition(":")[0]
     if not _is_local(host):

@@ -13,6 +13,8 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
+import msgspec
+
 from api.client_errors import ApiError
 from api.transport import Answer, Transport
 
@@ -48,9 +50,9 @@ class ApiConnection:
         """Return an answer as text: CSV, for one."""
         return self._http.request("GET", path, query=query).body.decode()
 
-    def content(self, path: str) -> bytes:
-        """Return an answer as its bytes."""
-        return self._http.request("GET", path).body
+    def content(self, path: str, query: Mapping[str, str | list[str]] | None = None) -> bytes:
+        """Return an answer as its bytes: an Arrow stream, for one."""
+        return self._http.request("GET", path, query=query).body
 
     def close(self) -> None:
         self._http.close()
@@ -77,8 +79,8 @@ def json_object(answer: Answer) -> dict[str, Any]:
         ApiError: it is something else, a proxy's page for one.
     """
     try:
-        said = json.loads(answer.body)
-    except ValueError:
+        said = msgspec.json.decode(answer.body)  # large answers in less than half the time of json, as exactly
+    except (msgspec.DecodeError, UnicodeDecodeError):
         said = None
     if not isinstance(said, dict):
         raise ApiError(answer.status, "Not the API", f"the answer is not a JSON object: {answer.body[:80]!r}", [])

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 
@@ -72,6 +73,7 @@ class StaticFile:
         return answer
 
 
+@cache
 def dashboard_files() -> dict[str, StaticFile]:
     """Every file of the dashboard, by its path below `/dashboard/`."""
     return dict(_files(resources.files("api") / "dashboard", ""))

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from pipeline.core.ndjson import iso_time
+from pipeline.runtime.answer import SESSION_TYPES
 from pipeline.runtime.answer_frames import answer_frame, dtype_of, typed_series
 
 TIMES_SAID = ("start", "end", "watermark", "complete_from", "complete_to")
 SAID = ("step", "tz", "tier", "complete_by", "truncated", "capped", "failed")  # step and tier in ms
-SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
 
 Meta = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import redis
-from flask import Blueprint, Response, request
+from flask import Blueprint, Request, Response, request
 
 from api.bodies import kind_of, may_be_cut, read_body
 from api.intake import Intake, Intakes, Receipt
@@ -37,23 +37,38 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
         receipt = _default_intake(intakes).take_one(read_body(request), idempotency_key())
         _refuse_if_none_taken(receipt)
         entry_ids = next(iter(receipt.ids.values()))
-        if not entry_ids:  # which entry has it is not remembered
-            return _json({"event_id": None, "status": "Event known already"}, 200)
+        if not entry_ids:  # of a stream with dedup; which entry has the event is not remembered
+            return _json({"event_id": None, "status": "Event known already"}, 201)
         return _json({"event_id": entry_ids[0], "status": "Event published"}, 201)
 
     @blueprint.post("/v1/streams/<stream>/events")
     def append_events(stream: str) -> Response:
         _only_parameters("wait", "backfill")
         intake, key, wait, backfill = _intake(intakes, stream), idempotency_key(), _wait(), _backfill()
-        body, cut = read_body(request, takes_csv=True), may_be_cut(request)
-        receipt = intake.take(body, kind_of(request, body), key, may_be_cut=cut, backfill=backfill)
-        _refuse_if_none_taken(receipt)
-        report = _report(receipt) | {"errors": error_list(receipt.refusals)}
+        receipt = take_rows(request, intake, key, backfill=backfill)
+        report = report_of(receipt)
         if wait:
             report["applied"] = _applied(client, intake, receipt)
         return _json(report, 202)
 
     return blueprint
+
+
+def take_rows(request: Request, intake: Intake, key: str | None = None, *, backfill: bool = False) -> Receipt:
+    """Take the body of a request; some of its rows at least.
+
+    Raises:
+        RefusedRowsError: none of them was taken.
+    """
+    body, cut = read_body(request, takes_csv=True), may_be_cut(request)
+    receipt = intake.take(body, kind_of(request, body), key, may_be_cut=cut, backfill=backfill)
+    _refuse_if_none_taken(receipt)
+    return receipt
+
+
+def report_of(receipt: Receipt) -> dict[str, Any]:
+    """What became of a batch, as it is answered."""
+    return _report(receipt) | {"errors": error_list(receipt.refusals)}
 
 
 def _report(receipt: Receipt) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import redis
 
+from api.gathering import Gathering, Small
 from api.parts import Judged, Part, Parts
 from pipeline.core.arrow_stream import Limits
 from pipeline.core.arrow_validation import ColumnValidator
@@ -28,7 +30,7 @@ from pipeline.rim.pressure import Pressure
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import Appended, IdempotencyKey, RowEntry, Step, append
 
-REFUSALS_A_STEP = 1_000  # entries of the quarantine: about 1.5 ms of the server (FACTS 8)
+SMALL_ROWS, SMALL_BYTES = 100, 64 * 1024  # of a request that goes together with others
 _NO_LAST_LINE_END = (
     "Nothing was taken: a CSV body that is sent in chunks may have been cut off in its last cell where it does not end "
     "with a line end. Send all of it again, with one."
@@ -61,6 +63,8 @@ class Intake:
         self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
         self._parts = Parts(stream)
         self._turns = itertools.count()
+        places = range(stream.partitions) if stream.partition_by else (None,)
+        self._gatherings = {place: Gathering(partial(self._write, place)) for place in places}
 
     def take(
         self,
@@ -89,6 +93,8 @@ class Intake:
         if may_be_cut and _has_unfinished_end(checked):
             raise _cut_off(checked, kind)
         if key is None:
+            if (small := self._small(checked, len(body), backfill=backfill)) is not None:
+                return self._append_small(checked, *small)
             home = self._next_partition()
             return self._append(checked, self._parts.of(checked, home, now_ms, backfill=backfill), home, None)
         named, home = IdempotencyKey(key, fingerprint(body, backfill=backfill)), self._home(key)
@@ -158,6 +164,37 @@ class Intake:
         if checked.n_received > MAX_ROWS:
             raise too_many_rows(MAX_ROWS)
         return checked
+
+    def _small(self, checked: Judged, size: int, *, backfill: bool) -> tuple[int | None, Small] | None:
+        """The rows of a small request and the partition they are for (None: any); None where it goes by itself."""
+        if self.stream.dedup is not None or backfill or checked.refusals:
+            return None
+        if checked.n_good > SMALL_ROWS or size > SMALL_BYTES:
+            return None
+        shares = checked.shares(self.stream, 0)
+        if len(shares) != 1:
+            return None
+        [(partition, chunks)] = shares.items()
+        if len(chunks) != 1:
+            return None
+        return partition if self.stream.partition_by else None, Small(chunks[0], checked.undeclared)
+
+    def _append_small(self, checked: Judged, place: int | None, small: Small) -> Receipt:
+        written = self._gatherings[place].append(small)
+        return Receipt(
+            accepted=small.chunk.n,
+            duplicates=0,
+            refusals=[],
+            ids={written.partition: [written.entry_id]},
+            skew_ms=None if checked.newest_ms is None else checked.newest_ms - written.arrival_ms,
+        )
+
+    def _write(self, place: int | None, together: Sequence[Small]) -> tuple[int, Appended]:
+        """Append the rows of several requests, each with an entry of its own."""
+        partition = self._next_partition() if place is None else place
+        undeclared = sum(small.undeclared for small in together)
+        step = Step([small.chunk for small in together], [], undeclared, self.pressure.now_ms())
+        return partition, append(self._scripts, self.stream.name, partition, step)
 
     def _append(
         self,

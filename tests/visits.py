@@ -66,8 +66,8 @@ class LineClient(Client):
         super().__init__()
         self._line = line
 
-    def content(self, path: str) -> bytes:
-        answer = self._line.http.get(path)
+    def content(self, path: str, query: Mapping[str, str | list[str]] | None = None) -> bytes:
+        answer = self._line.http.get(path, query_string=query)
         assert answer.status_code == 200, answer.text
         return bytes(answer.data)
 

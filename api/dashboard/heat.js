@@ -35,7 +35,7 @@ export function heatStrip(box, { chosen, now, signal }) {
   function draw() {
     const { times, series } = shown;
     const width = Math.max(stage.clientWidth - LABEL_PX, 60);
-    const column = width / Math.max(times.length, 1);
+    const { left, column, windowAt } = columnsOf(times, width);
     const values = series.flatMap((group) => group.values).filter((value) => value !== null);
     const low = Math.min(...values, 0);
     const high = Math.max(...values);
@@ -53,22 +53,22 @@ export function heatStrip(box, { chosen, now, signal }) {
       group.values.forEach((value, w) => {
         if (value === null) return;
         context.globalAlpha = high > low ? 0.08 + 0.92 * ((value - low) / (high - low)) : 0.5;
-        context.fillRect(w * column, g * ROW_PX + 1, Math.max(column - (column > 4 ? 1 : 0), 0.75), ROW_PX - 2);
+        context.fillRect(left(w), g * ROW_PX + 1, Math.max(column - (column > 4 ? 1 : 0), 0.75), ROW_PX - 2);
       }),
     );
     context.globalAlpha = 1;
-    if (at) context.strokeRect(at[1] * column + 0.5, at[0] * ROW_PX + 1.5, Math.max(column - 1, 2), ROW_PX - 3);
+    if (at) context.strokeRect(left(at[1]) + 0.5, at[0] * ROW_PX + 1.5, Math.max(column - 1, 2), ROW_PX - 3);
     const labels = h(
       "div",
       { class: "heat-labels", "aria-hidden": "true" },
       series.map((group) => h("span", { title: group.label }, group.label)),
     );
     fill(stage, labels, canvas);
-    canvas.addEventListener("pointermove", (event) => move(found(event, column)));
-    canvas.addEventListener("click", (event) => enter(found(event, column)));
+    canvas.addEventListener("pointermove", (event) => move(found(event, windowAt)));
+    canvas.addEventListener("click", (event) => enter(found(event, windowAt)));
   }
 
-  const found = (event, column) => [Math.floor(event.offsetY / ROW_PX), Math.floor(event.offsetX / column)];
+  const found = (event, windowAt) => [Math.floor(event.offsetY / ROW_PX), windowAt(event.offsetX)];
   const rowAt = ([g, w]) => shown.series[g]?.rows[w] ?? null;
 
   function move([g, w]) {
@@ -114,6 +114,15 @@ export function heatStrip(box, { chosen, now, signal }) {
 }
 
 const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
+
+/** Where windows stand in a width: by their times, so that a gap is as wide as the time without windows was long. */
+export function columnsOf(times, width) {
+  const strides = times.slice(1).map((at, index) => at - times[index]);
+  const stride = strides.length ? Math.min(...strides) : 1;
+  const scale = width / ((times.at(-1) ?? 0) - (times[0] ?? 0) + stride);
+  const left = (index) => (times[index] - times[0]) * scale;
+  return { left, column: stride * scale, windowAt: (x) => times.findLastIndex((at) => (at - times[0]) * scale <= x) };
+}
 
 /** A line of the newest values, without axes: for a tile or a row of a table. */
 export function sparkline(values, { width = 96, height = 22, label }) {

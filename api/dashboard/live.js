@@ -7,7 +7,10 @@ import { parsed, path } from "./api.js";
 
 const AGAIN_MS = 30_000; // a refused stream (429, or a server without streams) is asked for again after this
 
-/** Follow a metric: `heard(event, data)` gets `snapshot`, `rows` and `reset`; `mode("live" | "polling" | "connecting")` tells how. */
+/**
+ * Follow a metric: `heard(event, data)` gets `snapshot`, `rows` and `reset`; `mode("live" | "polling" | "connecting")`
+ * is told how it comes.
+ */
 export function follow(metric, where, { heard, mode, signal }) {
   let source = null;
   let timer = 0;

@@ -2,7 +2,10 @@
 
 const SLOWEST = 8; // times the pause, after failures in a row
 
-/** Call `look` now and every `everyMs` until the signal ends it; `failed` gets what it threw, null when it is well again. */
+/**
+ * Call `look` now and every `everyMs` until the signal ends it; `failed` gets what it threw, and null when it is well
+ * again.
+ */
 export function poll(everyMs, look, signal, failed = () => {}) {
   let failures = 0;
   let timer = 0;

@@ -1,6 +1,6 @@
 // The address: everything a page shows is in it, so that back, forward, reload and a sent link all work.
 
-/** The route of the address: path parts and parameters, `#/metrics/views?start=-15m` as `{parts: ["metrics", "views"], …}`. */
+/** The address as path parts and parameters: `#/metrics/views?start=-15m` has the parts `metrics` and `views`. */
 export function current() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
   return { parts: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query) };

@@ -1,4 +1,4 @@
-// Dark or light before the first paint: what was chosen here, else what the system prefers. Not a module, so that it blocks.
+// Dark or light before the first paint: what was chosen here, else what the system prefers. No module, so it blocks.
 
 (() => {
   try {

@@ -67,9 +67,8 @@ def _operation(endpoint: Endpoint, config: Config) -> dict[str, Any]:
         "summary": endpoint.summary,
         "description": endpoint.description,
         "parameters": [each.described() for each in parameters],
-        "responses": {str(endpoint.status): _answer(endpoint, endpoint.status)},
+        "responses": {str(endpoint.status): _answer(endpoint)},
     }
-    operation["responses"] |= {str(status): _answer(endpoint, status) for status in endpoint.also}
     if endpoint.has_etag:
         operation["parameters"].append(
             Parameter(
@@ -84,9 +83,9 @@ def _operation(endpoint: Endpoint, config: Config) -> dict[str, Any]:
     return operation
 
 
-def _answer(endpoint: Endpoint, status: int) -> dict[str, Any]:
+def _answer(endpoint: Endpoint) -> dict[str, Any]:
     answer: dict[str, Any] = {
-        "description": HTTPStatus(status).phrase,
+        "description": HTTPStatus(endpoint.status).phrase,
         "content": endpoint.answer.described(),
     }
     if endpoint.has_etag:

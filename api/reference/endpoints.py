@@ -63,7 +63,6 @@ class Endpoint:
     body: Body | None = None
     problems: Sequence[int] = ()
     has_etag: bool = False
-    also: Sequence[int] = ()  # other statuses with the same answer
 
 
 def json_body(schema: Schema, example: Any = None) -> Body:

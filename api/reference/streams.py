@@ -86,7 +86,7 @@ STREAMS: tuple[Endpoint, ...] = (
         "/publish",
         "ingest",
         "One event, to the default stream",
-        "A flat JSON object. 200 where the stream has `dedup` and the event is known already.",
+        "A flat JSON object. Of an event that a stream with dedup knows already, event_id is null.",
         json_body(
             members({"event_id": {"type": ["string", "null"]}, "status": TEXT}),
             {"event_id": "1763928012400-0", "status": "Event published"},
@@ -95,7 +95,6 @@ STREAMS: tuple[Endpoint, ...] = (
         201,
         json_body(OBJECT, {"user": "ada", "page": "/docs"}),
         problems=(404, 409, 413, 415, 422, 429),
-        also=(200,),
     ),
     Endpoint(
         "post",

@@ -161,7 +161,7 @@ static bool keep(Dictionary *found, const char *text, int32_t length) {
         found->text = grown;
         found->text_room = room;
     }
-    memcpy(found->text + found->bytes, text, (size_t)length);
+    if (length > 0) memcpy(found->text + found->bytes, text, (size_t)length);
     found->bytes += length;
     found->ends[++found->n] = (int32_t)found->bytes;
     return true;

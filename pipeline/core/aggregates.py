@@ -39,7 +39,7 @@ from pipeline.core.definitions import AggregateSpec
 from pipeline.core.registry import RegisteredAggregate, registered_aggregate
 from pipeline.core.sketch_distinct import Distinct, DistinctExact, estimate
 from pipeline.core.sketch_items import Items, top
-from pipeline.core.sketch_quantiles import Quantiles, histogram, quantile
+from pipeline.core.sketch_quantiles import Quantiles, histogram, quantiles
 from pipeline.core.sketch_samples import Samples, increase, rate, time_weighted_mean
 from pipeline.core.sketch_user import UserPartials
 from pipeline.core.sketches import Sketch
@@ -175,7 +175,7 @@ class Finisher:
                 assert self.spec.argument is not None
                 # the decimal as it is written: 0.29 and not the float nearest to it
                 q = Fraction(repr(self.spec.argument))
-                return [quantile(buckets, q) for buckets in state[part.name][slots]]
+                return quantiles(state[part.name][slots], q)
             case Quantiles():
                 return [histogram(buckets) for buckets in state[part.name][slots]]
             case Distinct():

@@ -43,24 +43,39 @@ def chunks_of(stream: Stream, batch: Any, times_ms: Int64 | None) -> Iterator[Ch
     step = CHUNK_ROWS
     if batch.nbytes > CHUNK_BYTES:
         step = max(1, min(step, CHUNK_BYTES * batch.num_rows // (2 * batch.nbytes)))  # half: rows differ in size
+    views = _views(stream, batch)
     for first in range(0, batch.num_rows, step):
-        yield from _chunk(
-            stream, batch.slice(first, step), None if times_ms is None else times_ms[first : first + step]
-        )
+        yield from _chunks(stream, batch, views, times_ms, first, min(step, batch.num_rows - first))
 
 
-def _chunk(stream: Stream, part: Any, times_ms: Int64 | None) -> Iterator[Chunk]:
-    n = part.num_rows
+def _views(stream: Stream, batch: Any) -> dict[str, Any]:
+    """The columns of texts that can be packed, as string views."""
+    columns = {field.name: batch.column(field.name) for field in stream.fields if field.type == "string"}
+    return {name: texts.viewed(column) for name, column in columns.items() if texts.IS_BUILT and not column.offset}
+
+
+def _chunks(
+    stream: Stream, batch: Any, views: dict[str, Any], times_ms: Int64 | None, first: int, n: int
+) -> Iterator[Chunk]:
+    """The `n` rows from `first` on, as one chunk or as several."""
+    part = batch.slice(first, n)
     if n > 1 and part.nbytes > CHUNK_BYTES:
         half = n // 2
-        yield from _chunk(stream, part.slice(0, half), None if times_ms is None else times_ms[:half])
-        yield from _chunk(stream, part.slice(half), None if times_ms is None else times_ms[half:])
+        yield from _chunks(stream, batch, views, times_ms, first, half)
+        yield from _chunks(stream, batch, views, times_ms, first + half, n - half)
         return
-    lo_ms, hi_ms = (None, None) if times_ms is None else (int(times_ms.min()), int(times_ms.max()))
+    lo_ms = hi_ms = None
+    if times_ms is not None:
+        lo_ms, hi_ms = int(times_ms[first : first + n].min()), int(times_ms[first : first + n].max())
     if n < SMALL_ROWS:
         yield Chunk(b"\n".join(json_rows(stream, part)), n, lo_ms, hi_ms).compressed(stream.compression)
-    else:
-        yield Chunk(encode(part, stream.compression), n, lo_ms, hi_ms, coding_of(ARROW, stream.compression))
+        return
+    columns = {
+        field.name: texts.packed(views[field.name], None, first, n) if field.name in views else part.column(field.name)
+        for field in stream.fields
+    }
+    body = encode(pa.record_batch(columns), stream.compression)
+    yield Chunk(body, n, lo_ms, hi_ms, coding_of(ARROW, stream.compression))
 
 
 def encode(batch: Any, compression: Compression) -> bytes:

@@ -1,21 +1,23 @@
 """The table of cells: one row per (pane, group, from_end) with the partial of every part, and its packed forms.
 
 The table lives in the worker's memory as numpy columns, so that a batch is folded into all its cells at once. What is
-written to Redis is absolute, a few fields of the pane's hash for each cell:
+written to Redis is absolute: blocks of cells where a commit changes many of a pane (see blocks), else a few fields of
+the pane's hash for each cell, which are newer than any block:
 
+    '#' number                                        a block
     FROM_END ' ' JSON array of the group's values     format byte, fixed 8-byte columns, msgpack of the variable ones
         - ["GET",200]
     the same, NUL, sketch number '.' 0                number of pieces in it, dump of the sketch as it was then
     the same, NUL, sketch number '.' n                the n-th piece: what a later commit added to it
 
 A sketch may be large and change little, so it is written as what changed until that is more than the sketch itself
-(DESIGN 8.4). Pieces are never numbered twice: who reads a pane while it changes counts none of them twice. A result
-is one row of a numpy record array, so packing a thousand changed cells is one `tobytes`.
+(DESIGN 8.4), in fields of its own beside a block as well. Pieces are never numbered twice: who reads a pane while it
+changes counts none of them twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +25,26 @@ import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Accumulator, Column, Slots, Values
+from pipeline.core.blocks import (
+    BLOCK_FROM,
+    BLOCK_MARK,
+    MAX_REWRITTEN,
+    MAX_SINGLES,
+    NOWHERE,
+    SINGLE,
+    Packed,
+    PaneBlocks,
+    block_field,
+    block_numbers,
+    decode_block,
+    encode_block,
+    steps,
+)
 from pipeline.core.sketches import Sketch, as_column
 
 FORMAT = b"\x01"  # first byte of every packed cell and block
 ALWAYS = b"-"  # from_end of events that are late for none of their windows
+FROM_ALWAYS = ALWAYS + b" "  # as a cell's field begins
 OTHER = "__other__"  # what every field of the groups above a stage's cap is said to be
 OTHERS = b'"__other__"'  # where a group's JSON array stands: those groups, counted together
 RECORDS = ""  # the record array behind the fixed columns stands beside them under this name
@@ -78,6 +96,19 @@ class Layout:
             column = columns[sketch.name]
             for slot in slots.tolist():
                 column[slot] = sketch.empty()
+
+    def merge(self, columns: Mapping[str, Column], parts: Sequence[tuple[Slots, Mapping[str, Column]]]) -> None:
+        """Merge parts, each the slots of cells and their partials, in their order."""
+        parts = [(slots, partials) for slots, partials in parts if len(slots)]
+        if not parts:
+            return
+        for part in self.accumulators:
+            for slots, partials in parts:
+                part.merge(columns, slots, partials)
+        together = np.concatenate([slots for slots, _ in parts])
+        for sketch in self.sketches:
+            merging = np.concatenate([partials[sketch.name] for _, partials in parts])
+            sketch.merge_all(columns[sketch.name], together, merging)
 
     def pack(self, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
         """Return the whole packed cell of each slot, sketches in it."""
@@ -134,30 +165,139 @@ class Layout:
         width = self.record.itemsize
         return ValueError(f"cell of {len(cell)} bytes is not of format {FORMAT!r} with {width} fixed bytes")
 
+    def pack_block(
+        self, names: list[bytes], columns: Mapping[str, Column], slots: Slots, held: Sequence[list[int]] = ()
+    ) -> bytes:
+        """Return one block of the cells at `slots`; `held`: of each sketch the places whose sketch is elsewhere."""
+        sketches = []
+        for number, sketch in enumerate(self.sketches):
+            places = held[number] if held else []
+            partials = columns[sketch.name][np.delete(slots, places) if places else slots]
+            sketches.append((places, sketch.pack_all(partials)))
+        variable = [columns[name][slots].tolist() for name in self.variable]
+        return encode_block(Packed(names, columns[RECORDS][slots].tobytes(), variable, sketches))
+
+    def unpack_blocks(self, blocks: Sequence[Packed]) -> dict[str, Column]:
+        """Return the columns of the cells of some blocks, one block after the other; sketches held elsewhere are empty.
+
+        Raises:
+            ValueError: a block is of other columns than these.
+        """
+        if not blocks:
+            return self.blank(0)
+        width = self.record.itemsize
+        for block in blocks:
+            sizes = [len(block.records) // width if width else len(block.names), *map(len, block.variable)]
+            if {*sizes} != {len(block.names)} or len(block.records) != len(block.names) * width:
+                raise ValueError(f"block of {len(block.names)} cells has {sizes} values in its columns")
+            if (len(block.variable), len(block.sketches)) != (len(self.variable), len(self.sketches)):
+                raise ValueError("block has other columns than this stage")
+        records = np.frombuffer(b"".join(block.records for block in blocks), dtype=self.record).copy()
+        columns: dict[str, Column] = {RECORDS: records}
+        columns.update({name: records[name] for name, _ in self.fixed})
+        for number, name in enumerate(self.variable):
+            columns[name] = as_column([value for block in blocks for value in block.variable[number]])
+        for number, sketch in enumerate(self.sketches):
+            columns[sketch.name] = np.concatenate(
+                [_unheld(sketch, len(block.names), *block.sketches[number]) for block in blocks]
+            )
+        return columns
+
+    def read(self, stored: Mapping[bytes, bytes]) -> Content:
+        """Read the fields of a pane's hash.
+
+        Raises:
+            ValueError: a block, a cell or a sketch is of another format or cut off.
+        """
+        numbers = block_numbers(stored)
+        blocks = [decode_block(stored[block_field(number)]) for number in numbers]
+        singles = [name for name in stored if name[:1] != BLOCK_MARK and _NUL not in name]
+        if not blocks:
+            columns = self._unpacked([stored[name] for name in singles], ())
+            content = Content(singles, columns, np.full(len(singles), SINGLE))
+        else:
+            columns = self.unpack_blocks(blocks)
+            names = [name for block in blocks for name in block.names]
+            if singles:
+                columns = _joined(columns, self._unpacked([stored[name] for name in singles], ()))
+                names += singles
+            sizes = [*(len(block.names) for block in blocks), len(singles)]
+            content = _newest(Content(names, columns, np.repeat([*numbers, SINGLE], sizes)))
+        if self.sketches:
+            self._gather_pieces(content, stored)
+        return content
+
     def gather(self, stored: Mapping[bytes, bytes]) -> tuple[list[bytes], dict[str, Column]]:
         """Read the fields of a pane's hash: the cells in it, and their columns in that order.
 
         Raises:
-            ValueError: a cell or a sketch is of another format or cut off.
+            ValueError: a block, a cell or a sketch is of another format or cut off.
         """
-        if not self.sketches:
-            return list(stored), self.unpack(list(stored.values()))
-        names = [name for name in stored if _NUL not in name]
-        columns = self._unpacked([stored[name] for name in names], ())
-        numbers = {name: slot for slot, name in enumerate(names)}
+        content = self.read(stored)
+        return content.names, content.columns
+
+    def _gather_pieces(self, content: Content, stored: Mapping[bytes, bytes]) -> None:
+        """Put the sketches that have fields of their own into their cells."""
+        pieces = sketch_pieces(stored)
         found: list[tuple[list[int], list[bytes]]] = [([], []) for _ in self.sketches]
-        for piece in sketch_pieces(stored):
+        numbers = {name: slot for slot, name in enumerate(content.names)} if pieces else {}
+        for piece in pieces:
             if piece.cell in numbers:  # who reads a large pane while it changes may meet a sketch and not its cell
                 slots, dumps = found[piece.sketch]
                 slots.append(numbers[piece.cell])
                 dumps.append(piece.dump)
         for kind, (slots, dumps) in zip(self.sketches, found, strict=True):
+            column = content.columns[kind.name]
+            if not slots:
+                continue
             partials = kind.restore_all(dumps)
             if len(set(slots)) == len(slots):  # nearly always: each has its base and nothing more
-                columns[kind.name][slots] = as_column(partials)
+                column[slots] = as_column(partials)
             else:
-                kind.merge_all(columns[kind.name], np.array(slots, dtype=np.intp), partials)
-        return names, columns
+                kind.merge_all(column, np.array(slots, dtype=np.intp), partials)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A pane's hash, read: its cells, their columns in that order, and where each is: in which block, or SINGLE."""
+
+    names: list[bytes]
+    columns: dict[str, Column]
+    homes: Slots
+
+
+def _unheld(sketch: Sketch, size: int, held: list[int], packed: Any) -> Column:
+    """The sketches of a block's cells; empty where they have fields of their own."""
+    partials = as_column(sketch.unpack_all(packed))
+    if not held:
+        if len(partials) != size:
+            raise ValueError(f"block of {size} cells has {len(partials)} of {sketch.name}")
+        return partials
+    if len(partials) + len(held) != size or not 0 <= min(held) <= max(held) < size:
+        raise ValueError(f"block of {size} cells has {len(partials)} of {sketch.name} and {len(held)} elsewhere")
+    column = np.empty(size, dtype=object)
+    column[held] = as_column([sketch.empty() for _ in held])
+    column[np.delete(np.arange(size), held)] = partials
+    return column
+
+
+def _joined(first: Mapping[str, Column], second: Mapping[str, Column]) -> dict[str, Column]:
+    """The columns of some cells, and of others behind them."""
+    records = np.concatenate([first[RECORDS], second[RECORDS]])
+    columns = {RECORDS: records} | {name: records[name] for name in records.dtype.names or ()}
+    return columns | {name: np.concatenate([first[name], second[name]]) for name in first.keys() - columns.keys()}
+
+
+def _newest(content: Content) -> Content:
+    """The last of every cell that is there several times."""
+    last = dict(zip(content.names, range(len(content.names)), strict=True))
+    if len(last) == len(content.names):
+        return content
+    rows = np.fromiter(last.values(), np.intp, len(last))
+    records = content.columns[RECORDS][rows]
+    columns = {RECORDS: records} | {name: records[name] for name in records.dtype.names or ()}
+    columns |= {name: column[rows] for name, column in content.columns.items() if name not in columns}
+    return Content(list(last), columns, content.homes[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,25 +365,28 @@ class CellTable:
         self.panes: dict[int, dict[bytes, int]] = {}
         self._free: list[int] = list(range(_FIRST_CAPACITY - 1, -1, -1))
         self._fresh: list[dict[int, Any]] = [{} for _ in layout.sketches]  # slot → what came since it was written
-        self._written: list[dict[int, _Written]] = [{} for _ in layout.sketches]
+        self._written: list[dict[int, _Written]] = [{} for _ in layout.sketches]  # of those with fields of their own
+        self._blocks: dict[int, PaneBlocks] = {}  # of the panes that were written or loaded
+        self._home = np.full(_FIRST_CAPACITY, NOWHERE)  # slot → the block it is in
+        self._names = np.empty(_FIRST_CAPACITY, dtype=object)  # slot → the name it was written under
 
     def __len__(self) -> int:
         return sum(len(cells) for cells in self.panes.values())
 
     def slots(self, keys: Iterable[tuple[int, bytes]]) -> Slots:
         """Return the slot of each (pane start, cell field), making new cells of identities where there is none."""
-        return np.fromiter((self._slot(pane, field) for pane, field in keys), dtype=np.intp)
-
-    def _slot(self, pane: int, field: bytes) -> int:
-        cells = self.panes.get(pane)
-        if cells is None:
-            cells = self.panes[pane] = {}
-        slot = cells.get(field)
-        if slot is None:
-            if not self._free:
-                self._grow()
-            slot = cells[field] = self._free.pop()
-        return slot
+        found = list(keys)
+        if not found:
+            return np.empty(0, dtype=np.intp)
+        panes, names = zip(*found, strict=True)
+        if panes.count(panes[0]) == len(panes):  # nearly always one pane, or a few
+            return self._slots_in(panes[0], names)
+        starts = np.array(panes, dtype=np.int64)
+        slots = np.empty(len(found), dtype=np.intp)
+        for pane in dict.fromkeys(panes):
+            places = np.flatnonzero(starts == pane)
+            slots[places] = self._slots_in(pane, [names[place] for place in places.tolist()])
+        return slots
 
     def _grow(self) -> None:
         old_size = len(self.columns[RECORDS])
@@ -252,64 +395,70 @@ class CellTable:
         for name in (*self.layout.variable, *(sketch.name for sketch in self.layout.sketches)):
             grown[name][:old_size] = self.columns[name]
         self.columns = grown
-        self._free = list(range(2 * old_size - 1, old_size - 1, -1))
+        self._home = np.concatenate([self._home, np.full(old_size, NOWHERE)])
+        self._names = np.concatenate([self._names, np.empty(old_size, dtype=object)])
+        self._free = [*range(2 * old_size - 1, old_size - 1, -1), *self._free]
 
     def drop_pane(self, pane: int) -> None:
         """Forget a pane whose windows are all final; its slots are used again."""
         freed = list(self.panes.pop(pane, {}).values())
+        self._blocks.pop(pane, None)
         if freed:
-            self.layout.reset(self.columns, np.array(freed, dtype=np.intp))
+            slots = np.array(freed, dtype=np.intp)
+            self.layout.reset(self.columns, slots)
+            self._home[slots], self._names[slots] = NOWHERE, None
             self._free.extend(freed)
-            for slot in freed:
-                for written, fresh in zip(self._written, self._fresh, strict=True):
-                    written.pop(slot, None)
-                    fresh.pop(slot, None)
+            for known in (*self._written, *self._fresh):
+                if known:
+                    for slot in freed:
+                        known.pop(slot, None)
 
     def load(self, pane: int, stored: Mapping[bytes, bytes]) -> None:
         """Take a pane's fields as they are stored."""
-        names, columns = self.layout.gather(stored)
-        keys = [(pane, name) for name in names]
-        self.merge(keys, columns)
-        slots = dict(zip(names, self.slots(keys).tolist(), strict=True))
-        for piece in sketch_pieces(stored):
-            written = self._written[piece.sketch].setdefault(slots[piece.cell], _Written())
+        content = self.layout.read(stored)
+        self.merge_in(pane, [(content.names, content.columns)])
+        slots = self._slots_in(pane, content.names)
+        blocks = self._blocks[pane] = PaneBlocks()
+        blocks.singles.update(slots[content.homes == SINGLE].tolist())
+        for number in block_numbers(stored):
+            blocks.add(number, slots[content.homes == number])
+        self._home[slots], self._names[slots] = content.homes, as_column(content.names)
+        numbers = dict(zip(content.names, slots.tolist(), strict=True)) if self.layout.sketches else {}
+        for piece in sketch_pieces(stored) if self.layout.sketches else ():
+            written = self._written[piece.sketch].setdefault(numbers[piece.cell], _Written())
             written.last = piece.number
             written.held = piece.number if piece.is_base else written.held
             written.size += 0 if piece.is_base else len(piece.dump)
 
     def merge(self, keys: Iterable[tuple[int, bytes]], partials: Mapping[str, Column]) -> None:
         """Merge partials into the cells `keys`, in their order."""
-        self._merge([(self.slots(keys), partials)])
+        slots = self.slots(keys)
+        self.layout.merge(self.columns, [(slots, partials)])
 
     def merge_in(self, pane: int, parts: Sequence[tuple[Sequence[bytes], Mapping[str, Column]]]) -> None:
         """Merge parts, each the names of cells of a pane and their partials, in their order."""
-        self._merge([(self._slots_in(pane, names), partials) for names, partials in parts])
+        slots = [self._slots_in(pane, names) for names, _ in parts]  # before the columns are taken: they may grow
+        self.layout.merge(self.columns, [(of, partials) for of, (_, partials) in zip(slots, parts, strict=True)])
 
     def _slots_in(self, pane: int, names: Sequence[bytes]) -> Slots:
-        found = list(map(self.panes.setdefault(pane, {}).get, names))
+        """The slots of some cells of one pane, new ones made where there is none."""
+        cells = self.panes.setdefault(pane, {})
+        found = list(map(cells.get, names))
         if None in found:
-            found = [self._slot(pane, name) if slot is None else slot for name, slot in zip(names, found, strict=True)]
+            new = list(dict.fromkeys(name for name, slot in zip(names, found, strict=True) if slot is None))
+            while len(self._free) < len(new):
+                self._grow()
+            taken, self._free = self._free[: -len(new) - 1 : -1], self._free[: -len(new)]
+            cells.update(zip(new, taken, strict=True))
+            found = list(map(cells.__getitem__, names))
         return np.array(found, dtype=np.intp)
-
-    def _merge(self, parts: Sequence[tuple[Slots, Mapping[str, Column]]]) -> None:
-        parts = [(slots, partials) for slots, partials in parts if len(slots)]
-        if not parts:
-            return
-        for part in self.layout.accumulators:
-            for slots, partials in parts:
-                part.merge(self.columns, slots, partials)
-        together = np.concatenate([slots for slots, _ in parts])
-        for sketch in self.layout.sketches:
-            merging = np.concatenate([partials[sketch.name] for _, partials in parts])
-            sketch.merge_all(self.columns[sketch.name], together, merging)
 
     def fold_sketch(self, number: int, new: Values) -> None:
         """Fold a batch's values into one sketch of each of its cells, and remember what that added."""
         sketch, fresh = self.layout.sketches[number], self._fresh[number]
         column = self.columns[sketch.name]
         slots, lifted = sketch.lift(new)
-        for slot, partial in zip(slots.tolist(), lifted, strict=True):
-            column[slot], admitted = sketch.fold(column[slot], partial)
+        for slot, admitted in zip(slots.tolist(), sketch.fold_all(column, slots, lifted), strict=True):
             known = fresh.get(slot)
             fresh[slot] = admitted if known is None else sketch.merge(known, admitted)
 
@@ -319,32 +468,82 @@ class CellTable:
 
     def changes(self, keys: Sequence[tuple[int, bytes]], slots: Slots) -> dict[int, PaneChange]:
         """What has to be written of these cells, by pane, so that Redis has what the table has."""
+        again = MAX_REWRITTEN
         changes: dict[int, PaneChange] = {}
-        for (pane, name), base in zip(keys, self.layout.pack_bases(self.columns, slots), strict=True):
-            change = changes.get(pane)
-            if change is None:
-                change = changes[pane] = PaneChange()
-            change.cells[name] = base
-        for change in changes.values():
-            change.from_end = _first_end(change.cells)
-        for number in range(len(self.layout.sketches)):
-            for (pane, name), slot in zip(keys, slots.tolist(), strict=True):
-                if slot in self._fresh[number]:
-                    self._sketch_change(number, slot, name, changes[pane])
+        for pane, names, written in _by_pane(keys, slots):
+            change = changes[pane] = PaneChange(_first_end(names))
+            blocks = self._blocks.setdefault(pane, PaneBlocks())
+            self._names[written] = as_column(names)
+            if len(names) < BLOCK_FROM and len(blocks.singles) + len(names) <= MAX_SINGLES:
+                self._write_singles(change, blocks, names, written)
+            else:
+                rewritten = blocks.sparse(self._home, again)
+                again -= len(rewritten)
+                self._write_blocks(change, blocks, written, rewritten)
         return changes
+
+    def _write_singles(self, change: PaneChange, blocks: PaneBlocks, names: list[bytes], slots: Slots) -> None:
+        """Write cells as a field each, which is newer than any block."""
+        change.cells.update(zip(names, self.layout.pack_bases(self.columns, slots), strict=True))
+        homes = self._home[slots]
+        for number, written in enumerate(self._written):
+            for slot, home in zip(slots.tolist(), homes.tolist(), strict=True):
+                if slot in self._fresh[number] or (home >= 0 and slot not in written):
+                    self._sketch_change(number, slot, change)
+        blocks.leave(homes)
+        blocks.singles.update(slots.tolist())
+        self._home[slots] = SINGLE
+
+    def _write_blocks(self, change: PaneChange, blocks: PaneBlocks, slots: Slots, rewritten: Slots) -> None:
+        """Write cells as blocks, and with them those of the pane that have fields of their own.
+
+        So no cell is anywhere but in blocks then, and who has read all blocks that there are has all cells.
+        """
+        singles = np.fromiter(blocks.singles, np.intp, len(blocks.singles))
+        change.gone.update(self._names[singles].tolist())
+        if len(singles) or len(rewritten):
+            slots = np.unique(np.concatenate([slots, singles, rewritten]))
+        blocks.singles.clear()
+        held = [self._held(number, slots, change) for number in range(len(self.layout.sketches))]
+        blocks.leave(self._home[slots])
+        for part in steps(len(slots)):
+            number, members = blocks.next_number(), slots[part]
+            elsewhere = [np.flatnonzero(mask[part]).tolist() for mask in held]
+            names = self._names[members].tolist()
+            change.cells[block_field(number)] = self.layout.pack_block(names, self.columns, members, elsewhere)
+            blocks.add(number, members)
+            self._home[members] = number
+        change.gone.update(block_field(number) for number in blocks.take_dead())
+
+    def _held(self, number: int, slots: Slots, change: PaneChange) -> Column:
+        """Which of the cells have a sketch that is too large for a block: what came to those is written here."""
+        sketch, written, fresh = self.layout.sketches[number], self._written[number], self._fresh[number]
+        wholes = self.columns[sketch.name][slots]
+        large = np.fromiter((sketch.weight(whole) > SMALL_SKETCH for whole in wholes), np.bool_, len(slots))
+        if written:  # once in pieces it stays so: pieces are never numbered twice
+            large |= np.fromiter((slot in written and written[slot].last > 0 for slot in slots.tolist()), np.bool_)
+        for slot, is_large in zip(slots.tolist(), large.tolist(), strict=True) if fresh or written else ():
+            if is_large and (slot in fresh or slot not in written):
+                self._sketch_change(number, slot, change)
+            elif not is_large:
+                fresh.pop(slot, None)
+                if written.pop(slot, None) is not None:
+                    change.gone.add(_piece(self._names[slot], number, 0))
+        return large
 
     def forget_changes(self) -> None:
         """Drop what came since the last write: for who keeps the table and writes nothing."""
         for fresh in self._fresh:
             fresh.clear()
 
-    def _sketch_change(self, number: int, slot: int, name: bytes, change: PaneChange) -> None:
+    def _sketch_change(self, number: int, slot: int, change: PaneChange) -> None:
         """Write what came since the last time, or the whole sketch once the pieces are larger than it is."""
         sketch, whole = self.layout.sketches[number], self.columns[self.layout.sketches[number].name][slot]
-        fresh = self._fresh[number].pop(slot)
+        name, fresh = self._names[slot], self._fresh[number].pop(slot, None)
+        is_new = slot not in self._written[number]
         written = self._written[number].setdefault(slot, _Written())
         weight = sketch.weight(whole)
-        if not sketch.incremental or weight <= SMALL_SKETCH or written.size >= weight:
+        if is_new or not sketch.incremental or weight <= SMALL_SKETCH or written.size >= weight:
             change.cells[_piece(name, number, 0)] = written.last.to_bytes(_COUNT_BYTES, "little") + sketch.dump(whole)
             change.gone.update(_piece(name, number, piece) for piece in range(written.held + 1, written.last + 1))
             written.held, written.size = written.last, 0
@@ -359,8 +558,20 @@ def _piece(name: bytes, sketch: int, piece: int) -> bytes:
     return b"%b%b%d.%d" % (name, _NUL, sketch, piece)
 
 
-def _first_end(names: Iterable[bytes]) -> bytes:
+def _by_pane(keys: Sequence[tuple[int, bytes]], slots: Slots) -> Iterator[tuple[int, list[bytes], Slots]]:
+    """The names and slots of some cells, pane by pane."""
+    starts = np.fromiter((pane for pane, _ in keys), np.int64, len(keys))
+    names = [name for _, name in keys]
+    for pane in dict.fromkeys(starts.tolist()):
+        places = np.flatnonzero(starts == pane)
+        whole = len(places) == len(names)
+        yield pane, names if whole else [names[place] for place in places.tolist()], slots[places]
+
+
+def _first_end(names: Sequence[bytes]) -> bytes:
     """The earliest from_end of some cells: nearly always that of all windows."""
+    if names and names[0].startswith(FROM_ALWAYS):
+        return ALWAYS
     ends = {name.partition(b" ")[0] for name in names}
     return min(ends, key=from_end_order)
 
@@ -375,6 +586,17 @@ def cell_field(group: Sequence[Any], from_end: bytes = ALWAYS) -> bytes:
     return from_end + b" " + group_json(group)
 
 
+def cell_fields(groups: Sequence[Sequence[Any]]) -> list[bytes]:
+    """The fields of many cells of events that are late for none of their windows.
+
+    All are written as one JSON text and cut between two arrays, which is a tenth of the time. A string with such a
+    place in it makes a part too many: then one by one. JSON text has no line break in it.
+    """
+    text = msgspec.json.encode(groups)[1:-1]
+    fields = (FROM_ALWAYS + text.replace(b"],[", b"]\n" + FROM_ALWAYS + b"[")).split(b"\n")
+    return fields if len(fields) == len(groups) else [cell_field(group) for group in groups]
+
+
 def group_json(group: Sequence[Any]) -> bytes:
     """A group as compact JSON: the one spelling used in fields, blocks and `latest`."""
     return msgspec.json.encode(group)
@@ -384,22 +606,3 @@ def split_field(field: bytes) -> tuple[bytes, bytes]:
     """Return (from_end, group JSON) of a cell's field."""
     from_end, _, group = field.partition(b" ")
     return from_end, group
-
-
-def pack_block(groups: Sequence[bytes], cells: Sequence[bytes]) -> bytes:
-    """Pack groups and their cells as one field of a result hash."""
-    return FORMAT + msgspec.msgpack.encode((groups, cells))
-
-
-_BLOCK = msgspec.msgpack.Decoder(tuple[list[bytes], list[bytes]])
-
-
-def unpack_block(block: bytes) -> tuple[list[bytes], list[bytes]]:
-    """Return (group JSONs, packed cells) of a block.
-
-    Raises:
-        ValueError: the block is of another format or cut off.
-    """
-    if block[:1] != FORMAT:
-        raise ValueError(f"block starts with {block[:1]!r}, not with format {FORMAT!r}")
-    return _BLOCK.decode(block[1:])

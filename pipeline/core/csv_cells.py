@@ -15,7 +15,7 @@ import msgspec
 CellReader = Callable[[str], Any]
 
 # pandas writes a column of ints with a gap as floats: 7.0
-_WHOLE = re.compile(r"\s*([+-]?\d{1,30})(?:\.0*)?\s*", re.ASCII)
+_WHOLE = re.compile(r"\s*([+-]?\d{1,1000})(?:\.0*)?\s*", re.ASCII)  # int() takes no more than 4,300 digits
 
 
 def cell_reader(kind: str) -> CellReader:
@@ -38,7 +38,7 @@ def _float_cell(cell: str) -> Any:
         number = float(cell)
     except ValueError:
         return cell
-    return number if math.isfinite(number) and "_" not in cell else cell
+    return number if math.isfinite(number) and cell.isascii() and "_" not in cell else cell
 
 
 def _bool_cell(cell: str) -> Any:

@@ -56,7 +56,7 @@ def read_csv(body: bytes) -> CsvBody:
     """
     sent = _records(body.removeprefix(BYTE_ORDER_MARK))
     header = next(sent, b"")
-    names = _names(header)
+    names = names_of(header)
     return CsvBody(names, header, [_record(record, len(names)) for record in sent])
 
 
@@ -82,7 +82,12 @@ def _goes_on(line: bytes) -> bool:
     return _RECORD.fullmatch(line) is None and _OPENED.fullmatch(line) is not None
 
 
-def _names(header: bytes) -> list[str]:
+def names_of(header: bytes) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        CsvBodyError: it names none, or one twice, or too many.
+    """
     if len(header) > MAX_HEADER_BYTES:
         raise CsvBodyError(f"its header has {len(header):,} bytes; at most {MAX_HEADER_BYTES:,} are read")
     found = _record(header, None)

@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 
 from pipeline.core.csv_cells import cell_reader
-from pipeline.core.csv_rows import CsvBody, CsvBodyError, CsvRecord, read_csv
+from pipeline.core.csv_columns import plain_lines, written_out
+from pipeline.core.csv_rows import CsvBody, CsvBodyError, CsvRecord, names_of, read_csv
 from pipeline.core.definitions import Stream
 from pipeline.core.ndjson import plain_value
 from pipeline.core.refusals import Refusal, too_many_rows, written_out_too_large
+from pipeline.core.schema import fields_of
 from pipeline.core.validation import MAX_BODY_BYTES, MAX_ROWS, NEWLINE, Checked, Validator
 
 SLICE_ROWS = 1_000
@@ -36,7 +38,7 @@ class CsvValidator:
     def __init__(self, stream: Stream, validator: Validator) -> None:
         self.stream = stream
         self._validator = validator
-        self._kinds = {field.name: field.type for field in stream.fields}
+        self._fields = {field.name: field for field in fields_of(stream)}
 
     def check(self, body: bytes, *, now_ms: int, of_any_age: bool = False) -> Checked:
         """Judge every row of `body`; `now_ms` is Redis's clock, `of_any_age` old data that is sent on purpose.
@@ -47,6 +49,9 @@ class CsvValidator:
         if np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == NEWLINE) > MAX_ROWS + 1:
             raise too_many_rows(MAX_ROWS)
         try:
+            plain = self._judge_plain(body, now_ms, of_any_age=of_any_age)
+            if plain is not None:
+                return plain
             found = read_csv(body)
             self._look_at_names(found.names)
         except CsvBodyError as error:
@@ -54,14 +59,33 @@ class CsvValidator:
             return Checked(b"", 1, 0, None, None, [refusal], 0, None, document_refused=True)
         return self._judge(found, now_ms, of_any_age=of_any_age)
 
+    def _judge_plain(self, body: bytes, now_ms: int, *, of_any_age: bool) -> Checked | None:
+        """A body in which nothing is unusual, column by column; None where it has to be looked at carefully."""
+        lines = plain_lines(body)
+        if lines is None:
+            return None
+        header = lines.partition(b"\n")[0]
+        names = names_of(header)
+        self._look_at_names(names)
+        dropped = any(name not in self._fields for name in names)
+        rows = None if dropped and self.stream.extra == "refuse" else written_out(lines, names, self._fields)
+        if rows is None:
+            return None
+        if len(rows) > MAX_WRITTEN_OUT:
+            raise written_out_too_large(MAX_WRITTEN_OUT)
+        checked = self._validator.check(rows, kind="ndjson", now_ms=now_ms, of_any_age=of_any_age)
+        sent = lines.split(b"\n")[1:] if checked.refusals else []
+        refusals = [replace(each, body=sent[each.index], header=header) for each in checked.refusals]
+        return replace(checked, refusals=refusals, undeclared=checked.n_good if dropped else 0)
+
     def _look_at_names(self, names: Sequence[str]) -> None:
-        if any(name in self._kinds for name in names):
+        if any(name in self._fields for name in names):
             return
         other = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
         if other is not None:
             raise CsvBodyError(f"its columns are separated by {other!r}; separate them by commas")
         shown = ", ".join(names)[:200]
-        raise CsvBodyError(f"no column is a field of the stream. Columns: {shown}. Fields: {', '.join(self._kinds)}")
+        raise CsvBodyError(f"no column is a field of the stream. Columns: {shown}. Fields: {', '.join(self._fields)}")
 
     def _judge(self, found: CsvBody, now_ms: int, *, of_any_age: bool) -> Checked:
         whole = [number for number, record in enumerate(found.records) if record.cells is not None]
@@ -76,7 +100,7 @@ class CsvValidator:
             for number, record in enumerate(found.records)
             if record.cells is None
         ]
-        dropped = any(name not in self._kinds for name in found.names)
+        dropped = any(name not in self._fields for name in found.names)
         return replace(
             checked,
             n_received=len(found.records),
@@ -90,9 +114,9 @@ class CsvValidator:
         """The records as NDJSON: empty cells left out, and the columns that the stream drops."""
         refuses = self.stream.extra == "refuse"
         read = [
-            (place, name, cell_reader(self._kinds.get(name, "string")))
+            (place, name, cell_reader(self._fields[name].type if name in self._fields else "string"))
             for place, name in enumerate(found.names)
-            if refuses or name in self._kinds
+            if refuses or name in self._fields
         ]
 
         def values(cells: Sequence[str]) -> dict[str, Any]:

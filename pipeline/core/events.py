@@ -14,10 +14,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
+from isal.isal_zlib import crc32
 
 from pipeline.core import arrow_chunks
 from pipeline.core.arrow_stream import ArrowBodyError
-from pipeline.core.codings import COLUMN_CODINGS, CodingError, unpack_rows
+from pipeline.core.codings import COLUMN_CODINGS, NDJSON, CodingError, unpack_rows
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream
 from pipeline.core.entries import Chunk
 from pipeline.core.native import NativeReader
@@ -105,6 +106,19 @@ class Reader:
             return self._native_columns(body, chunk.n) or self.chunk(body, chunk.n)
         except (CodingError, ArrowBodyError) as error:
             raise ChunkError(str(error)) from error
+
+    def together(self, chunks: Sequence[Chunk]) -> Columns | None:
+        """The events of chunks of plain rows as one; None where each has to be looked at by itself.
+
+        Each body has as many lines as its header says rows, and a row is a line, so none stands in for another's.
+        """
+        if self._native is None:
+            return None
+        for chunk in chunks:
+            assert chunk.coding == NDJSON, f"{chunk.id!r} is coded {chunk.coding!r}"
+            if chunk.body.count(b"\n") + 1 != chunk.n or crc32(chunk.body) != chunk.crc:
+                return None
+        return self._native_columns(b"\n".join([chunk.body for chunk in chunks]), sum(chunk.n for chunk in chunks))
 
     def _native_columns(self, body: bytes, n: int) -> Columns | None:
         """The events of a body of rows; None where `chunk` has to look at it."""

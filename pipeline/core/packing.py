@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core import texts
-from pipeline.core.arrow_chunks import SMALL_ROWS, encode
+from pipeline.core.arrow_chunks import encode
 from pipeline.core.arrow_columns import stored_type
 from pipeline.core.arrow_numpy import Mask, column_of, mask_of, numpy_of
 from pipeline.core.codings import ARROW, coding_of
@@ -24,6 +24,10 @@ from pipeline.core.definitions import Field, Stream
 from pipeline.core.native import NativeReader, NativeRows
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk
 from pipeline.core.timestamps import Int64
+
+# Fewer rows stay as they came: columns cost the door and each reader half a millisecond a chunk, whatever is in it, and
+# small chunks of rows are read together.
+WORTH_ROWS = 1_500
 
 
 def can_pack(stream: Stream) -> bool:
@@ -33,7 +37,7 @@ def can_pack(stream: Stream) -> bool:
 
 def is_packed(rows: NativeRows, n: int) -> bool:
     """Whether `n` of the rows, which have all fields of their stream, are better stored as columns."""
-    return n >= SMALL_ROWS and not rows.undeclared
+    return n >= WORTH_ROWS and not rows.undeclared
 
 
 def packed_chunks(stream: Stream, rows: NativeRows, places: Int64 | None) -> Iterator[Chunk]:

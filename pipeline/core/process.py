@@ -9,7 +9,7 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ import polars as pl
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import ROW, Batch
-from pipeline.core.cells import ALWAYS, OTHER, OTHERS, CellTable, cell_field, split_field
+from pipeline.core.cells import ALWAYS, OTHER, OTHERS, CellTable, cell_field, cell_fields, split_field
 from pipeline.core.definitions import Session
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
 from pipeline.core.lateness import NO_END, Mask, Verdict, judge
@@ -200,9 +200,18 @@ def _cells(
             columns.append((codes.astype(np.int64), len(found)))
     cell_of, first_rows = combined_codes(columns, len(panes_ms))
     groups = group_tuples(frame, program.stage.group_by, first_rows)
-    ends = (ALWAYS if end == NO_END else b"%d" % end for end in from_ends[first_rows].tolist())
-    fields = (_field_of(program, group, end) for group, end in zip(groups, ends, strict=True))
+    fields = _fields_of(program, groups, from_ends[first_rows])
     return list(zip(panes_ms[first_rows].tolist(), fields, strict=True)), first_rows, cell_of.astype(np.intp)
+
+
+def _fields_of(program: Program, groups: Sequence[tuple[Any, ...]], from_ends: Int64) -> list[bytes]:
+    """The fields of many cells: together, where no group is called as those above the cap and no event is late."""
+    if (from_ends == NO_END).all() and len(groups):
+        fields = cell_fields(groups)
+        if OTHERS not in b"".join(fields):
+            return fields
+    ends = (ALWAYS if end == NO_END else b"%d" % end for end in from_ends.tolist())
+    return [_field_of(program, group, end) for group, end in zip(groups, ends, strict=True)]
 
 
 def _field_of(program: Program, group: tuple[Any, ...], from_end: bytes) -> bytes:
@@ -304,9 +313,9 @@ def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[list[tu
 
 
 def _rows_of_others(prepared: Prepared, cells: list[tuple[int, bytes]]) -> int:
-    numbers = [number for number, (_, field) in enumerate(cells) if field.endswith(b" " + OTHERS)]
-    if not numbers:
+    if OTHERS not in b"".join([field for _, field in cells]):
         return 0
+    numbers = [number for number, (_, field) in enumerate(cells) if field.endswith(b" " + OTHERS)]
     counts = np.bincount(prepared.cell_of, minlength=len(cells))
     return int(counts[numbers].sum())
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import sys
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,7 +27,7 @@ import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values, part_name
-from pipeline.core.sketches import OneByOne, Partials, as_column, as_slots, decode, rising, runs
+from pipeline.core.sketches import OneByOne, Partials, as_column, decode, rising
 
 GAMMA = 1.02  # width of a bucket: values are at most (GAMMA - 1) / (GAMMA + 1) = 0.991 % from its estimate
 RELATIVE_ERROR = 0.01  # promised; what GAMMA leaves of it covers the rounding of the bounds
@@ -99,19 +98,24 @@ class Quantiles(OneByOne):
     def empty(self) -> Buckets:
         return {}
 
-    def lift(self, new: Values) -> tuple[Slots, list[Lists]]:
+    def lift(self, new: Values) -> tuple[Slots, list[Arrays]]:
         tagged = np.sort((new.slots.astype(np.int64) << _KEY_BITS) + (bucket_keys(new.values) + NAN))
         heads = np.flatnonzero(np.diff(tagged, prepend=-1))
-        counts = np.diff(heads, append=len(tagged)).tolist()
-        keys = ((tagged[heads] & ((1 << _KEY_BITS) - 1)) - NAN).tolist()
-        slots, partials = [], []
-        for slot, begin, end in runs(tagged[heads] >> _KEY_BITS):
-            slots.append(slot)
-            partials.append((keys[begin:end], counts[begin:end]))
-        return as_slots(slots), partials
+        counts = np.diff(heads, append=len(tagged))
+        keys = (tagged[heads] & ((1 << _KEY_BITS) - 1)) - NAN
+        owners = tagged[heads] >> _KEY_BITS
+        ends = np.flatnonzero(np.diff(owners, append=-1)) + 1
+        return owners[ends - 1].astype(np.intp), _cut(keys, counts, ends)
 
-    def fold(self, whole: Partial, fresh: Lists) -> tuple[Buckets, Lists]:
+    def fold(self, whole: Partial, fresh: Arrays) -> tuple[Buckets, Arrays]:
         return self.merge(whole, fresh), fresh
+
+    def fold_all(self, column: Column, slots: Slots, fresh: list[Arrays]) -> list[Arrays]:
+        self.merge_all(column, slots, fresh)
+        for slot in slots.tolist():  # each on its own: a view would keep the whole batch in memory
+            keys, counts = column[slot]
+            column[slot] = (keys.copy(), counts.copy())
+        return fresh
 
     def merge(self, into: Partial, other: Partial) -> Buckets:
         buckets = as_buckets(into)
@@ -159,6 +163,31 @@ class Quantiles(OneByOne):
         steps[heads] = keys[heads]
         return [msgspec.msgpack.encode(pair) for pair in _cut(steps.tolist(), counts.tolist(), ends)]
 
+    def pack_all(self, values: Partials) -> list[bytes]:
+        """Numbers of buckets, first keys, steps to the next, and counts: each in as few bytes as all of it need."""
+        lens, keys, counts = _flat(values)
+        heads = (np.cumsum(lens) - lens)[lens > 0]
+        steps = np.diff(keys, prepend=0)
+        firsts = keys[heads]
+        steps[heads] = 0
+        return [_narrow(lens), firsts.astype("<i4").tobytes(), _narrow(steps), _narrow(counts)]
+
+    def unpack_all(self, packed: Any) -> list[Arrays]:
+        if not isinstance(packed, list) or [type(part) for part in packed] != [bytes] * 4:
+            raise ValueError(f"a block of {self.name} has four parts of bytes, not {packed!r}")
+        lens, steps, counts = (_widened(packed[part], self.name) for part in (0, 2, 3))
+        firsts = np.frombuffer(packed[1], dtype="<i4").astype(np.int64)
+        ends = np.cumsum(lens)
+        heads = (ends - lens)[lens > 0]
+        if len(steps) != lens.sum() or len(counts) != len(steps) or len(firsts) != len(heads):
+            raise ValueError(f"a block of {self.name} has {len(steps)} buckets and {len(counts)} counts")
+        totals = np.cumsum(steps)
+        keys = totals + np.repeat(firsts - totals[heads], lens[lens > 0])
+        steps[heads] = 1
+        if not (_are_keys(keys) and (steps > 0).all() and (counts > 0).all()):
+            raise ValueError(f"a block of {self.name} has keys or counts that cannot be")
+        return _cut(keys, counts, ends)
+
     def restore(self, data: bytes) -> Buckets:
         steps, counts = decode(_DUMP, data, self.name)
         keys = list(accumulate(steps))
@@ -177,15 +206,12 @@ class Quantiles(OneByOne):
         begins = ends - lens
         sums = np.concatenate([[0], np.cumsum(steps)])
         keys = sums[1:] - np.repeat(sums[begins], lens)
-        size = np.abs(keys) - SHIFT
         is_head = np.zeros(len(keys), dtype=np.bool_)
         is_head[begins[lens > 0]] = True
         sound = (
             all(len(steps) == len(counts) for steps, counts in pairs)
             and bool((np.abs(steps) <= 2 * NAN).all() and (is_head | (steps > 0)).all() and (counts > 0).all())
-            and bool(
-                (((size >= _LOWEST) & (size <= _HIGHEST)) | (keys == 0) | (abs(keys) == LIMIT) | (keys == NAN)).all()
-            )
+            and _are_keys(keys)
         )
         return _cut(keys, counts, ends) if sound else [self.restore(data) for data in dumps]
 
@@ -231,25 +257,62 @@ def _cut(keys: Any, counts: Any, ends: Int64) -> list[Any]:
     return [(keys[begin:end], counts[begin:end]) for begin, end in pairwise([0, *ends.tolist()])]
 
 
+def _narrow(numbers: Int64) -> bytes:
+    """Numbers that are not negative, in as few bytes each as the greatest needs, and before them how many."""
+    greatest = int(numbers.max()) if len(numbers) else 0
+    width = next(width for width in (1, 2, 4, 8) if greatest < 1 << 8 * width)
+    return bytes([width]) + numbers.astype(f"<u{width}").tobytes()
+
+
+def _widened(data: bytes, name: str) -> Int64:
+    width = data[0] if data else 0
+    if width not in (1, 2, 4, 8) or (len(data) - 1) % width:
+        raise ValueError(f"a block of {name} has {len(data)} bytes of numbers of {width}")
+    return np.frombuffer(data, dtype=f"<u{width}", offset=1).astype(np.int64)
+
+
+def _are_keys(keys: Int64) -> bool:
+    size = np.abs(keys) - SHIFT
+    usual = (size >= _LOWEST) & (size <= _HIGHEST)
+    return bool((usual | (keys == 0) | (np.abs(keys) == LIMIT) | (keys == NAN)).all())
+
+
 def _is_key(key: int) -> bool:
     return key in (0, LIMIT, -LIMIT, NAN) or _LOWEST <= abs(key) - SHIFT <= _HIGHEST
 
 
 def quantile(buckets: Partial, q: Fraction) -> float | None:
-    """Estimate the value at rank floor(q·(n-1)) of the sorted values, counted from 0 (numpy's `lower`).
+    """The estimate of one partial: see `quantiles`."""
+    return quantiles([buckets], q)[0]
+
+
+def quantiles(partials: Partials, q: Fraction) -> list[float | None]:
+    """Estimate the value at rank floor(q·(n-1)) of the sorted values of each partial, counted from 0 (numpy's `lower`).
 
     No interpolation: the answer is within RELATIVE_ERROR of a value that is there. `q` is a fraction, so that 0.29 of
     101 values is rank 29 (0.29 * 100 is 28.999999999999996 in floats).
 
     Returns:
-        The estimate; None of no values, or where that value is infinite or nan.
+        The estimates; None of no values, or where that value is infinite or nan.
     """
-    keys, counts = as_lists(buckets)
-    if not keys:
-        return None
-    totals = list(accumulate(counts))
-    rank = q.numerator * (totals[-1] - 1) // q.denominator
-    return _estimate(keys[bisect_right(totals, rank)])
+    lens, keys, counts = _flat(partials)
+    if not len(keys):
+        return [None] * len(lens)
+    totals = np.concatenate([[0], np.cumsum(counts)])
+    ends = np.cumsum(lens)
+    before, sizes = totals[ends - lens], totals[ends] - totals[ends - lens]
+    if max(q.numerator * int(sizes.max()), q.denominator) < 1 << 63:
+        ranks = q.numerator * (sizes - 1) // q.denominator
+    else:
+        ranks = np.array([q.numerator * (size - 1) // q.denominator for size in sizes.tolist()], dtype=np.int64)
+    places = np.searchsorted(totals[1:], before + ranks, side="right").clip(0, len(keys) - 1)
+    found = keys[places]
+    is_value = (lens > 0) & (np.abs(found) < LIMIT)
+    bounds = (np.abs(found) - SHIFT - _LOWEST).clip(0, len(_BOUNDS) - 1)
+    with np.errstate(over="ignore"):
+        size = np.minimum(_BOUNDS[bounds] * (2 * GAMMA / (1 + GAMMA)), LARGEST)
+    estimates = np.where(found == 0, 0.0, np.copysign(size, found)).tolist()
+    return [value if known else None for value, known in zip(estimates, is_value.tolist(), strict=True)]
 
 
 def histogram(buckets: Partial) -> list[list[float | int | None]]:
@@ -259,15 +322,6 @@ def histogram(buckets: Partial) -> list[list[float | int | None]]:
     [largest float, None, n] and nan [None, None, n].
     """
     return [[*_range(key), count] for key, count in zip(*as_lists(buckets), strict=True)]
-
-
-def _estimate(key: int) -> float | None:
-    if key == 0:
-        return 0.0
-    if abs(key) >= LIMIT:
-        return None
-    low = float(_BOUNDS[abs(key) - SHIFT - _LOWEST])
-    return math.copysign(min(low * (2 * GAMMA / (1 + GAMMA)), LARGEST), key)
 
 
 def _range(key: int) -> tuple[float | None, float | None]:

@@ -33,7 +33,8 @@ class Sketch(Protocol):
     order, and what was admitted may be the identity. `merge` is the union of two partials, without caps, so that it is
     associative and commutative; it may change `into`, never `other`. `dump` is canonical: equal partials give equal
     bytes, whatever the order they were built in. `restore` raises ValueError on damaged bytes. `weight` is about
-    `len(dump(value))` and cheap. The last three do the same for many cells at once.
+    `len(dump(value))` and cheap. The next four do the same for many cells at once, and the last two write many into
+    one value of msgpack types, and read them back.
     """
 
     @property
@@ -51,15 +52,26 @@ class Sketch(Protocol):
     def dump(self, value: Any) -> bytes: ...
     def restore(self, data: bytes) -> Any: ...
     def weight(self, value: Any) -> int: ...
+    def fold_all(self, column: Column, slots: Slots, fresh: list[Any]) -> Sequence[Any]: ...
     def merge_all(self, column: Column, slots: Slots, partials: Partials) -> None: ...
     def dump_all(self, values: Partials) -> list[bytes]: ...
     def restore_all(self, dumps: Sequence[bytes]) -> Sequence[Any]: ...
+    def pack_all(self, values: Partials) -> Any: ...
+    def unpack_all(self, packed: Any) -> Sequence[Any]: ...
 
 
 class OneByOne:
     """Many cells at once, one after the other: what a sketch does that has no faster way."""
 
     __slots__ = ()
+
+    def fold_all(self: Sketch, column: Column, slots: Slots, fresh: list[Any]) -> Sequence[Any]:
+        """Fold into the wholes at distinct `slots` of a table's column; return what each admitted."""
+        admitted = []
+        for slot, partial in zip(slots.tolist(), fresh, strict=True):
+            column[slot], added = self.fold(column[slot], partial)
+            admitted.append(added)
+        return admitted
 
     def merge_all(self: Sketch, column: Column, slots: Slots, partials: Partials) -> None:
         """Merge partials into the wholes at `slots` of a table's column, in their order; a slot may come repeatedly."""
@@ -71,6 +83,14 @@ class OneByOne:
 
     def restore_all(self: Sketch, dumps: Sequence[bytes]) -> Sequence[Any]:
         return [self.restore(data) for data in dumps]
+
+    def pack_all(self: Sketch, values: Partials) -> Any:
+        return self.dump_all(values)
+
+    def unpack_all(self: Sketch, packed: Any) -> Sequence[Any]:
+        if not isinstance(packed, list):
+            raise ValueError(f"{packed!r} is not a list of dumps of {self.name}")
+        return self.restore_all(packed)
 
 
 def as_column(partials: Sequence[Any]) -> Column:

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 
 import redis
 
-from pipeline.core.cells import pack_block
 from pipeline.rim import keys
 from pipeline.rim.commit import Mark
 from pipeline.rim.scripts import Scripts
 
-BLOCK_GROUPS = 2_000  # groups a block: about 200 kB, a script step of well under 2 ms
 STAGING_BYTES = 200_000  # a transaction: under 2 ms of the server's time
 LATEST_STEP = 2_000  # fields of the latest hash written by one command
 EMIT_ROWS = 500  # rows a step downstream: XADD is about 1.4 µs a row in a script (FACTS 8)
@@ -29,8 +27,8 @@ Row = Sequence[bytes | str]  # an entry of a metric's downstream stream: field a
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A merged window, ready to be published: groups with their packed cells, and their finished values as JSON for the
-    `latest` hash (empty where a newer window follows at once). `emits`: its rows go downstream."""
+    """A merged window, ready to be published: its groups, their cells in blocks, and their finished values as JSON for
+    the `latest` hash (empty where a newer window follows at once). `emits`: its rows go downstream."""
 
     metric: str
     version: str
@@ -39,7 +37,7 @@ class Closed:
     state: str
     marks: Sequence[Mark]
     groups: Sequence[bytes]
-    cells: Sequence[bytes]
+    blocks: Sequence[bytes]
     finished: Sequence[bytes]
     emits: bool = True
     tiers: Mapping[int, int] = field(default_factory=dict)  # size of each tier → start of its window this one is in
@@ -97,7 +95,7 @@ class TierWindow:
     seq: int
     windows: int
     groups: Sequence[bytes]
-    cells: Sequence[bytes]
+    blocks: Sequence[bytes]
 
 
 def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> int | None:
@@ -122,9 +120,8 @@ def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> i
 
 
 def _blocks(window: Closed | TierWindow) -> Iterator[tuple[bytes, bytes]]:
-    for number, at in enumerate(range(0, len(window.groups), BLOCK_GROUPS)):
-        part = slice(at, at + BLOCK_GROUPS)
-        yield b"b%d" % number, pack_block(window.groups[part], window.cells[part])
+    for number, block in enumerate(window.blocks):
+        yield b"b%d" % number, block
 
 
 def _stage(client: redis.Redis, steps: Sequence[tuple[str, Sequence[tuple[bytes, bytes]]]]) -> None:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import redis
 
-from pipeline.core.cells import ALWAYS, from_end_order, unpack_block
+from pipeline.core.accumulators import Column
+from pipeline.core.blocks import BLOCK_MARK, Packed, decode_block
+from pipeline.core.cells import ALWAYS, Layout, from_end_order
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
 
-SCAN_COUNT = 2_000  # fields a step when a pane is too large for one HGETALL
+SMALL_PANE = 50  # fields read by one HGETALL: as many blocks are 4 MB, some 2 ms of the server
+BLOCKS_A_READ = 20
+FIELDS_A_READ = 2_000  # of a cell each
+READ_ROUNDS = 10  # over a large pane that changes meanwhile: each reads what is new
 EXPIRED_WINDOWS = "windows"  # of a metric's own windows, in the hash of what expired
-LARGE_PANE = 5_000  # cells; a larger HGETALL would hold the server for more than 2 ms
 
 
 def redis_time_ms(client: redis.Redis) -> int:
@@ -70,38 +75,48 @@ def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> 
 
 
 def load_pane(client: redis.Redis, stream: str, partition: int, group: str, start: int) -> dict[bytes, bytes]:
-    """The fields of one pane's hash, read in steps when it is large.
-
-    A large pane may change between two steps: a reader that needs one moment compares the pane's mark before and after.
-    """
-    key = keys.pane(stream, partition, group, start)
-    if int(client.execute_command("HLEN", key)) <= LARGE_PANE:
-        return replies.parse_hash(client.execute_command("HGETALL", key))
-    cells: dict[bytes, bytes] = {}
-    cursor = b"0"
-    while True:
-        cursor, page = client.execute_command("HSCAN", key, cursor, "COUNT", SCAN_COUNT)
-        cells |= replies.parse_hash(page)
-        if int(cursor) == 0:
-            return cells
+    """The fields of one pane's hash, read in steps when it is large."""
+    return load_panes(client, stream, partition, group, [start])[start]
 
 
 def load_panes(
     client: redis.Redis, stream: str, partition: int, group: str, starts: Sequence[int]
 ) -> dict[int, dict[bytes, bytes]]:
-    """The packed cells of several panes, in one round trip where they are small."""
+    """The fields of several panes, in two round trips where they are small."""
     pipe = client.pipeline(transaction=False)
     for start in starts:
         pipe.execute_command("HLEN", keys.pane(stream, partition, group, start))
     sizes = pipe.execute() if starts else []
-    small = [start for start, size in zip(starts, sizes, strict=True) if int(size) <= LARGE_PANE]
+    small = [start for start, size in zip(starts, sizes, strict=True) if int(size) <= SMALL_PANE]
     for start in small:
         pipe.execute_command("HGETALL", keys.pane(stream, partition, group, start))
     found = dict(zip(small, map(replies.parse_hash, pipe.execute() if small else []), strict=True))
     for start in starts:
         if start not in found:
-            found[start] = load_pane(client, stream, partition, group, start)
+            found[start] = _load_large(client, keys.pane(stream, partition, group, start))
     return found
+
+
+def _load_large(client: redis.Redis, key: str) -> dict[bytes, bytes]:
+    """The fields of a large pane, in steps: every block there is when the last step ends.
+
+    A block never changes, so those read before still are what they were. A cell may move from one block to another
+    meanwhile: the later one is read then as well. A reader that needs one moment compares marks before and after.
+    """
+    stored: dict[bytes, bytes] = {}
+    for _ in range(READ_ROUNDS):
+        there = client.execute_command("HKEYS", key)
+        wanted = [name for name in there if name not in stored]
+        if not wanted:
+            return {name: stored[name] for name in there}
+        blocks = [name for name in wanted if name[:1] == BLOCK_MARK]
+        others = [name for name in wanted if name[:1] != BLOCK_MARK]
+        for names, step in ((blocks, BLOCKS_A_READ), (others, FIELDS_A_READ)):
+            for at in range(0, len(names), step):
+                part = names[at : at + step]
+                values = client.execute_command("HMGET", key, *part)
+                stored |= {name: value for name, value in zip(part, values, strict=True) if value is not None}
+    return replies.parse_hash(client.execute_command("HGETALL", key))  # it changes faster than it is read in steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +189,7 @@ def stored_marks(
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One published window: how often it was revised, and its groups with their packed cells."""
+    """One published window: how often it was revised, and its groups with their cells, still packed."""
 
     start_ms: int
     end_ms: int
@@ -183,7 +198,19 @@ class Result:
     published_ms: int
     seq: int  # number of its publication among those of the metric's version
     groups: list[bytes]
-    cells: list[bytes]
+    blocks: list[Packed]
+
+    def columns(self, layout: Layout) -> dict[str, Column]:
+        """The columns of its cells, in the order of its groups.
+
+        Raises:
+            ValueError: a block is damaged, or of another stage.
+        """
+        return layout.unpack_blocks(self.blocks)
+
+    def cells(self, layout: Layout) -> list[bytes]:
+        """Each cell packed by itself, to be compared."""
+        return layout.pack(self.columns(layout), np.arange(len(self.groups)))
 
 
 def published_windows(
@@ -251,14 +278,9 @@ def load_results(client: redis.Redis, metric: str, version: str, windows: Sequen
 
 
 def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result:
-    groups: list[bytes] = []
-    cells: list[bytes] = []
-    number = 0
-    while (block := fields.get(b"b%d" % number)) is not None:
-        block_groups, block_cells = unpack_block(block)
-        groups += block_groups
-        cells += block_cells
-        number += 1
+    blocks: list[Packed] = []
+    while (block := fields.get(b"b%d" % len(blocks))) is not None:
+        blocks.append(decode_block(block))
     return Result(
         start_ms,
         end_ms,
@@ -266,6 +288,6 @@ def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result
         fields[b"state"].decode(),
         int(fields[b"published_ms"]),
         int(fields.get(b"seq", b"0")),
-        groups,
-        cells,
+        [name for block in blocks for name in block.names],
+        blocks,
     )

@@ -28,6 +28,7 @@ from pipeline.core.steps import lost_functions
 from pipeline.core.twin import PaneTwin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import FrameError
+from pipeline.runtime.answer import SESSION_TYPES
 from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
 from pipeline.runtime.closer import state_at
 from pipeline.runtime.config import load_config
@@ -86,6 +87,7 @@ class BatchResult:
         program = twin.program
         watermark_ms = FOREVER_MS if self._is_final else twin.watermark_ms
         types = dict(program.group_types) | dict(program.value_types)
+        types = SESSION_TYPES | types if isinstance(twin, SessionTwin) else types
         rows = _session_rows(twin, watermark_ms) if isinstance(twin, SessionTwin) else _rows(twin, watermark_ms)
         return answer_frame(list(rows), types)
 
@@ -187,6 +189,7 @@ def _session_rows(twin: SessionTwin, watermark_ms: int | None) -> list[Row]:
     values = finished_rows(program, columns, np.arange(len(found)), ends_ms)
     rows = [
         _row(program, (session.first, end_ms), _state(part, session, watermark_ms), session.group, row)
+        | {"first": session.first, "last": session.last, "closes_at": end_ms}
         for (part, session), end_ms, row in zip(found, ends_ms, values, strict=True)
     ]
     return sorted(rows, key=lambda row: _place(program, row))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-import msgspec
 import numpy as np
 import redis
 import structlog
@@ -27,7 +26,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.soundness import what_is_lost
 from pipeline.rim.store import Due, MarkedPane
 from pipeline.runtime.downstream import Finished, outgoing_entries
-from pipeline.runtime.finishing import finished_result, finished_rows
+from pipeline.runtime.finishing import finished_columns, finished_result, latest_texts
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
 WINDOWS_A_READ = 20  # windows whose panes are read together
@@ -189,11 +188,12 @@ class Closer:
             return None
         marks = self._marks(pane for pane, _ in panes)
         window = merged(self.program.layout, span, (piece for _, pieces in panes for piece in pieces))
-        rows = self._rows(window) if is_newest or self.program.stage.output != "none" else []
-        closed = self._closed(window, marks, watermark_ms, rows if is_newest else [])
+        is_shown = is_newest or self.program.stage.output != "none"
+        values = self._values(window) if is_shown else {}
+        closed = self._closed(window, marks, watermark_ms, latest_texts(span, values) if is_newest else [])
         revision = publish.publish(self.client, self.scripts, closed)
         if revision is not None:
-            self._emit_rest(Finished(*span, closed.state, revision, window.groups, rows))
+            self._emit_rest(Finished(*span, closed.state, revision, window.groups, values))
             return True
         # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged.
         [stored] = store.stored_marks(self.client, self.program.name, self.program.version, [span])
@@ -243,12 +243,10 @@ class Closer:
         next_ms = int(panes.ends_after(starts, np.array([end_ms]))[0])
         return next_ms if next_ms <= int(panes.last_ends(starts)[0]) else None
 
-    def _rows(self, window: Merged) -> list[dict[str, Any]]:
-        return finished_rows(self.program, window.columns, window.slots, [window.span[1]] * len(window.groups))
+    def _values(self, window: Merged) -> dict[str, list[Any]]:
+        return finished_columns(self.program, window.columns, window.slots, [window.span[1]] * len(window.groups))
 
-    def _closed(
-        self, window: Merged, marks: Marks, watermark_ms: int | None, latest: Sequence[Mapping[str, Any]]
-    ) -> Closed:
+    def _closed(self, window: Merged, marks: Marks, watermark_ms: int | None, latest: Sequence[bytes]) -> Closed:
         program, (start_ms, end_ms) = self.program, window.span
         return Closed(
             metric=program.name,
@@ -258,8 +256,8 @@ class Closer:
             state=state_at(program, end_ms, watermark_ms),
             marks=marks,
             groups=window.groups,
-            cells=window.cells,
-            finished=[msgspec.json.encode(_latest(start_ms, end_ms, row)) for row in latest],
+            blocks=window.blocks,
+            finished=latest,
             emits=program.stage.output != "none",
             tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
@@ -287,9 +285,13 @@ class Closer:
         program = self.program
         newest = store.published_windows(self.client, program.name, program.version, limit=1)
         pairs = [
-            (group, msgspec.json.encode(_latest(result.start_ms, result.end_ms, row)))
+            pair
             for result in store.load_results(self.client, program.name, program.version, newest)
-            for group, row in zip(result.groups, finished_result(program, result), strict=True)
+            for pair in zip(
+                result.groups,
+                latest_texts((result.start_ms, result.end_ms), finished_result(program, result)),
+                strict=True,
+            )
         ]
         publish.replace_latest(self.client, program.name, pairs)
 
@@ -306,7 +308,3 @@ def state_at(program: Program, end_ms: int, watermark_ms: int | None) -> str:
     if watermark_ms is None or watermark_ms < end_ms:
         return "open"
     return "final" if watermark_ms >= end_ms + program.stage.allowed_lateness_ms else "closed"
-
-
-def _latest(start_ms: int, end_ms: int, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"window_start": start_ms, "window_end": end_ms, **row}

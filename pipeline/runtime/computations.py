@@ -16,6 +16,7 @@ import polars as pl
 import redis
 
 from pipeline.core.batches import ROW, Batch, split_id
+from pipeline.core.blocks import BLOCK_FROM
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.codings import NDJSON
 from pipeline.core.definitions import PaneWindow, Session, Stream
@@ -29,6 +30,7 @@ from pipeline.rim.tables import TableCache
 from pipeline.runtime.user_failures import say_failures
 
 RowFields = Mapping[str, bytes | str | int]
+CELLS_A_FIELD = 3  # of some 60 bytes each, in a block: 30,000 in a commit are 2 MB, and a millisecond of the server
 FLAT: RowFields = {"form": "flat"}  # of a row put aside that was a row entry: its texts are to be read as such an entry
 
 
@@ -116,7 +118,12 @@ class AggregateComputation:
         return prepared_with(self.tables, self.program, batch, before)
 
     def size(self, computed: Prepared) -> int:
-        return len(computed.cells) + len(computed.late)
+        """What the batch weighs in a commit, in fields of a cell each; in blocks, cells of known size weigh less."""
+        cells, layout = len(computed.cells), self.program.layout
+        if cells > BLOCK_FROM and not layout.sketches and not layout.variable:
+            panes = len({start for start, _ in computed.cells})
+            cells = min(cells, BLOCK_FROM * panes + cells // CELLS_A_FIELD)
+        return cells + len(computed.late)
 
     def apply(self, batch: Batch, computed: Prepared) -> Changes:
         folded = fold(self.program, batch, computed, self.table)

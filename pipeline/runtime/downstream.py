@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from pipeline.core.programs import Program
 from pipeline.rim.publish import Row
 from pipeline.rim.store import Result
-from pipeline.runtime.finishing import finished_result, group_values
+from pipeline.runtime.finishing import finished_result, groups_values, json_texts
 
 CHUNK_ROWS = 500  # some 75 kB of JSON
 
@@ -31,12 +32,12 @@ class Finished:
     state: str
     revision: int
     groups: Sequence[bytes]
-    rows: Sequence[Mapping[str, Any]]
+    values: Mapping[str, list[Any]]  # by name, in the order of the groups
 
     @classmethod
     def of(cls, program: Program, result: Result) -> Finished:
-        rows = finished_result(program, result)
-        return cls(result.start_ms, result.end_ms, result.state, result.revision, result.groups, rows)
+        values = finished_result(program, result)
+        return cls(result.start_ms, result.end_ms, result.state, result.revision, result.groups, values)
 
 
 def outgoing_entries(program: Program, window: Finished | None) -> list[Row]:
@@ -45,24 +46,49 @@ def outgoing_entries(program: Program, window: Finished | None) -> list[Row]:
         return []
     about = ["window_start", str(window.start_ms), "window_end", str(window.end_ms)]
     about += ["state", window.state, "revision", str(window.revision), "version", program.version]
-    rows = zip((group_values(program, group) for group in window.groups), window.rows, strict=True)
+    groups = groups_values(program, window.groups)
     if program.stage.output == "chunks":
-        lines = [msgspec.json.encode({**named, **values}) for named, values in rows]
+        rows = zip(*window.values.values(), strict=True)
+        lines = [
+            msgspec.json.encode(named | dict(zip(window.values, row, strict=True)))
+            for named, row in zip(groups, rows, strict=True)
+        ]
         return [about + _chunk(lines[at : at + CHUNK_ROWS]) for at in range(0, len(lines), CHUNK_ROWS)]
-    return [_entry(about, named, values) for named, values in rows]
+    columns = {name: [_text(group[name]) for group in groups] for name in program.stage.group_by}
+    columns |= {name: _texts(values) for name, values in window.values.items()}
+    return _entries(about, columns, len(groups))
 
 
 def _chunk(lines: Sequence[bytes]) -> list[Any]:
     return ["n", str(len(lines)), "rows", b"\n".join(lines)]
 
 
-def _entry(about: list[str], named: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
-    entry = about.copy()
-    for part in (named, values):
-        for name, value in part.items():
-            if value is not None:
-                entry += (name, text(value))
-    return entry
+def _texts(values: Sequence[Any]) -> list[Any]:
+    """Values as texts in a row (see `text`); None stays None."""
+    if any(isinstance(value, str) for value in values):
+        return list(map(_text, values))
+    texts: list[Any] = list(json_texts(values))
+    return (
+        texts
+        if None not in values
+        else [None if value is None else text for value, text in zip(values, texts, strict=True)]
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else text(value)
+
+
+def _entries(about: list[Any], columns: Mapping[str, Sequence[Any]], n_rows: int) -> list[Row]:
+    """A row for each group; what is null is left out."""
+    if not columns:
+        return [about] * n_rows
+    named = [part for name, texts in columns.items() for part in (repeat(name), texts)]
+    rows: list[Row] = [about + list(row) for row in zip(*named, strict=False)]  # the names repeat for ever
+    if not any(None in texts for texts in columns.values()):
+        return rows
+    places = range(len(about), len(about) + 2 * len(columns), 2)
+    return [about + [part for at in places if row[at + 1] is not None for part in row[at : at + 2]] for row in rows]
 
 
 def text(value: Any) -> str:

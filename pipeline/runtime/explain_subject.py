@@ -78,7 +78,7 @@ class PaneSubject:
             window = merged(program.layout, span, self._pieces(client))
             return Stored(self._values(window), len(window.groups), revision)
         chosen = [number for number, group in enumerate(result.groups) if self.side.takes(group)]
-        columns = taken(program.layout.unpack(result.cells), chosen)
+        columns = taken(result.columns(program.layout), chosen)
         return Stored(together(program, columns, len(chosen), span[1]), len(chosen), revision)
 
     def _pieces(self, client: redis.Redis) -> list[Any]:

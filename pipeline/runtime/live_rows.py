@@ -17,7 +17,7 @@ from pipeline.core.programs import Program
 from pipeline.rim.replies import Entry
 from pipeline.rim.row_streams import EntryId, parse_id
 from pipeline.runtime.downstream import Finished
-from pipeline.runtime.finishing import group_values
+from pipeline.runtime.finishing import as_rows, group_values
 
 Span = tuple[int, int]
 CHUNK_FIELDS = {b"n", b"rows"}
@@ -58,7 +58,7 @@ def lines_of_window(program: Program, window: Finished, entry: EntryId) -> list[
     }
     return [
         line_of_row(program, {**about, **group_values(program, group), **values}, entry)
-        for group, values in zip(window.groups, window.rows, strict=True)
+        for group, values in zip(window.groups, as_rows(window.values), strict=True)
     ]
 
 

@@ -12,6 +12,7 @@ import redis
 
 from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Rollup
+from pipeline.core.merging import packed_blocks
 from pipeline.core.programs import Program
 from pipeline.rim import keys, publish, replies, store
 from pipeline.rim.commit import Mark
@@ -57,8 +58,9 @@ class TierCloser:
         results = store.load_results(self.client, program.name, program.version, spans)
         table = CellTable(program.layout)
         for result in results:
-            table.merge([(start_ms, group) for group in result.groups], program.layout.unpack(result.cells))
+            table.merge_in(start_ms, [(result.groups, result.columns(program.layout))])
         groups = sorted(table.panes.get(start_ms, {}))
+        slots = table.slots((start_ms, group) for group in groups)
         window = TierWindow(
             metric=program.name,
             version=program.version,
@@ -67,7 +69,7 @@ class TierCloser:
             seq=max((result.seq for result in results), default=0),
             windows=len(results),
             groups=groups,
-            cells=table.packed(table.slots((start_ms, group) for group in groups)),
+            blocks=packed_blocks(program.layout, groups, table.columns, slots),
         )
         revision = publish.publish_tier(self.client, self.scripts, window)
         if window.seq >= due.commit:

@@ -186,19 +186,21 @@ def _compared(
         elif isinstance(result, str):
             yield _Compared(span, len(cells), [Difference(name, where, "block", result, "readable", None, span)])
         else:
-            stored = dict(zip(result.groups, result.cells, strict=True))
-            yield _Compared(span, len(cells), group_differences(program, where, None, span, stored, cells))
+            yield _Compared(span, len(cells), group_differences(program, where, None, span, result, cells))
 
 
-def _results(client: redis.Redis, program: Program, spans: Sequence[Span]) -> dict[Span, store.Result | str]:
-    """The results of windows; of one that cannot be read, why."""
+def _results(client: redis.Redis, program: Program, spans: Sequence[Span]) -> dict[Span, Cells | str]:
+    """The cells of the results of windows; of one that cannot be read, why."""
     try:
         loaded = store.load_results(client, program.name, program.version, spans)
-        return {(result.start_ms, result.end_ms): result for result in loaded}
+        return {
+            (result.start_ms, result.end_ms): dict(zip(result.groups, result.cells(program.layout), strict=True))
+            for result in loaded
+        }
     except (ValueError, KeyError) as error:
         if len(spans) == 1:
             return {spans[0]: f"unreadable: {error}"}
-    found: dict[Span, store.Result | str] = {}
+    found: dict[Span, Cells | str] = {}
     for span in spans:
         found |= _results(client, program, [span])
     return found

@@ -116,24 +116,22 @@ class WindowCells:
         rows = dict(units)
         results = store.load_results(self.client, program.name, program.version, [unit for unit, _ in units])
         numbers: list[Int64] = []
-        packed: list[bytes] = []
         windows: list[int] = []
         for result in results:
             number = rows[result.start_ms, result.end_ms]
-            stored, cells = groups.stored.numbers(result.groups), result.cells
-            wanted = groups.wanted(stored)
-            if wanted is not None:
-                stored = stored[wanted]
-                cells = [cell for cell, is_wanted in zip(cells, wanted.tolist(), strict=True) if is_wanted]
-            numbers.append(stored)
-            packed += cells
+            numbers.append(groups.stored.numbers(result.groups))
             windows.append(number)
             state = known.state_at(result.end_ms)
             self._see(number, "final" if "final" in (state, result.state) else "closed", result.revision)
-        if not packed:
+        if not results:
             return []
+        stored = np.concatenate(numbers)
         places = np.repeat(np.array(windows, dtype=np.int64), [len(each) for each in numbers])
-        return [CellColumns(places, np.concatenate(numbers), program.layout.unpack(packed))]
+        # all at once: a thousand small windows would be a thousand times a dozen numpy calls
+        columns = program.layout.unpack_blocks([block for result in results for block in result.blocks])
+        cells = CellColumns(places, stored, columns)
+        wanted = groups.wanted(stored)
+        return [cells if wanted is None else cells.taken(wanted)]
 
     def _panes(self, spans: Sequence[Span], units: Sequence[tuple[Span, int]]) -> list[CellColumns]:
         """Windows merged from their panes, or panes that are rows or parts of rows themselves."""

@@ -215,7 +215,7 @@ def test_one_published_event_is_known_too(line: Line) -> None:
     in_a_batch = post(line, [body])
 
     assert (first.status_code, first.get_json()["status"]) == (201, "Event published")
-    assert (again.status_code, again.get_json()) == (200, {"event_id": None, "status": "Event known already"})
+    assert (again.status_code, again.get_json()) == (201, {"event_id": None, "status": "Event known already"})
     assert counted(in_a_batch) == (0, 1, 0)
     assert doors(line) == {"received": 3, "stored": 1, "duplicate": 2, "rejected": 0}
 

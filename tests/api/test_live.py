@@ -10,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.live_followers import Follower
+from api.live_snapshots import take_snapshot
 from api.live_topics import RING_BYTES, TOO_SLOW, Event, Missed, Topic
 from pipeline.core.definitions import (
     Aggregate,
@@ -23,10 +25,12 @@ from pipeline.core.definitions import (
     Tumbling,
 )
 from pipeline.core.programs import compile_programs
-from pipeline.rim import keys
+from pipeline.rim import keys, replies
+from pipeline.rim.row_streams import BEGINNING
 from pipeline.runtime.live_feeds import RowFeed
 from pipeline.runtime.live_positions import Position, Shown, parse_positions, positions_text
 from pipeline.runtime.live_rows import Line as LiveLine
+from pipeline.runtime.query import Metrics
 from tests.api.live_reader import POLICY, Reader, live_app
 from tests.line import Line, Row
 from tests.servers import RunningServer, wait_for
@@ -347,6 +351,87 @@ def test_readers_above_the_cap_are_refused_until_one_goes(server: RunningServer)
     assert app.test_client().head("/v1/metrics/w/live").status_code == 200
     again = Reader(app, "/v1/metrics/w/live")
     again.connect()
+
+
+def stored_rows(server: RunningServer, metric: str = "w") -> list[replies.Entry]:
+    return replies.parse_entries(server.client.execute_command("XRANGE", keys.rows(metric), "-", "+"))
+
+
+def test_rows_that_come_after_their_window_was_shown_are_not_repeated(server: RunningServer) -> None:
+    line = Line(config(), server)
+    send(line, "s", [(5, "a"), (6, "b"), (15, "a")])
+    sent = stored_rows(server)
+    reader = Reader(live_app(server, line.config), "/v1/metrics/w/live")
+    reader.connect()
+    reader.read_quiet()
+
+    # When the publisher sends downstream what /latest has shown already
+    for entry in sent:
+        server.client.xadd(keys.rows("w"), entry.fields or {})  # type: ignore[arg-type]
+    reader.read_quiet()
+    assert [event.name for event in reader.events] == ["snapshot"]
+
+
+def test_a_position_in_the_middle_of_what_was_read_together_is_gone_on_from(server: RunningServer) -> None:
+    line = Line(config(), server)
+    app = live_app(server, line.config)
+    other = Reader(app, "/v1/metrics/w/live")
+    other.connect()
+    other.read_quiet()
+    send(line, "s", [(5, "a"), (6, "b"), (15, "a"), (25, "a")])
+    other.read_quiet()
+    first = stored_rows(server)[0].id.decode()
+    version = line.programs["w"].version
+
+    # Given a reader that has only the first row of an event that is in the ring
+    reader = Reader(app, "/v1/metrics/w/live", last_id=f"w={version}~{first}")
+    reader.connect()
+    reader.read_quiet()
+    assert [(row["window_start"], row["k"]) for event in reader.events for row in event.rows] == [(0, "b"), (10, "a")]
+
+
+def test_sessions_that_a_snapshot_showed_ahead_of_their_rows_are_not_repeated(server: RunningServer) -> None:
+    line = Line(config(), server)
+    send(line, "u", [(5, "a"), (6, "b"), (40, "a")])
+    program = line.programs["visits"]
+    feed = RowFeed(server.client, program)
+    # Given a snapshot that was taken while these sessions were published: its position is before them
+    topic = Topic(program, feed, BEGINNING, BEGINNING)
+    metrics = Metrics(line.config, server.client)
+    snapshot = replace(take_snapshot(metrics, topic), position=Position(program.version, BEGINNING))
+    topic.snapshot = None
+    follower = Follower(metrics, topic, {})
+    follower.position = snapshot.position
+    follower._remember(snapshot)
+    assert not follower.is_resumable
+
+    # Then their rows are not told again, and its place can be resumed from once they have passed
+    published = feed.after(BEGINNING, 100)
+    for entry_id, lines in published.entries:
+        topic.append(Event(lines, entry_id, b"{}"))
+    blocks = []
+    while (step := follower.step()) is not None:
+        blocks += step
+    assert blocks == []
+    assert follower.is_resumable
+
+
+def test_another_server_is_noticed_before_anything_it_says_is_told(throwaway_server: RunningServer) -> None:
+    server = throwaway_server
+    line = Line(config(), server)
+    reader = Reader(live_app(server, line.config, replace(POLICY, checks_every_s=1e9)), "/v1/metrics/w/live")
+    send(line, "s", [(5, "a"), (15, "a")])
+    reader.connect()
+    reader.read_quiet()
+
+    # When Redis comes back without the newest rows, and others are written before anybody looks
+    server.kill()
+    server.restart()
+    server.client.execute_command("DEL", keys.rows("w"))
+    send(line, "s", [(25, "a")])
+    wait_for(lambda: reader.read().name == "reset", "the reader to be told")
+    reader.read_quiet()
+    assert [event.name for event in reader.events] == ["snapshot", "reset", "snapshot"]
 
 
 # --- parts

@@ -8,18 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from api.client import Client
 from api.live_hub import LivePolicy
 from api.server import DRAIN_S, LIVE, REQUEST_THREADS
 from pipeline.rim.connection import reader
 from pipeline.runtime.config import load_config
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.worker import Worker
-from tests.servers import RunningServer, wait_for
+from tests.compat.programs import free_port
+from tests.servers import bundled_binary, start_server, wait_for
+from tests.test_layout import ROOT
 
 CONFIG = """
 redis: {url: embedded}
@@ -51,6 +55,7 @@ class Api:
     process: subprocess.Popen[bytes]
     port: int
     worker: Worker
+    now_ms: int = 1_700_000_000_000
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -84,13 +89,12 @@ class Api:
             )
             assert connection.recv(1_000).startswith(b"HTTP/1.1 202")
 
-    def publish(self, windows: int, groups: int, payload: str = "", first: int = 0) -> None:
+    def publish(self, windows: int, groups: int, payload: str = "") -> None:
         """Publish some windows of a second, and one event more that closes the last."""
-        for number in range(first, first + windows):
-            self.send(
-                [{"ts": 1_700_000_000_000 + number * 1_000, "name": f"g{n}", "payload": payload} for n in range(groups)]
-            )
-        self.send([{"ts": 1_700_000_000_000 + (first + windows) * 1_000, "name": "g0"}])
+        for _ in range(windows):
+            self.send([{"ts": self.now_ms, "name": f"g{n}", "payload": payload} for n in range(groups)])
+            self.now_ms += 1_000
+        self.send([{"ts": self.now_ms, "name": "g0"}])
         wait_for(lambda: self.worker.poll_once().idle, "the worker to have nothing left to do")
 
 
@@ -108,8 +112,10 @@ class Connection:
         return status, {name.lower(): value for name, _, value in pairs}
 
     def read_until(self, text: bytes) -> None:
-        while text not in self._file.readline():
-            pass
+        for line in iter(self._file.readline, b""):
+            if text in line:
+                return
+        pytest.fail(f"the stream ended before {text!r}")
 
     def ends(self) -> bool:
         """Whether the stream comes to its proper end: the last chunk of a chunked body."""
@@ -121,22 +127,29 @@ class Connection:
         self.socket.close()
 
 
-@pytest.fixture
-def api(server: RunningServer, tmp_path: Path) -> Iterator[Api]:
-    path = tmp_path / "config.yaml"
+@contextmanager
+def running_api(folder: Path) -> Iterator[Api]:
+    server = start_server(bundled_binary(), folder / "server")
+    path = folder / "config.yaml"
     path.write_text(CONFIG)
     config = load_config(path, {})
     set_up(server.client, config)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-c", SERVE, str(path), str(port), server.url], cwd=Path.cwd())
-    worker = Worker(config, server.client, reader(server.url, block_ms=1_000), "w1")
-    running = Api(process, port, worker)
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(path), str(port), server.url], cwd=ROOT)
+    running = Api(process, port, Worker(config, server.client, reader(server.url, block_ms=1_000), "w1"))
     wait_for(running.is_up, "the API to listen")
-    yield running
-    process.terminate()
-    process.wait(2 * DRAIN_S)
+    try:
+        yield running
+    finally:
+        process.terminate()
+        process.wait(2 * DRAIN_S)
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with running_api(tmp_path_factory.mktemp("live")) as running:
+        yield running
 
 
 def test_of_500_readers_those_above_the_cap_are_told_when_to_come_again_and_requests_go_on(api: Api) -> None:
@@ -154,10 +167,12 @@ def test_of_500_readers_those_above_the_cap_are_told_when_to_come_again_and_requ
     assert max(api.answer() for _ in range(2 * REQUEST_THREADS)) < 5
 
     # Every reader gets what is published now
+    followers = [each for each, (status, _) in zip(readers, answers, strict=True) if status == 200]
+    for each in followers:
+        each.read_until(b"event: snapshot")
     api.publish(windows=1, groups=1)
-    for connection, (status, _) in zip(readers, answers, strict=True):
-        if status == 200:
-            connection.read_until(b"event: rows")
+    for each in followers:
+        each.read_until(b"event: rows")
 
     # When readers go, others can come
     for connection in readers:
@@ -188,7 +203,28 @@ def test_a_reader_that_does_not_read_gets_a_reset_and_a_snapshot_and_holds_no_me
     connection.close()
 
 
-def test_live_readers_do_not_delay_the_end(api: Api) -> None:
+def test_the_client_follows_what_is_published(api: Api) -> None:
+    api.publish(windows=1, groups=2)
+    with Client(f"http://127.0.0.1:{api.port}") as client:
+        frames = client.live(["by_name"], duration="60s")
+        first = next(frames)
+        api.publish(windows=1, groups=3)
+        told = next(frames)
+        while told["name"].nunique() < 3:  # what closed the window before it comes first
+            told = next(frames)
+        frames.close()  # type: ignore[attr-defined]  # a generator
+
+    assert first.attrs["event"] == "snapshot"
+    assert (told.attrs["metric"], told.attrs["event"]) == ("by_name", "rows")
+    assert dict(zip(told["name"], told["n"], strict=True)) == {"g0": 2, "g1": 1, "g2": 1}
+
+
+def test_live_readers_do_not_delay_the_end(tmp_path: Path) -> None:
+    with running_api(tmp_path) as api:
+        ended_with_readers(api)
+
+
+def ended_with_readers(api: Api) -> None:
     readers, stuck = [api.follow() for _ in range(10)], [api.follow() for _ in range(5)]
     for each in (*readers, *stuck):
         each.read_until(b"event: snapshot")

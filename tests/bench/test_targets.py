@@ -45,6 +45,7 @@ def test_the_yahoo_benchmark_is_right_end_to_end_and_from_the_log(tmp_path: Path
     assert "| yahoo | api " in markdown(json.loads(figures.read_text()))
 
 
+@pytest.mark.slow
 def test_a_curve_is_measured_recounted_and_drawn(tmp_path: Path) -> None:
     points, drawing = tmp_path / "points.json", tmp_path / "scaling.svg"
 

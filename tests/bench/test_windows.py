@@ -14,6 +14,7 @@ from bench.window_loads import n_correct, same, same_readings, sensor_load
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_the_quick_mode_measures_hopping_windows_beside_plain_ones_and_finds_them_right(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, "bench/windows.py", "--quick", "--no-bytes", "--only", "hopping", "--json", str(figures)]

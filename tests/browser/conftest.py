@@ -33,6 +33,7 @@ PHONE = (360, 740)
 ACTION_MS = 15_000
 expect.set_options(timeout=ACTION_MS)
 HISTORY_S = 270
+NEAR_MS = 500
 SECTIONS = {"blog": 9, "docs": 7, "pricing": 4, "about": 2}
 Open = Callable[..., Page]
 Theme = Literal["light", "dark"]
@@ -68,8 +69,11 @@ class Site:
         return {"ts": self.now_ms if at_ms is None else at_ms, "user": user, "page": page, "load_ms": 120.0, **more}
 
     def pass_time(self, ms: int) -> None:
-        """Events in both partitions, so that every window up to `ms` from here closes. Never past the clock."""
-        self.now_ms += ms
+        """Events in both partitions, so that every window up to `ms` from here closes.
+
+        Never past the clock, and never far behind it: what a page sends by itself is of now.
+        """
+        self.now_ms = max(self.now_ms + ms, int(time.time() * 1_000) - NEAR_MS)
         wait_for(lambda: time.time() * 1_000 >= self.now_ms, "the clock to be where the events are")
         self.send([self.view("/docs/pace", user=f"pace{number}") for number in range(8)])
 

@@ -21,6 +21,7 @@ from tests.docs.blocks import Block
 from tests.product.product import Product, environment
 
 COMMAND_S = 60.0
+READY_S = 60.0  # two seconds alone; tests of other files run beside it
 BIN = Path(sys.executable).parent
 PAGES_PORT = re.compile(r"(localhost|127\.0\.0\.1):8080")
 UP = re.compile(r"^streamgauge up\b.*$", re.MULTILINE)
@@ -42,7 +43,7 @@ class Session:
         """The running product, started if it does not run."""
         if self._product is None:
             self._product = self._stack.enter_context(Product(self.folder, config=self.folder / "config.yaml"))
-            self._product.wait_until_ready()
+            self._product.wait_until_ready(READY_S)
         return self._product
 
     def stop(self) -> None:

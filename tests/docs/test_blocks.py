@@ -38,9 +38,6 @@ EXCEPTIONS = {  # (page, first line): why it does not run
         "$ streamgauge verify views_by_section",
     ): "a number was changed by hand: test_verify.py",
     ("docs/durability.md", 'redis-cli -u "$REDIS_URL" CONFIG SET appendfsync always'): "is for a Redis of one's own",
-    ("docs/http.md", '{"type": "about:blank", "title": "Bad Request", "status": 400, "code": "unknown_parameter",'): (
-        "is compared by test_an_error_is_shown_as_it_is"
-    ),
 }
 DRAWINGS = ("", "text")
 SHELLS = ("sh", "bash", "console")
@@ -138,6 +135,7 @@ def test_what_a_page_shows_runs(page: str, shared: Session) -> None:
     run_page(shared, page)
 
 
+@pytest.mark.timeout(300)  # it starts a product up to three times
 @pytest.mark.parametrize("page", pages(lambda block: runs(block) and starts_its_own(block.page)))
 def test_a_page_that_starts_a_product_runs_from_its_first_line_to_its_last(page: str, tmp_path: Path) -> None:
     with ExitStack() as stack:

@@ -147,6 +147,11 @@ def emptied(server: RunningServer) -> Line:
 
 
 @pytest.fixture
+def server(any_server_in_time: RunningServer) -> RunningServer:
+    return any_server_in_time
+
+
+@pytest.fixture
 def expected(server: RunningServer) -> Found:
     line = emptied(server)
     worker = line.worker()

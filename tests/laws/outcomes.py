@@ -51,7 +51,7 @@ def results(line: Line) -> dict[tuple[str, int, int], tuple[int, str, list[bytes
     for metric, program in line.programs.items():
         windows = store.published_windows(line.client, metric, program.version, -(2**61), 2**61)
         for result in store.load_results(line.client, metric, program.version, windows):
-            about = (result.revision, result.state, result.groups, result.cells)
+            about = (result.revision, result.state, result.groups, result.cells(program.layout))
             found[metric, result.start_ms, result.end_ms] = about
     return found
 

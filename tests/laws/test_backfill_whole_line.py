@@ -24,15 +24,15 @@ from tests.servers import RunningServer
     wild=st.lists(actions, min_size=30, max_size=60),
 )
 def test_any_interleaving_and_any_crash_gives_the_same_windows(
-    any_server: RunningServer, log: list[list[Logged]], wild: list[tuple[Any, ...]]
+    any_server_in_time: RunningServer, log: list[list[Logged]], wild: list[tuple[Any, ...]]
 ) -> None:
     logs_to_the_end = [[*entries, end_tick(entries)] for entries in log]
 
-    calm_crew = crew_on(any_server, logs_to_the_end)
+    calm_crew = crew_on(any_server_in_time, logs_to_the_end)
     calm_crew.finish()
     calm = outcome(calm_crew.line)
 
-    wild_crew = crew_on(any_server, logs_to_the_end)
+    wild_crew = crew_on(any_server_in_time, logs_to_the_end)
     for action in wild:
         wild_crew.act(action)
     wild_crew.finish()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.csv_columns import plain_lines, written_out
+from pipeline.core.csv_rows import names_of, read_csv
 from pipeline.core.csv_validation import CsvValidator
 from pipeline.core.definitions import Field, Stream, TimePolicy
 from pipeline.core.validation import Checked, Validator
@@ -44,6 +47,69 @@ rows = st.fixed_dictionaries(
         "other": texts,
     },
 )
+
+
+plain_texts = st.text(st.sampled_from("ab; é#_0"), min_size=1, max_size=5)
+times = st.one_of(
+    st.integers(NOW_MS - 10**6, NOW_MS + 10**6).map(str),
+    st.sampled_from(["2027-01-15T08:00:00Z", "noon", "1.8e12", " 7", ""]),
+)
+numbers = st.one_of(
+    st.integers().map(str),
+    st.floats().map(repr),
+    st.sampled_from(["", "+7", "7.0", " 7", "7 ", "1_0", "0x1", "1e3", ".5", "٣"]),
+)
+plain_rows = st.tuples(
+    times, plain_texts | st.just(""), numbers, numbers, st.sampled_from(["", "true", "1", "False", "no"])
+)
+
+
+@law
+@given(
+    stream=st.sampled_from(STREAMS),
+    rows=st.lists(plain_rows, min_size=1, max_size=4),
+    end=st.sampled_from(["\n", "\r\n"]),
+    last=st.booleans(),
+    fewer=st.integers(0, 9),
+)
+def test_column_by_column_and_row_by_row_say_the_same(
+    stream: Stream, rows: list[tuple[str, ...]], end: str, last: bool, fewer: int
+) -> None:
+    """Without quotes a body is read by columns where nothing in it is unusual: with the fates of the careful way."""
+    lines = ["ts,user,n,x,ok", *(",".join(row) for row in rows)]
+    if 0 < fewer < len(lines):
+        lines[fewer] = lines[fewer].rpartition(",")[0]
+    body = (end.join(lines) + end * last).encode()
+    validator = CsvValidator(stream, Validator(stream))
+
+    found = validator.check(body, now_ms=NOW_MS)
+
+    carefully = validator._judge(read_csv(body), NOW_MS, of_any_age=False)
+    assert [replace(each, message="") for each in found.refusals] == [
+        replace(each, message="") for each in carefully.refusals
+    ]
+    assert (found.n_received, found.n_good, found.undeclared) == (carefully.n_received, carefully.n_good, 0)
+    assert stored(found) == stored(carefully)
+
+
+def without_nulls(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def test_what_everybody_sends_is_read_by_columns() -> None:
+    fields = {field.name: field for field in FIELDS}
+    body = b"ts,user,n,x,ok,tags,other\r\n1,ada,7,0.1,true,,z\r\n2027-01-15,eve,,,,,\r\n"
+    plain = plain_lines(body)
+    assert plain is not None
+
+    for some in (plain, plain.replace(b"2027-01-15", b"2")):
+        rows = written_out(some, names_of(some.partition(b"\n")[0]), fields)
+        assert (rows is None) == (some is plain), "a column of times is numbers or texts"
+    assert rows is not None
+    assert [json.loads(row) for row in rows.splitlines()] == [
+        {"ts": 1, "user": "ada", "n": 7, "x": 0.1, "ok": True, "tags": None},
+        {"ts": 2, "user": "eve", "n": None, "x": None, "ok": None, "tags": None},
+    ]
 
 
 def as_csv(sent: list[dict[str, Any]]) -> bytes:
@@ -96,7 +162,7 @@ def stored(checked: Checked) -> list[dict[str, Any]]:
     """The good rows; columns that the schema does not have are dropped at the door from CSV, by readers from JSON."""
     lines = checked.body.split(b"\n") if checked.n_good else []
     names = {field.name for field in FIELDS}
-    return [{name: value for name, value in json.loads(line).items() if name in names} for line in lines]
+    return [without_nulls({name: json.loads(line).get(name) for name in names}) for line in lines]
 
 
 @law

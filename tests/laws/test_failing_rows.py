@@ -88,11 +88,27 @@ def compiled(text: str) -> pl.Expr:
         raise
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.lists(numbers, min_size=1, max_size=2), events, st.lists(st.integers(0, 1), min_size=1, max_size=5))
+derives = given(st.lists(numbers, min_size=1, max_size=2), events, st.lists(st.integers(0, 1), min_size=1, max_size=5))
+
+
+@settings(max_examples=100, deadline=None)
+@derives
 def test_derives_lose_the_rows_that_halving_finds(
     texts: list[str], rows: list[dict[str, Any]], repeats: list[int]
 ) -> None:
+    derives_lose_what_halving_finds(texts, rows, repeats)
+
+
+@pytest.mark.slow
+@settings(max_examples=2_000, deadline=None)
+@derives
+def test_derives_lose_the_rows_that_halving_finds_2000_times(
+    texts: list[str], rows: list[dict[str, Any]], repeats: list[int]
+) -> None:
+    derives_lose_what_halving_finds(texts, rows, repeats)
+
+
+def derives_lose_what_halving_finds(texts: list[str], rows: list[dict[str, Any]], repeats: list[int]) -> None:
     step = DeriveStep("t", tuple(compiled(text).alias(f"d{number}") for number, text in enumerate(texts)))
     frame = frame_of(rows, repeats)
 
@@ -105,9 +121,20 @@ def test_derives_lose_the_rows_that_halving_finds(
     assert done.equals(halved)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(conditions, events)
 def test_filters_lose_the_rows_that_halving_finds(text: str, rows: list[dict[str, Any]]) -> None:
+    filters_lose_what_halving_finds(text, rows)
+
+
+@pytest.mark.slow
+@settings(max_examples=2_000, deadline=None)
+@given(conditions, events)
+def test_filters_lose_the_rows_that_halving_finds_2000_times(text: str, rows: list[dict[str, Any]]) -> None:
+    filters_lose_what_halving_finds(text, rows)
+
+
+def filters_lose_what_halving_finds(text: str, rows: list[dict[str, Any]]) -> None:
     step, frame = FilterStep("t", compiled(text)), frame_of(rows, [1])
 
     done, dead = apply_steps((step,), frame)

@@ -6,7 +6,10 @@ Where it gives a body back the careful path judges it, so what is compared here 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from random import Random
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import polars as pl
@@ -14,8 +17,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipeline.core import native
-from pipeline.core.definitions import Stream
-from pipeline.core.entries import Chunk
+from pipeline.core.batches import read_batch
+from pipeline.core.definitions import Field, Stream, TimePolicy
+from pipeline.core.entries import Chunk, Entry, Tick
 from pipeline.core.events import Reader
 from pipeline.core.validation import Checked, Validator
 from tests.laws.ndjson_bodies import FIELDS, STREAM, Bodies
@@ -70,6 +74,51 @@ def test_a_body_is_judged_and_read_alike(seed: int, extra: Any, monkeypatch: pyt
             found_frame, found_times = frames(fast_reader, expected)
             assert found_times == times, body
             assert_frame_equal(found_frame, frame, check_exact=True)
+
+
+def mixed_entries(seed: int, validator: Validator) -> list[Entry]:
+    """Small chunks side by side, some with a wrong number of rows, a wrong sum or a body cut off, and ticks between."""
+    chance, bodies = Random(seed), Bodies(seed, oddness=0.1 * seed / SEEDS)
+    entries: list[Entry] = []
+    for number in range(chance.randrange(1, 60)):
+        name = b"%d-0" % (NOW_MS + number)
+        if chance.random() < 0.05:
+            entries.append(Tick(name, NOW_MS, NOW_MS - 1_000))
+        checked = validator.check(bodies.body(), kind="ndjson", now_ms=NOW_MS)
+        if checked.n_good:
+            body, n = checked.body, checked.n_good
+            if seed % 3 == 0 and chance.random() < 0.05:
+                body, n = chance.choice(
+                    [(body + b"\n", n), (body + b"\n", n + 1), (body, n + 1), (body[:-1], n), (b"", n)]
+                )
+            sums = crc32(body) + (seed % 3 == 1 and chance.random() < 0.05)
+            entries.append(Chunk(name, n, number, sums, NOW_MS + number, b"ndjson", body))
+    return entries
+
+
+@pytest.mark.parametrize("seed", range(2 * SEEDS))
+def test_chunks_that_are_read_together_read_as_each_does_alone(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = mixed_entries(seed, Validator(STREAM))
+    read = partial(read_batch, entries, Reader(STREAM, SCALARS), partition=0, max_future_ms=10**13)
+    found = read()
+    monkeypatch.setattr(Reader, "together", lambda reader, chunks: None)
+    expected = read()
+
+    assert_frame_equal(found.frame, expected.frame, check_exact=True)
+    for name in ("times_ms", "effective_ms", "places", "rows", "entry_of"):
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist(), name
+    assert (found.dead, found.ticks, found.entries) == (expected.dead, expected.ticks, expected.entries)
+
+
+def test_usual_chunks_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies = [b'{"ts":%d,"text":"u%d"}' % (NOW_MS, number) for number in range(50)]
+    stream = Stream("events", (Field("ts", "timestamp"), Field("text", "string")), TimePolicy("ts"))
+    entries = [Chunk(b"%d-0" % n, 1, n, crc32(body), NOW_MS, b"ndjson", body) for n, body in enumerate(bodies, 1)]
+    monkeypatch.setattr(Reader, "events", lambda reader, chunk: pytest.fail("it was read by itself"))
+
+    batch = read_batch(entries, Reader(stream, ["text"]), partition=0, max_future_ms=0)
+
+    assert batch.frame["text"].to_list() == [f"u{number}" for number in range(50)]
 
 
 def shares(checked: Checked, stream: Stream) -> Any:

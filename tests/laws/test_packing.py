@@ -15,11 +15,11 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from pipeline.core import texts as text_columns
-from pipeline.core.arrow_chunks import SMALL_ROWS
 from pipeline.core.codings import COLUMN_CODINGS
 from pipeline.core.definitions import Field, Stream, TimePolicy
 from pipeline.core.entries import Chunk
 from pipeline.core.events import Reader
+from pipeline.core.packing import WORTH_ROWS as SMALL_ROWS
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS
 from pipeline.core.partitioning import Chunk as Posted
 from pipeline.core.texts import codes, viewed

@@ -186,16 +186,16 @@ AN_ENTRY_IS_ELSEWHERE = [("append", 0, 2), ("poll", 0), ("append", 0, 2), ("read
 @example(log=[LAST_MOVES_TIME], wild=AN_ENTRY_IS_ELSEWHERE)  # only the count of pending entries sees it
 @given(log=st.lists(logs(max_entries=14), min_size=1, max_size=2), wild=st.lists(actions, min_size=30, max_size=60))
 def test_any_interleaving_and_any_crash_gives_the_same_answers(
-    any_server: RunningServer, log: list[list[Logged]], wild: list[tuple[Any, ...]]
+    any_server_in_time: RunningServer, log: list[list[Logged]], wild: list[tuple[Any, ...]]
 ) -> None:
     logs_to_the_end = [[*entries, end_tick(entries)] for entries in log]
 
-    calm_crew = crew_on(any_server, logs_to_the_end)
+    calm_crew = crew_on(any_server_in_time, logs_to_the_end)
     calm_crew.finish()
     calm = outcome(calm_crew.line)
     assert_downstream_equals_results(calm_crew.line)
 
-    wild_crew = crew_on(any_server, logs_to_the_end)
+    wild_crew = crew_on(any_server_in_time, logs_to_the_end)
     for action in wild:
         wild_crew.act(action)
     wild_crew.finish()

@@ -8,6 +8,7 @@ import { ago, exactDuration, measured, number } from "../format.js";
 import { heatStrip } from "../heat.js";
 import { key } from "../keys.js";
 import { choices, empty, failure, panel } from "../panel.js";
+import { rangeLength } from "../ranges.js";
 import { changed, current, go, to } from "../route.js";
 import { groupKey, isNumeric, isSession, scatterOf, seriesOf, windowText } from "../rows.js";
 import { table } from "../table.js";
@@ -156,7 +157,7 @@ function explorer(metric, metrics, first, signal) {
     });
   const apiPath = () => path(`/v1/metrics/${metric.metric}`, asked().query);
   const views = h("div", { class: "panel-end" });
-  const plotPanel = panel("Chart", copies("the chart"), chartBox, legend, key_());
+  const plotPanel = panel("Chart", copies("the chart"), chartBox, legend, legendKey());
   const heatPanel = panel("Groups by windows", copies("the strip"), heatBox);
   const tablePanel = panel("Table", copies("the table"), rows.element);
 
@@ -226,7 +227,7 @@ function explorer(metric, metrics, first, signal) {
     );
   }
 
-  function key_() {
+  function legendKey() {
     return h(
       "p",
       { class: "note key" },
@@ -240,17 +241,10 @@ function explorer(metric, metrics, first, signal) {
 
 /** The range of the same length before or after; past now it is the live one again. */
 function shifted({ start, end }, metric, direction) {
-  const length = lengthOf(start, end) ?? lengthOf(usualRange(metric, now()), null) ?? 3_600_000;
-  const to_ = (end ? Number(end) : now()) + direction * length;
-  if (to_ >= now() - 1_000) return { start: start.startsWith("-") ? start : null, end: null };
-  return { start: Math.round(to_ - length), end: Math.round(to_) };
-}
-
-function lengthOf(start, end) {
-  if (/^\d+$/.test(start) && end && /^\d+$/.test(end)) return Number(end) - Number(start);
-  const units = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
-  const found = /^-(\d+)(ms|s|m|h|d|w)$/.exec(start);
-  return found ? Number(found[1]) * units[found[2]] : null;
+  const length = rangeLength(start, end) ?? rangeLength(usualRange(metric, now()), null) ?? 3_600_000;
+  const until = (Number(end) || now()) + direction * length;
+  if (until >= now() - 1_000) return { start: start.startsWith("-") ? start : null, end: null };
+  return { start: Math.round(until - length), end: Math.round(until) };
 }
 
 function emptyRange(metric, route) {

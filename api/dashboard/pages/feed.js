@@ -1,8 +1,9 @@
-// The rows of a metric as they come: the range once, then what is published (live, else polled) and what is open (polled).
+// The rows of a metric as they come: the range once, then what is published (live, else polled), and what is open.
 
-import { ApiError, get, now, path } from "../api.js";
+import { ApiError, get, path } from "../api.js";
 import { follow } from "../live.js";
 import { poll } from "../poll.js";
+import { startInstant } from "../ranges.js";
 import { isSession, rowKey, usualStride } from "../rows.js";
 
 const OPEN_MS = 2_000;
@@ -32,7 +33,7 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
   }
 
   function tell(more = {}) {
-    const oldest = relativeStart(start);
+    const oldest = startInstant(start);
     for (const [each, row] of byKey) if (oldest !== null && row.window_end <= oldest) byKey.delete(each);
     changed({
       rows: [...byKey.values()]
@@ -75,10 +76,7 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
     tell();
   }
 
-  const inRange = (row) => {
-    const oldest = relativeStart(start) ?? (/^\d+$/.test(start) ? Number(start) : null);
-    return oldest === null || row.window_end > oldest;
-  };
+  const inRange = (row) => row.window_end > (startInstant(start) ?? -Infinity);
 
   async function openOnly() {
     if (!ready) return whole();
@@ -96,7 +94,7 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
     if (meta.complete_to === null) return;
     const from =
       meta.complete_to - metric.allowed_lateness_ms - (isSession(metric) ? 3_600_000 : 4 * usualStride(metric));
-    const { data } = await get(asked({ start: Math.max(from, relativeStart(start) ?? from) }), signal);
+    const { data } = await get(asked({ start: Math.max(from, startInstant(start) ?? from) }), signal);
     take(data);
   }
 
@@ -125,11 +123,4 @@ export function feed(metric, { query, start, end, step }, signal, changed) {
   }
   follow(metric.metric, where, { heard, signal, mode: moded });
   poll(OPEN_MS, openOnly, signal, recovered);
-}
-
-/** The instant a relative start stands for now; null where it is none. */
-function relativeStart(start) {
-  const units = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 };
-  const found = /^-(\d+)(ms|s|m|h|d|w)$/.exec(start ?? "");
-  return found ? now() - Number(found[1]) * units[found[2]] : null;
 }
