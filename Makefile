@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 export PYTHON VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live
+.PHONY: help setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live bench-query
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -51,6 +51,9 @@ bench-windows: setup ## every kind of window and aggregate beside plain counts; 
 
 bench-curves: setup ## scaling curves: events per second and memory by batch, groups, partitions, workers, windows
 	@"$(BIN)/python" bench/curves.py $(ARGS)
+
+bench-query: setup ## how long answers take, idle and under ingest, beside InfluxDB where it is found (10 minutes)
+	@PYTHONPATH=. "$(BIN)/python" -m bench.query $(ARGS)
 
 bench-live: setup ## what 100 live readers cost ingest, in turns with none; each reader's rows recounted (2 minutes)
 	@"$(BIN)/python" bench/live.py $(ARGS)

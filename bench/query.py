@@ -281,16 +281,16 @@ class Ask(Protocol):
     def __call__(self, reader: Reader, question: Question, *, check: bool) -> tuple[int, int]: ...
 
 
-def measured(reader: Reader, asking: list[Question], ask: Ask) -> dict[str, Figure]:
-    found = {}
+def measured(title: str, reader: Reader, asking: list[Question], ask: Ask) -> None:
+    """Ask every question, and print each figure as it is there."""
+    print(f"{title:50} {'p50 ms':>8} {'p99 ms':>8}", flush=True)
     for question in asking:
         first = [True]
 
         def once(question: Question = question, first: list[bool] = first) -> tuple[int, int]:
             return ask(reader, question, check=first.pop() if first else False)
 
-        found[question.name] = timed(question, once)
-    return found
+        print(f"  {question.name:48} {timed(question, once)}", flush=True)
 
 
 @contextmanager
@@ -337,26 +337,21 @@ def main() -> None:
     ingest_s = given.parse_args().ingest_s
     load = made(share)
     asking = questions(load, share)
-    results: dict[str, dict[str, Figure]] = {}
     with tempfile.TemporaryDirectory(prefix="streamgauge-bench-config-") as folder:
         config = Path(folder) / "config.yaml"
         config.write_text(CONFIG)
         with product(config, 1) as running:
             fill(running, load)
             reader = Reader(running.port)
-            results["ours, idle"] = measured(reader, asking, ours)
+            measured("ours, idle", reader, asking, ours)
             with under_ingest(running.port, ingest_s):
-                results["ours, under ingest"] = measured(reader, asking, ours)
+                measured("ours, under ingest", reader, asking, ours)
     if os.environ.get(BINARY) or shutil.which("influxd"):
         with server() as port:
             for events in load.streams:
                 write(port, events.points())
             query(port, "SHOW DATABASES")
-            results["InfluxDB, idle"] = measured(Reader(port), asking, influx)
-    for name, found in results.items():
-        print(f"{name:50} {'p50 ms':>8} {'p99 ms':>8}")
-        for question, figure in found.items():
-            print(f"  {question:48} {figure}")
+            measured("InfluxDB, idle", Reader(port), asking, influx)
 
 
 if __name__ == "__main__":
