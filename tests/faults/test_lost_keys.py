@@ -188,7 +188,9 @@ DAMAGES += [("checkpoint", "pane marks"), ("checkpoint", "due panes"), ("pane ma
 
 
 @pytest.mark.parametrize("stage", sorted(GROUPS))
-@pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize(
+    "restarts", [pytest.param(False, id="running"), pytest.param(True, id="restarted", marks=pytest.mark.slow)]
+)
 def test_any_one_or_two_lost_keys_of_a_stage_are_made_good_from_the_log(
     server: RunningServer,
     expected: Found,

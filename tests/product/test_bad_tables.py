@@ -42,7 +42,9 @@ def a_folder(table: Path) -> None:
     table.mkdir()
 
 
-@pytest.mark.parametrize("spoil", [twice, texts, gone, a_folder])
+@pytest.mark.parametrize(
+    "spoil", [gone, *(pytest.param(each, marks=pytest.mark.slow) for each in (twice, texts, a_folder))]
+)
 def test_a_worker_that_is_started_again_goes_on_with_the_content_that_was_announced(
     tmp_path: Path, spoil: Callable[[Path], None]
 ) -> None:
