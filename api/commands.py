@@ -97,6 +97,8 @@ def send(
         elif all("=" in pair for pair in what):
             result = send_pairs(client, stream, what)
         elif len(what) == 1:
+            if not Path(what[0]).exists():
+                raise typer.BadParameter(f"{what[0]!r} is neither a file nor field=value", param_hint="WHAT")
             result = send_file(client, stream, Path(what[0]))
         else:
             raise typer.BadParameter("give one file, or field=value pairs", param_hint="WHAT")

@@ -10,6 +10,7 @@ const HEIGHT_PX = 300;
 const PHONE_HEIGHT_PX = 230;
 const PHONE_PX = 560;
 const FONT = "system-ui, sans-serif";
+const TIME_PX = 30; // half of the label of an axis' last time
 const ZOOM_PX = 8; // a drag that is shorter is a click
 export const COLOURS = 8; // of styles/theme.css: --series-1 …
 
@@ -58,10 +59,13 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
     const axis = { stroke: resolved("--soft"), grid, ticks: { show: false }, font: `11px ${FONT}` };
     return {
       ...size(),
-      padding: [12, 12, 0, 0],
+      padding: [12, TIME_PX, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false, setScale: false }, focus: { prox: 24 } },
-      scales: { x: { time: true }, y: { range: (_, low, high) => span(low, high) } },
+      scales: {
+        x: { time: true, range: (_, first, last) => breadth(first, last) },
+        y: { range: (_, low, high) => span(low, high) },
+      },
       axes: [
         {
           ...axis,
@@ -80,6 +84,14 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
         ready: [clickable],
       },
     };
+  }
+
+  /** From the first window to the last; round a single one, to which uPlot would give years. */
+  function breadth(first, last) {
+    if (shown.times.length !== 1) return [first, last];
+    const row = shown.series.flatMap(({ rows }) => rows).find((each) => each);
+    const room = row ? (row.window_end - row.window_start) / 1_000 || 1 : 1; // a session of one event ends where it began
+    return [first - room, first + room];
   }
 
   function lines(group, index) {
@@ -229,11 +241,11 @@ export function lineChart(box, { chosen, zoomed, signal, now }) {
 const signatureOf = ({ series, unit, dots }) =>
   JSON.stringify([unit, dots, series.map(({ key, colour: own }) => [key, own])]);
 
-/** From below the least to above the greatest; from 0 where everything is positive and 0 is near. */
+/** From below the least to above the greatest; from 0 where everything is positive and 0 is near, or there is one value. */
 function span(low, high) {
   if (low === null || high === null) return [0, 1];
   const room = (high - low || Math.abs(high) || 1) * 0.08;
-  const bottom = low >= 0 && low <= (high - low) * 2 ? 0 : low - room;
+  const bottom = low >= 0 && (low === high || low <= (high - low) * 2) ? 0 : low - room;
   return [bottom, high + room];
 }
 

@@ -76,12 +76,16 @@ function nowhere() {
 }
 
 function mark(route) {
+  const nav = document.getElementById("nav");
   fill(
-    document.getElementById("nav"),
+    nav,
     NAVIGATION.map(([text, href, first]) =>
       h("a", { href, "aria-current": (route.parts[0] ?? "") === first ? "page" : null }, text),
     ),
   );
+  // On a phone it is wider than the screen: the page one is on is in sight.
+  const here = nav.querySelector("[aria-current]");
+  if (here) nav.scrollLeft = here.offsetLeft - nav.offsetLeft - (nav.clientWidth - here.offsetWidth) / 2;
 }
 
 function theme() {

@@ -150,6 +150,22 @@ def test_a_drag_zooms_and_a_click_explains(opened: Open, site: Site) -> None:
     expect(page.locator("h1")).to_have_text("Why this number")
 
 
+def test_a_single_window_is_drawn_as_wide_as_it_is_and_not_at_the_edge_of_years(opened: Open, site: Site) -> None:
+    at_ms = site.now_ms - site.now_ms % 2_000
+    site.send([site.view("/single/1", at_ms=at_ms)])
+    page = charted(opened(f"#/metrics/views_by_section?start={at_ms}&end={at_ms + 2_000}&where.section=single"))
+    box = page.locator(".u-over").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 2, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 100, steps=4)
+    page.mouse.up()
+    page.wait_for_url(lambda url: f"start={at_ms}" not in url)
+
+    start, end = (int(re.search(rf"{name}=(\d+)", page.url)[1]) for name in ("start", "end"))  # type: ignore[index]
+    assert at_ms - 4_000 <= start < at_ms < end <= at_ms + 4_000
+
+
 def test_a_window_is_explained_with_its_sum_and_its_values_recomputed(opened: Open, site: Site) -> None:
     page = charted(opened("#/metrics/views_by_section"))
     page.locator("tbody tr", has_text="closed").filter(has_text="blog").first.get_by_role("link").click()

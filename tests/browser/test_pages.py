@@ -125,6 +125,31 @@ def test_the_config_is_shown_as_the_server_runs_it(opened: Open) -> None:
     expect(page.get_by_role("region", name="Values").last).to_contain_text("views / visitors")
 
 
+def test_a_phone_has_the_page_one_is_on_in_sight_in_the_navigation(opened: Open) -> None:
+    page = opened("#/config", size=PHONE)
+    box = page.locator("#nav [aria-current]").bounding_box()
+
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= PHONE[0]
+
+
+def test_a_number_stands_under_the_end_of_its_header(opened: Open) -> None:
+    page = opened("#/")
+    header = page.get_by_role("button", name="Stored", exact=True).locator("span").first
+    expect(header).to_be_visible()
+    ends = header.evaluate(
+        """(label) => {
+          const row = label.closest("table").querySelector("tbody tr");
+          const range = document.createRange();
+          range.selectNodeContents(row.cells[label.closest("th").cellIndex]);
+          return [label.getBoundingClientRect().right, range.getBoundingClientRect().right];
+        }"""
+    )
+
+    assert abs(ends[0] - ends[1]) < 1
+
+
 def test_the_theme_is_a_choice_that_is_kept(opened: Open) -> None:
     page = opened(theme="light")
     page.keyboard.press("t")

@@ -210,6 +210,14 @@ def test_send_takes_a_file(tmp_path: Path, api: FakeApi) -> None:
     assert api.rows["temps"] == [{"ts": 1, "value": 2.0}]
 
 
+def test_send_says_what_it_takes_when_a_word_is_neither_a_file_nor_a_field(
+    api: FakeApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert streamgauge("send", "temps", "value", "--url", api.url) == 2
+    assert "'value' is neither a file nor field=value" in " ".join(capsys.readouterr().err.split())
+    assert "temps" not in api.rows
+
+
 def test_lines_are_sent_as_they_arrive_not_when_a_batch_is_full() -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as source, os.fdopen(write, "wb", buffering=0) as sink:

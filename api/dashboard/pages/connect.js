@@ -172,7 +172,7 @@ function fields(stream) {
           h(
             "dd",
             {},
-            type,
+            type.replace(/\?$/, ""),
             type.endsWith("?") ? h("small", {}, " may be missing") : null,
             name === time ? h("small", {}, " the event time") : null,
             name === stream.partition_by ? h("small", {}, " what it is partitioned by") : null,

@@ -4,7 +4,7 @@ import { get, getText, heardClock, now, path } from "../api.js";
 import { COLOURS, lineChart, swatch } from "../chart.js";
 import { asClientPython, asCurl, copyButtons } from "../copy.js";
 import { fill, h, refresh } from "../dom.js";
-import { ago, exactDuration, measured, number } from "../format.js";
+import { ago, counted, exactDuration, measured } from "../format.js";
 import { heatStrip } from "../heat.js";
 import { key } from "../keys.js";
 import { choices, empty, failure, panel } from "../panel.js";
@@ -130,7 +130,7 @@ function explorer(metric, metrics, first, signal) {
       legend,
       lines.map((group) => legendLine(group, value)),
       series.length > COLOURS
-        ? h("li", { class: "note" }, `and ${number(series.length - COLOURS)} smaller groups: choose some under Groups`)
+        ? h("li", { class: "note" }, `and ${counted(series.length - COLOURS, "smaller group")}: choose by name above`)
         : null,
     );
   }

@@ -127,9 +127,9 @@ function streamLanes(stream, stages) {
       ? h(
           "p",
           { class: "note" },
-          "Nothing has come in, so its ",
+          "Nothing has come in: ",
           counted(stages.length, "stage"),
-          " wait. ",
+          stages.length === 1 ? " waits. " : " wait. ",
           h("a", { href: to(["connect"], { stream: stream.stream }) }, "Send a first event"),
           ".",
         )
