@@ -136,7 +136,8 @@ def numbered(lists: Sequence[list[bytes]]) -> tuple[list[bytes], list[Slots]]:
     else:
         places = dict(zip(ordered, range(len(ordered)), strict=True))
         found = np.fromiter(map(places.__getitem__, every), np.intp, len(every))
-    return ordered, np.split(found, np.cumsum([len(groups) for groups in lists])[:-1])
+    ends = np.cumsum([len(groups) for groups in lists], dtype=np.intp)  # of no lists: none
+    return ordered, np.split(found, ends)[:-1]
 
 
 def windows_by_end(spans: Iterable[Span]) -> list[Span]:

@@ -6,6 +6,7 @@ import ast
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 from ruamel.yaml import YAML
 
+from pipeline.core.blocks import decode_block, encode_block
 from pipeline.core.programs import compile_programs
 from pipeline.rim import keys
 from pipeline.runtime.config import load_config
@@ -126,10 +128,10 @@ def change_one_count(product: Product, metric: str) -> None:
     row = product.get(f"/v1/metrics/{metric}", start="2015-05-01", limit=1)["data"][0]
     key = keys.result(metric, version, row["window_start"], row["window_end"])
     with product.redis() as client:
-        block = cast(bytes, client.execute_command("HGET", key, "b0"))
-        count = row["requests"].to_bytes(8, "little")
-        assert block.endswith(count), "the cell of a count: its eight bytes are the last ones"
-        client.execute_command("HSET", key, "b0", block[:-8] + (row["requests"] + 1).to_bytes(8, "little"))
+        block = decode_block(cast(bytes, client.execute_command("HGET", key, "b0")))
+        assert block.records == row["requests"].to_bytes(8, "little")
+        more = replace(block, records=(row["requests"] + 1).to_bytes(8, "little"))
+        client.execute_command("HSET", key, "b0", encode_block(more))
 
 
 @pytest.mark.timeout(600)
