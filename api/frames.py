@@ -32,7 +32,7 @@ class MetricFrame(pd.DataFrame):
         plain, groups = pd.DataFrame(self), list(self.attrs.get("groups", []))
         values = [name for name in self.attrs.get("units", {}) if name in plain.columns]
         drawn = plain[values].select_dtypes("number")
-        if groups:
+        if groups and len(plain):  # a pivot of no rows has no columns, and pandas refuses to draw that
             one_line_each = plain[[*drawn.columns, *groups]]
             drawn = one_line_each.pivot_table(
                 index=plain.index.name, columns=groups, values=list(drawn), aggfunc="last"

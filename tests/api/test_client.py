@@ -382,3 +382,14 @@ def test_a_string_is_not_taken_for_rows(client: Client) -> None:
 def test_an_address_without_a_scheme_is_refused_with_an_example() -> None:
     with pytest.raises(StreamgaugeError, match="it looks like http://"):
         Client("localhost:8080")
+
+
+def test_a_frame_without_rows_plots_empty_axes(api: FakeApi, client: Client) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    api.answers["/v1/metrics/views"] = answer()
+
+    axes = client.metric("views").plot()
+
+    assert [len(np.asarray(line.get_ydata())) for line in axes.lines] == [0, 0]
+    matplotlib.pyplot.close("all")
