@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 
 from api.csv_text import csv_text
-from pipeline.core.cells import OTHER
+from pipeline.core.cell_fields import OTHER
 from pipeline.errors import BadRequestError
 from pipeline.runtime.answer import Answer, AnswerColumn
 

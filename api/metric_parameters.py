@@ -26,7 +26,7 @@ from api.parameter_values import (
     time_value,
     whole_number,
 )
-from pipeline.core.cells import OTHER
+from pipeline.core.cell_fields import OTHER
 from pipeline.core.definitions import Calendar, CalendarUnit, Session
 from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean

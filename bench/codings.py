@@ -125,7 +125,7 @@ def _work(client: Any, program: Program, stream: Stream, steps: Steps) -> Counte
     counts: Counter[tuple[int, str]] = Counter()
     views = twin.table.columns["n(*)"]  # the accumulator of a count of events
     for start_ms, cells in twin.table.panes.items():
-        for name, slot in cells.items():
+        for name, slot in zip(cells.names, cells.slots.tolist(), strict=True):
             campaign = name.decode().partition('["')[2].removesuffix('"]')
             counts[start_ms, campaign] = int(views[slot])
     return counts

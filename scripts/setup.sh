@@ -28,7 +28,7 @@ place() {
 }
 # What an installation in it depends on: the lock, the entry points, and the native parts with their compiler.
 contents() {
-    cat requirements.lock pyproject.toml hatch_build.py pipeline/core/*.c | cksum
+    cat requirements.lock pyproject.toml hatch_build.py pipeline/core/*.[ch] | cksum
     has "${CC:-cc}" && echo "with a C compiler" || true
 }
 recorded() { cat "$VENV/streamgauge-$1" 2>/dev/null || true; }

@@ -4,8 +4,9 @@ A field of its own for each cell costs Redis, the commit script and Python some 
 block of 2,000 cells costs about as much as one field. What is in it is absolute: a cell of a later block of the same
 hash takes the place of that of an earlier one, and a block is never changed after it was written.
 
-    format byte, msgpack of (names, fixed columns, variable columns, sketches)
-                             list   record array    list of lists     for each sketch: places held elsewhere, the rest
+    format byte, msgpack of (ends, names, fixed columns, variable columns, sketches)
+                             uint32      record array   list of lists     for each sketch: places held elsewhere,
+                             a name                                       and all others together
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import msgspec
 import numpy as np
 
 from pipeline.core.accumulators import Slots
+from pipeline.core.names import Int32, Names
 
-BLOCK_FORMAT = b"\x02"  # first byte of every block
+BLOCK_FORMAT = b"\x03"  # first byte of every block
 BLOCK_CELLS = 2_000  # cells of a block: some 80 kB, a step of well under 2 ms of the server's time
 BLOCK_FROM = 64  # changed cells of a pane from which they are written as a block, and not a field each
 MAX_SINGLES = 2_000  # cells of a pane that have a field each; then they are put together in a block
@@ -36,18 +38,21 @@ class Packed:
     `sketches`: for each sketch the places of the cells whose sketch has fields of its own, and all others together.
     """
 
-    names: list[bytes]
+    names: Names
     records: bytes
     variable: list[list[Any]]
     sketches: list[tuple[list[int], Any]]
 
 
-_DECODER = msgspec.msgpack.Decoder(tuple[list[bytes], bytes, list[list[Any]], list[tuple[list[int], Any]]])
+_DECODER = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes, list[list[Any]], list[tuple[list[int], Any]]])
+_ENDS = np.dtype("<u4")
 
 
 def encode_block(block: Packed) -> bytes:
     """The block as one field's value."""
-    return BLOCK_FORMAT + msgspec.msgpack.encode((block.names, block.records, block.variable, block.sketches))
+    data, ends = block.names.packed()
+    packed = (ends.astype(_ENDS).tobytes(), data, block.records, block.variable, block.sketches)
+    return BLOCK_FORMAT + msgspec.msgpack.encode(packed)
 
 
 def decode_block(data: bytes) -> Packed:
@@ -59,9 +64,13 @@ def decode_block(data: bytes) -> Packed:
     if data[:1] != BLOCK_FORMAT:
         raise ValueError(f"block starts with {data[:1]!r}, not with format {BLOCK_FORMAT!r}")
     try:
-        return Packed(*_DECODER.decode(memoryview(data)[1:]))
-    except msgspec.MsgspecError as error:
+        packed_ends, names, records, variable, sketches = _DECODER.decode(memoryview(data)[1:])
+        ends = np.frombuffer(packed_ends, dtype=_ENDS).astype(np.int64)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"{len(data)} bytes are not a block: {error}") from error
+    if (np.diff(ends, prepend=0, append=len(names)) < 0).any() or (len(ends) and ends[-1] != len(names)):
+        raise ValueError(f"block of {len(ends)} names has {len(names)} bytes of them, which do not fit together")
+    return Packed(Names.one_after_the_other(names, ends), records, variable, sketches)
 
 
 def block_field(number: int) -> bytes:
@@ -91,7 +100,7 @@ class PaneBlocks:
     def __init__(self) -> None:
         self.singles: set[int] = set()
         self._next = 0
-        self._slots: dict[int, Slots] = {}  # of every cell that was written into a block
+        self._slots: dict[int, Int32] = {}  # of every cell that was written into a block
         self._live: dict[int, int] = {}  # how many of them are nowhere else
         self._sparse: set[int] = set()  # blocks that are mostly out of date, or altogether
 
@@ -106,7 +115,7 @@ class PaneBlocks:
     def next_number(self) -> int:
         return self._next
 
-    def leave(self, homes: Slots) -> None:
+    def leave(self, homes: Int32) -> None:
         """Cells have left these places, one a cell, for newer ones."""
         numbers, counts = np.unique(homes[homes >= 0], return_counts=True)
         for number, count in zip(numbers.tolist(), counts.tolist(), strict=True):
@@ -114,7 +123,7 @@ class PaneBlocks:
             if self._live[number] * LEAST_LIVE < len(self._slots[number]):
                 self._sparse.add(number)
 
-    def sparse(self, home: Slots, most: int) -> Slots:
+    def sparse(self, home: Int32, most: int) -> Slots:
         """The cells that count of blocks that are mostly out of date: as many whole blocks as hold up to `most`."""
         found: list[Slots] = []
         for number in sorted(self._sparse):

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.accumulators import Column, Int64, Slots
-from pipeline.core.cells import RECORDS, Layout
+from pipeline.core.cell_layout import RECORDS, Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.batches import Batch
-from pipeline.core.cells import from_end_order, split_field
+from pipeline.core.cell_fields import from_end_order, split_field
 from pipeline.core.definitions import Session
 from pipeline.core.entries import Row
 from pipeline.core.events import ChunkError, RowError

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
-import polars as pl
 
 from pipeline.core.accumulators import Column, Slots
 from pipeline.core.blocks import steps
-from pipeline.core.cells import ALWAYS, FROM_ALWAYS, CellTable, Layout, from_end_order, split_field
+from pipeline.core.cell_fields import ALWAYS, FROM_ALWAYS, from_end_order, split_field
+from pipeline.core.cell_layout import Layout
+from pipeline.core.cells import CellTable
+from pipeline.core.names import Directory, Names
 from pipeline.core.windows import Span
-
-FEW_GROUPS = 1_000  # sorted as they are
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Piece:
     start_ms: int
     from_end: int
     partition: int
-    groups: list[bytes]
+    groups: Names
     columns: Mapping[str, Column]
 
     @property
@@ -38,17 +37,25 @@ class Piece:
 def pieces_of(layout: Layout, partition: int, start_ms: int, stored: Mapping[bytes, bytes]) -> list[Piece]:
     """Read a pane's hash: nearly always one piece, since few events are late for some of their windows."""
     names, columns = layout.gather(stored)
-    groups = [name[len(FROM_ALWAYS) :] for name in names if name.startswith(FROM_ALWAYS)]
-    if len(groups) == len(names):
-        return [Piece(start_ms, from_end_order(ALWAYS), partition, groups, columns)] if names else []
+    return pieces_from(partition, start_ms, names, columns)
+
+
+def pieces_from(partition: int, start_ms: int, names: Names, columns: Mapping[str, Column]) -> list[Piece]:
+    """The cells of a pane as pieces."""
+    if names.begin_with(FROM_ALWAYS):
+        groups = names.without(len(FROM_ALWAYS))
+        return [Piece(start_ms, from_end_order(ALWAYS), partition, groups, columns)] if len(names) else []
     by_end: dict[bytes, list[int]] = {}
-    groups = []
     for number, name in enumerate(names):
-        from_end, group = split_field(name)
-        groups.append(group)
-        by_end.setdefault(from_end, []).append(number)
+        by_end.setdefault(split_field(name)[0], []).append(number)
     return [
-        Piece(start_ms, from_end_order(from_end), partition, [groups[n] for n in numbers], taken(columns, numbers))
+        Piece(
+            start_ms,
+            from_end_order(from_end),
+            partition,
+            names.taken(np.array(numbers, dtype=np.intp)).without(len(from_end) + 1),
+            taken(columns, numbers),
+        )
         for from_end, numbers in by_end.items()
     ]
 
@@ -64,7 +71,7 @@ def matching(piece: Piece, matches: Callable[[bytes], bool]) -> Piece:
     numbers = [number for number, group in enumerate(piece.groups) if matches(group)]
     if len(numbers) == len(piece.groups):
         return piece
-    groups = [piece.groups[n] for n in numbers]
+    groups = piece.groups.taken(np.array(numbers, dtype=np.intp))
     return Piece(piece.start_ms, piece.from_end, piece.partition, groups, taken(piece.columns, numbers))
 
 
@@ -80,7 +87,7 @@ def merge_window(table: CellTable, key: int, end_ms: int, pieces: Iterable[Piece
 
 def _counted(end_ms: int, pieces: Iterable[Piece]) -> list[Piece]:
     """The pieces that count in a window, in the order they are merged in."""
-    counted = [piece for piece in pieces if piece.from_end <= end_ms and piece.groups]
+    counted = [piece for piece in pieces if piece.from_end <= end_ms and len(piece.groups)]
     return sorted(counted, key=lambda piece: piece.place)
 
 
@@ -90,7 +97,7 @@ class Merged:
 
     span: Span
     layout: Layout
-    groups: list[bytes]
+    groups: Names
     columns: Mapping[str, Column]
 
     @property
@@ -107,7 +114,7 @@ class Merged:
         return packed_blocks(self.layout, self.groups, self.columns, self.slots)
 
 
-def packed_blocks(layout: Layout, groups: list[bytes], columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
+def packed_blocks(layout: Layout, groups: Names, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
     """Some groups and their cells as the blocks of a result."""
     return [layout.pack_block(groups[part], columns, slots[part]) for part in steps(len(groups))]
 
@@ -121,23 +128,16 @@ def merged(layout: Layout, span: Span, pieces: Iterable[Piece]) -> Merged:
     return Merged(span, layout, groups, columns)
 
 
-def numbered(lists: Sequence[list[bytes]]) -> tuple[list[bytes], list[Slots]]:
+def numbered(lists: Sequence[Names]) -> tuple[Names, list[Slots]]:
     """The distinct groups of some lists in order, and the number of every group of each list among them."""
-    every = list(chain.from_iterable(lists))
-    distinct = list(dict.fromkeys(every))
-    if len(distinct) < FEW_GROUPS:
-        ordered = sorted(distinct)
-    else:  # a tenth of the time of a sort of Python's objects
-        order = pl.Series(distinct, dtype=pl.Binary).arg_sort()
-        ordered = [distinct[place] for place in order.to_list()]
-    if len(distinct) == len(every) and len(distinct) >= FEW_GROUPS:
-        found = np.empty(len(every), dtype=np.intp)
-        found[order.to_numpy()] = np.arange(len(every))
-    else:
-        places = dict(zip(ordered, range(len(ordered)), strict=True))
-        found = np.fromiter(map(places.__getitem__, every), np.intp, len(every))
+    directory = Directory()
+    found = directory.numbers(Names.together(lists))
+    distinct = directory.names()
+    order = distinct.order()
+    ranks = np.empty(len(order), dtype=np.intp)
+    ranks[order] = np.arange(len(order))
     ends = np.cumsum([len(groups) for groups in lists], dtype=np.intp)  # of no lists: none
-    return ordered, np.split(found, ends)[:-1]
+    return distinct.taken(order), np.split(ranks[found], ends)[:-1]
 
 
 def windows_by_end(spans: Iterable[Span]) -> list[Span]:

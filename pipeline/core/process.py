@@ -9,7 +9,7 @@ counts every event of the log once, in this order: dead, filtered, late, else ac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,10 +19,14 @@ import polars as pl
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import ROW, Batch
-from pipeline.core.cells import ALWAYS, OTHER, OTHERS, CellTable, cell_field, cell_fields, split_field
+from pipeline.core.cell_fields import ALWAYS, OTHER, OTHERS, cell_field, cell_fields, split_field
+from pipeline.core.cell_keys import CellKeys
+from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Session
+from pipeline.core.group_texts import text_fields
 from pipeline.core.grouping import column_codes, combined_codes, group_tuples
 from pipeline.core.lateness import NO_END, Mask, Verdict, judge
+from pipeline.core.names import Names
 from pipeline.core.programs import Program
 from pipeline.core.sketch_user import UserPartials
 from pipeline.core.steps import NO_CONTENTS, DeadRow, Joins, apply_steps, lifted_column, tables_after, where_column
@@ -122,7 +126,7 @@ class Prepared:
     columns; `watermarks_ms` the watermark before each.
     """
 
-    cells: list[tuple[int, bytes]]
+    cells: CellKeys
     first_rows: Rows
     cell_of: Rows
     rows: Rows
@@ -189,9 +193,7 @@ def _late_rows(batch: Batch, rows: Rows, verdict: Verdict, late: Mask, watermark
     )
 
 
-def _cells(
-    program: Program, frame: pl.DataFrame, panes_ms: Int64, from_ends: Int64
-) -> tuple[list[tuple[int, bytes]], Rows, Rows]:
+def _cells(program: Program, frame: pl.DataFrame, panes_ms: Int64, from_ends: Int64) -> tuple[CellKeys, Rows, Rows]:
     """The distinct (pane, cell field) of the rows, the first row of each, and each row's number among them."""
     columns = [column_codes(frame[name]) for name in program.stage.group_by]
     for numbers_ms in (panes_ms, from_ends):
@@ -199,19 +201,25 @@ def _cells(
             found, codes = np.unique(numbers_ms, return_inverse=True)
             columns.append((codes.astype(np.int64), len(found)))
     cell_of, first_rows = combined_codes(columns, len(panes_ms))
-    groups = group_tuples(frame, program.stage.group_by, first_rows)
-    fields = _fields_of(program, groups, from_ends[first_rows])
-    return list(zip(panes_ms[first_rows].tolist(), fields, strict=True)), first_rows, cell_of.astype(np.intp)
+    fields = _fields_of(program, frame, first_rows, from_ends[first_rows])
+    return CellKeys(panes_ms[first_rows], fields), first_rows, cell_of.astype(np.intp)
 
 
-def _fields_of(program: Program, groups: Sequence[tuple[Any, ...]], from_ends: Int64) -> list[bytes]:
+def _fields_of(program: Program, frame: pl.DataFrame, first_rows: Rows, from_ends: Int64) -> Names:
     """The fields of many cells: together, where no group is called as those above the cap and no event is late."""
-    if (from_ends == NO_END).all() and len(groups):
+    group_by = program.stage.group_by
+    together = len(first_rows) > 0 and bool((from_ends == NO_END).all())
+    if together and len(group_by) == 1:
+        fields = text_fields(frame[group_by[0]], first_rows)
+        if fields is not None and OTHERS not in fields.data:
+            return fields
+    groups = group_tuples(frame, group_by, first_rows)
+    if together:
         fields = cell_fields(groups)
-        if OTHERS not in b"".join(fields):
+        if OTHERS not in fields.data:
             return fields
     ends = (ALWAYS if end == NO_END else b"%d" % end for end in from_ends.tolist())
-    return [_field_of(program, group, end) for group, end in zip(groups, ends, strict=True)]
+    return Names.of([_field_of(program, group, end) for group, end in zip(groups, ends, strict=True)])
 
 
 def _field_of(program: Program, group: tuple[Any, ...], from_end: bytes) -> bytes:
@@ -231,10 +239,10 @@ class Folded:
     `counted_in`: for each cell of the batch the one it was folded into, which is another above the cap.
     """
 
-    cells: list[tuple[int, bytes]]
+    cells: CellKeys
     slots: Slots
     others: int
-    counted_in: list[tuple[int, bytes]]
+    counted_in: CellKeys
 
 
 def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -> Folded:
@@ -245,7 +253,7 @@ def fold(program: Program, batch: Batch, prepared: Prepared, table: CellTable) -
         fold_values(program, batch, prepared, table, cell_slots[prepared.cell_of])
     if others:  # several cells of the batch have become one
         pairs = dict(zip(cells, cell_slots.tolist(), strict=True))
-        cells, cell_slots = list(pairs), np.fromiter(pairs.values(), dtype=np.intp)
+        cells, cell_slots = CellKeys.of(pairs), np.fromiter(pairs.values(), dtype=np.intp)
     return Folded(cells, cell_slots, others, counted_in)
 
 
@@ -291,7 +299,7 @@ def _values_of(frame: pl.DataFrame, events: Values, field: str | None, where: st
     return Values(events.slots[valid], values[valid], events.times_ms[valid], events.places[valid], events.rows[valid])
 
 
-def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[list[tuple[int, bytes]], int]:
+def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[CellKeys, int]:
     """The batch's cells with the groups above the cap of their pane as `__other__`, and how many rows `__other__` has.
 
     A pane takes groups in stream order, so which of them it has does not depend on how the log was cut into batches.
@@ -302,20 +310,21 @@ def _within_cap(cap: int, prepared: Prepared, table: CellTable) -> tuple[list[tu
     capped = list(cells)
     known: dict[int, set[bytes]] = {}
     for number in np.argsort(prepared.first_rows, kind="stable").tolist():
-        pane, (from_end, group) = cells[number][0], split_field(cells[number][1])
+        pane, (from_end, group) = capped[number][0], split_field(capped[number][1])
         if pane not in known:
             known[pane] = {split_field(field)[1] for field in table.panes.get(pane, ())} - {OTHERS}
         if group in known[pane] or (group != OTHERS and len(known[pane]) < cap):
             known[pane].add(group)
         else:
             capped[number] = (pane, from_end + b" " + OTHERS)
-    return capped, _rows_of_others(prepared, capped)
+    within = CellKeys.of(capped)
+    return within, _rows_of_others(prepared, within)
 
 
-def _rows_of_others(prepared: Prepared, cells: list[tuple[int, bytes]]) -> int:
-    if OTHERS not in b"".join([field for _, field in cells]):
+def _rows_of_others(prepared: Prepared, cells: CellKeys) -> int:
+    if OTHERS not in cells.fields.data:
         return 0
-    numbers = [number for number, (_, field) in enumerate(cells) if field.endswith(b" " + OTHERS)]
+    numbers = [number for number, field in enumerate(cells.fields) if field.endswith(b" " + OTHERS)]
     counts = np.bincount(prepared.cell_of, minlength=len(cells))
     return int(counts[numbers].sum())
 

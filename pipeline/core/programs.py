@@ -16,7 +16,7 @@ import polars as pl
 
 from pipeline.core.accumulators import Accumulator
 from pipeline.core.aggregates import Finisher, bind
-from pipeline.core.cells import Layout
+from pipeline.core.cell_layout import Layout
 from pipeline.core.column_types import type_text
 from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform, Window
 from pipeline.core.expressions import compile_expression
@@ -28,7 +28,7 @@ from pipeline.core.sketches import Sketch
 from pipeline.core.steps import DeriveStep, LiftStep, Step, compile_steps, where_column
 from pipeline.core.windows import Horizon, Panes, panes_of
 
-PROGRAM_FORMAT = 4  # raise when the same definition would be computed or packed differently
+PROGRAM_FORMAT = 5  # raise when the same definition would be computed or packed differently
 _VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
 
 

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pipeline.core.batches import Batch
+from pipeline.core.cell_keys import CellKeys
 from pipeline.core.definitions import Session
 from pipeline.core.process import Prepared, TimeState
 from pipeline.core.programs import Program
 from pipeline.core.session_form import StoredSession, parse_session
 from pipeline.core.session_process import arrivals, doubtful, fold_sessions, session_window
 from pipeline.core.sessions import SessionTable
-from pipeline.core.twin import Cells, Compute, PaneTwin, PartitionTwin, Twin, first_arrival_ms
+from pipeline.core.twin import Compute, PaneTwin, PartitionTwin, Twin, first_arrival_ms
 
 
 @dataclass(slots=True)
@@ -37,7 +38,7 @@ class PartitionSessions(PartitionTwin):
     def __post_init__(self) -> None:
         self.table = SessionTable(self.program.layout, session_window(self.program))
 
-    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, CellKeys]:
         changed = fold_sessions(self.program, batch, prepared, arrivals(self.program, batch, prepared), self.table)
         for name in changed.gone:
             self.arrivals_ms.pop(name)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
-from pipeline.core.cells import ALWAYS, RECORDS, Layout
+from pipeline.core.cell_fields import ALWAYS
+from pipeline.core.cell_layout import RECORDS, Layout
 from pipeline.core.definitions import Session
 from pipeline.core.session_form import pack_sessions, parse_session
 from pipeline.core.session_runs import FAR_MS, Mask, Runs, fold_in_order, runs_of

@@ -14,15 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 from pipeline.core.batches import Batch, split_id
-from pipeline.core.cells import ALWAYS, CellTable, from_end_order, split_field
-from pipeline.core.merging import Merged, Piece, merged, taken, windows_by_end
+from pipeline.core.cell_fields import ALWAYS, from_end_order
+from pipeline.core.cell_keys import CellKeys
+from pipeline.core.cells import CellTable
+from pipeline.core.merging import Merged, Piece, merged, pieces_from, taken, windows_by_end
 from pipeline.core.process import Ledger, Prepared, TimeState, fold, prepare
 from pipeline.core.programs import Program
 from pipeline.core.watermarks import watermark_ms
 from pipeline.core.windows import FOREVER_MS, Span
 
 Compute = Callable[[Batch, TimeState], Prepared]
-Cells = list[tuple[int, bytes]]  # (pane start, cell field)
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class PartitionTwin:
         """What the program makes of a batch; nothing is folded."""
         return prepare(self.program, batch, before) if self.compute is None else self.compute(batch, before)
 
-    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, CellKeys]:
         """Fold the accepted rows; return how many went to the group `__other__`, and for each cell where it went."""
         raise NotImplementedError
 
@@ -75,7 +76,7 @@ class PartitionPanes(PartitionTwin):
     def __post_init__(self) -> None:
         self.table = CellTable(self.program.layout)
 
-    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, Cells]:
+    def _fold(self, batch: Batch, prepared: Prepared) -> tuple[int, CellKeys]:
         known = set(self.table.panes)
         folded = fold(self.program, batch, prepared, self.table)
         self.table.forget_changes()
@@ -85,22 +86,16 @@ class PartitionPanes(PartitionTwin):
 
     def packed(self, start_ms: int) -> dict[bytes, bytes]:
         """The whole packed cells of a pane, by field."""
-        cells = self.table.panes.get(start_ms, {})
-        slots = self.table.slots((start_ms, name) for name in cells)
-        return dict(zip(cells, self.table.packed(slots), strict=True))
+        pane = self.table.panes.get(start_ms)
+        return {} if pane is None else dict(zip(pane.names, self.table.packed(pane.slots), strict=True))
 
     def pieces(self, start_ms: int) -> list[Piece]:
         """A pane as the pieces that windows are merged from."""
-        by_end: dict[bytes, tuple[list[bytes], list[int]]] = {}
-        for name, slot in self.table.panes.get(start_ms, {}).items():
-            from_end, group = split_field(name)
-            groups, slots = by_end.setdefault(from_end, ([], []))
-            groups.append(group)
-            slots.append(slot)
-        return [
-            Piece(start_ms, from_end_order(from_end), self.partition, groups, taken(self.table.columns, slots))
-            for from_end, (groups, slots) in by_end.items()
-        ]
+        pane = self.table.panes.get(start_ms)
+        if pane is None:
+            return []
+        columns = taken(self.table.columns, pane.slots.tolist())
+        return pieces_from(self.partition, start_ms, pane.names, columns)
 
     def spans(self, to_ms: int = FOREVER_MS) -> Iterator[Span]:
         """The windows that end at or before `to_ms` and hold an event of this partition."""

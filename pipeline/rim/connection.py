@@ -11,10 +11,12 @@ from typing import Any
 import redis
 from redis._parsers import Encoder
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.connection import ConnectionPool, PythonRespSerializer, parse_url
+from redis.connection import ConnectionPool, HiredisRespSerializer, PythonRespSerializer, parse_url
 from redis.retry import Retry
+from redis.utils import HIREDIS_AVAILABLE
 
 from pipeline.errors import StreamgaugeError
+from pipeline.rim.packed_arguments import Packer
 
 CONNECT_TIMEOUT_S = 5.0
 # A commit may take 20 ms and an fsync on a busy disk some seconds. A server that takes longer than this is gone.
@@ -98,9 +100,9 @@ def _client(url: str, retry: Retry, reply_timeout_s: float, *, large_values: boo
         "decode_responses": False,
         "driver_info": None,  # no CLIENT SETINFO, which 7.0 does not know
     }
-    if large_values:
-        encoder = Encoder("utf-8", "strict", decode_responses=False)
-        options["command_packer"] = PythonRespSerializer(PACKED_TOGETHER_BYTES, encoder.encode)
+    encoder = Encoder("utf-8", "strict", decode_responses=False)
+    in_python = PythonRespSerializer(PACKED_TOGETHER_BYTES, encoder.encode)
+    options["command_packer"] = Packer(in_python if large_values or not HIREDIS_AVAILABLE else HiredisRespSerializer())
     client = redis.Redis.from_pool(ConnectionPool(**options))
     # redis-py takes XPENDING's long form for the summary unless a private option says otherwise, and breaks it.
     client.response_callbacks.pop("XPENDING")

@@ -7,13 +7,16 @@ it only if it is ahead of the stored one. A crash after any step is continued by
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import redis
 
+from pipeline.core.names import Names
 from pipeline.rim import keys
 from pipeline.rim.commit import Mark
+from pipeline.rim.packed_arguments import PackedArguments
 from pipeline.rim.scripts import Scripts
 
 STAGING_BYTES = 200_000  # a transaction: under 2 ms of the server's time
@@ -36,9 +39,9 @@ class Closed:
     end_ms: int
     state: str
     marks: Sequence[Mark]
-    groups: Sequence[bytes]
+    groups: Names
     blocks: Sequence[bytes]
-    finished: Sequence[bytes]
+    finished: Names
     emits: bool = True
     tiers: Mapping[int, int] = field(default_factory=dict)  # size of each tier → start of its window this one is in
 
@@ -49,9 +52,12 @@ def publish(client: redis.Redis, scripts: Scripts, window: Closed) -> int | None
     metric, version = window.metric, window.version
     token = secrets.token_hex(8)
     staged, staged_latest = keys.staging(metric, token), keys.staging_latest(metric, token)
-    pairs = list(zip(window.groups, window.finished, strict=True)) if window.finished else []
-    latest_steps = [pairs[at : at + LATEST_STEP] for at in range(0, len(pairs), LATEST_STEP)]
-    _stage(client, [(staged, [block]) for block in _blocks(window)] + [(staged_latest, step) for step in latest_steps])
+    latest = (slice(at, at + LATEST_STEP) for at in range(0, len(window.finished), LATEST_STEP))
+    steps = chain(
+        ((staged, block) for block in _blocks(window)),
+        ((staged_latest, _pairs(window.groups[part], window.finished[part])) for part in latest),
+    )
+    _stage(client, steps)
     revision = scripts.run(
         "publish",
         keys=[
@@ -102,7 +108,7 @@ def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> i
     """Put a tier's window in place; return its revision, or None when the one in place is as good."""
     metric, version, end_ms = window.metric, window.version, window.start_ms + window.size_ms
     staged = keys.staging(metric, secrets.token_hex(8))
-    _stage(client, [(staged, [block]) for block in _blocks(window)])
+    _stage(client, ((staged, block) for block in _blocks(window)))
     revision = scripts.run(
         "publish_tier",
         keys=[
@@ -119,19 +125,23 @@ def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> i
     return int(revision)
 
 
-def _blocks(window: Closed | TierWindow) -> Iterator[tuple[bytes, bytes]]:
+def _blocks(window: Closed | TierWindow) -> Iterator[PackedArguments]:
     for number, block in enumerate(window.blocks):
-        yield b"b%d" % number, block
+        yield PackedArguments.of([b"b%d" % number, block], 1)
 
 
-def _stage(client: redis.Redis, steps: Sequence[tuple[str, Sequence[tuple[bytes, bytes]]]]) -> None:
+def _pairs(fields: Names, values: Names) -> PackedArguments:
+    return PackedArguments.of([fields, values], len(fields))
+
+
+def _stage(client: redis.Redis, steps: Iterable[tuple[str, PackedArguments]]) -> None:
     """Write staged hashes, each step a transaction: at no moment is there a key without an end."""
     pipe = client.pipeline(transaction=True)
     size = 0
     for key, pairs in steps:
-        pipe.execute_command("HSET", key, *(part for pair in pairs for part in pair))
+        pipe.execute_command("HSET", key, pairs)
         pipe.execute_command("PEXPIRE", key, STAGING_TTL_MS)
-        size += sum(len(value) for _, value in pairs)
+        size += len(pairs.data)
         if size > STAGING_BYTES:
             pipe.execute()
             size = 0

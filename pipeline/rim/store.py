@@ -10,7 +10,8 @@ import redis
 
 from pipeline.core.accumulators import Column
 from pipeline.core.blocks import BLOCK_MARK, Packed, decode_block
-from pipeline.core.cells import ALWAYS, Layout, from_end_order
+from pipeline.core.cell_fields import ALWAYS, from_end_order
+from pipeline.core.cell_layout import Layout
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.core.accumulators import Int64
 from pipeline.core.cell_columns import GroupNumbers
-from pipeline.core.cells import OTHERS, group_json
+from pipeline.core.cell_fields import OTHERS, group_json
 from pipeline.core.programs import Program
 from pipeline.runtime.finishing import group_values, order_of_values
 

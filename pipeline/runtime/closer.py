@@ -17,6 +17,7 @@ import structlog
 
 from pipeline.core.definitions import Tumbling
 from pipeline.core.merging import Merged, Piece, merged, pieces_of, windows_by_end
+from pipeline.core.names import Names
 from pipeline.core.programs import Program
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.rim import publish, store
@@ -190,7 +191,8 @@ class Closer:
         window = merged(self.program.layout, span, (piece for _, pieces in panes for piece in pieces))
         is_shown = is_newest or self.program.stage.output != "none"
         values = self._values(window) if is_shown else {}
-        closed = self._closed(window, marks, watermark_ms, latest_texts(span, values) if is_newest else [])
+        latest = latest_texts(span, values, len(window.groups)) if is_newest else Names.of(())
+        closed = self._closed(window, marks, watermark_ms, latest)
         revision = publish.publish(self.client, self.scripts, closed)
         if revision is not None:
             self._emit_rest(Finished(*span, closed.state, revision, window.groups, values))
@@ -246,7 +248,7 @@ class Closer:
     def _values(self, window: Merged) -> dict[str, list[Any]]:
         return finished_columns(self.program, window.columns, window.slots, [window.span[1]] * len(window.groups))
 
-    def _closed(self, window: Merged, marks: Marks, watermark_ms: int | None, latest: Sequence[bytes]) -> Closed:
+    def _closed(self, window: Merged, marks: Marks, watermark_ms: int | None, latest: Names) -> Closed:
         program, (start_ms, end_ms) = self.program, window.span
         return Closed(
             metric=program.name,
@@ -289,7 +291,7 @@ class Closer:
             for result in store.load_results(self.client, program.name, program.version, newest)
             for pair in zip(
                 result.groups,
-                latest_texts((result.start_ms, result.end_ms), finished_result(program, result)),
+                latest_texts((result.start_ms, result.end_ms), finished_result(program, result), len(result.groups)),
                 strict=True,
             )
         ]

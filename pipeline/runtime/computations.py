@@ -105,11 +105,11 @@ class AggregateComputation:
         starts = sorted(marks.keys() - set(self._final(marks, time)))
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             self.table.load(start, cells)
-            self.table.panes.setdefault(start, {})
+            self.table.pane(start)
 
     def recall(self, client: redis.Redis, computed: Prepared) -> None:
         """Load those panes of a backfill again that were forgotten because no live event counts in them any more."""
-        starts = sorted({start for start, _ in computed.cells} - self.table.panes.keys())
+        starts = sorted(set(computed.cells.panes.tolist()) - self.table.panes.keys())
         for start, cells in store.load_panes(client, self.stream.name, self.partition, self.group, starts).items():
             if cells:
                 self.table.load(start, cells)
@@ -121,7 +121,7 @@ class AggregateComputation:
         """What the batch weighs in a commit, in fields of a cell each; in blocks, cells of known size weigh less."""
         cells, layout = len(computed.cells), self.program.layout
         if cells > BLOCK_FROM and not layout.sketches and not layout.variable:
-            panes = len({start for start, _ in computed.cells})
+            panes = len(np.unique(computed.cells.panes))
             cells = min(cells, BLOCK_FROM * panes + cells // CELLS_A_FIELD)
         return cells + len(computed.late)
 

@@ -16,7 +16,7 @@ import polars as pl
 import redis
 
 from pipeline.core.batches import ROW, Batch, DeadEntry, read_batch
-from pipeline.core.cells import ALWAYS, OTHERS, from_end_order, split_field
+from pipeline.core.cell_fields import ALWAYS, OTHERS, from_end_order, split_field
 from pipeline.core.definitions import Aggregate, Config, Session, Stream, Transform
 from pipeline.core.entries import Chunk, Row, parse_entry
 from pipeline.core.events import Reader

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from pipeline.core.accumulators import Int64
-from pipeline.core.cells import group_json
+from pipeline.core.cell_fields import group_json
 from pipeline.core.programs import Program
 from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError

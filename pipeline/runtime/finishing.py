@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from pipeline.core.cells import OTHER, OTHERS
+from pipeline.core.cell_fields import OTHER, OTHERS
+from pipeline.core.names import Names, joined
 from pipeline.core.programs import Program
 from pipeline.rim import store
 from pipeline.runtime.user_failures import say_failures
@@ -51,15 +52,21 @@ def json_texts(values: Sequence[Any]) -> list[bytes]:
     return texts if len(texts) == len(values) else [msgspec.json.encode(value) for value in values]
 
 
-def latest_texts(span: tuple[int, int], values: Mapping[str, list[Any]]) -> list[bytes]:
+def json_names(values: Sequence[Any]) -> Names:
+    """The same as a column: of values without a comma in them the JSON of all, cut."""
+    data = msgspec.json.encode(values)[1:-1]
+    commas = np.flatnonzero(np.frombuffer(data, dtype=np.uint8) == ord(","))
+    if len(commas) + 1 != len(values):
+        return Names.of(json_texts(values))
+    return Names(data, np.append(0, commas + 1), np.append(commas, len(data)))
+
+
+def latest_texts(span: tuple[int, int], values: Mapping[str, list[Any]], count: int) -> Names:
     """The finished values of a window's groups as the `latest` hash has them."""
-    members = [b'"window_start":%d' % span[0], b'"window_end":%d' % span[1], *(_member(name) for name in values)]
-    row = b"{" + b",".join(members) + b"}"
-    return list(map(row.__mod__, zip(*map(json_texts, values.values()), strict=True)))
-
-
-def _member(name: str) -> bytes:
-    return msgspec.json.encode(name).replace(b"%", b"%%") + b":%b"
+    parts: list[bytes | Names] = [b'{"window_start":%d,"window_end":%d' % span]
+    for name, column in values.items():
+        parts += (b",%b:" % msgspec.json.encode(name), json_names(column))
+    return joined([*parts, b"}"], count)
 
 
 def group_values(program: Program, group: bytes, fields: Sequence[str] | None = None) -> dict[str, Any]:

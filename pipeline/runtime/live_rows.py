@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.core.cells import OTHER
+from pipeline.core.cell_fields import OTHER
 from pipeline.core.definitions import Session
 from pipeline.core.programs import Program
 from pipeline.rim.replies import Entry

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import redis
 
-from pipeline.core.cells import OTHER, OTHERS
+from pipeline.core.cell_fields import OTHER, OTHERS
 from pipeline.core.definitions import Calendar, Config, Session
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean

@@ -59,8 +59,9 @@ class TierCloser:
         table = CellTable(program.layout)
         for result in results:
             table.merge_in(start_ms, [(result.groups, result.columns(program.layout))])
-        groups = sorted(table.panes.get(start_ms, {}))
-        slots = table.slots((start_ms, group) for group in groups)
+        pane = table.pane(start_ms)
+        order = pane.names.order()
+        groups, slots = pane.names.taken(order), pane.slots[order]
         window = TierWindow(
             metric=program.name,
             version=program.version,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from pipeline.core.cell_columns import CellColumns, merged_cells
-from pipeline.core.cells import OTHERS
+from pipeline.core.cell_fields import OTHERS
 from pipeline.runtime.answer import value_order
 from pipeline.runtime.finishing import finished_columns
 from pipeline.runtime.window_cells import Known, RowCells

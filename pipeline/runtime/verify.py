@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import redis
 
-from pipeline.core.cells import split_field
+from pipeline.core.cell_fields import split_field
 from pipeline.core.definitions import Aggregate, Config
 from pipeline.core.process import Ledger
 from pipeline.core.programs import Program

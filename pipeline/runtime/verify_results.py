@@ -102,8 +102,8 @@ def tier_level(client: redis.Redis, program: Program, twin: PaneTwin, tier: Roll
         table = CellTable(program.layout)
         for window in twin.windows(parts[span]):
             table.merge([(span[0], group) for group in window.groups], taken(window.columns, window.slots.tolist()))
-        groups = sorted(table.panes.get(span[0], {}))
-        return dict(zip(groups, table.packed(table.slots((span[0], group) for group in groups)), strict=True))
+        pane = table.pane(span[0])
+        return dict(sorted(zip(pane.names, table.packed(pane.slots), strict=True)))
 
     def due() -> set[Span]:
         stored = replies.parse_hash(client.execute_command("HGETALL", keys.tier_due(name, version, size_ms)))

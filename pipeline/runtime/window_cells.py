@@ -153,8 +153,10 @@ class WindowCells:
         """The pieces that count in a window, in their fixed order."""
         groups = self.known.groups
         parts = []
-        for piece in sorted((p for p in pieces if p.from_end <= end_ms and p.groups), key=lambda piece: piece.place):
-            stored = groups.stored.numbers(piece.groups)
+        for piece in sorted(
+            (p for p in pieces if p.from_end <= end_ms and len(p.groups)), key=lambda piece: piece.place
+        ):
+            stored = groups.stored.numbers(piece.groups.tolist())
             part = cells_in_one_window(number, stored, piece.columns)
             wanted = groups.wanted(stored)
             parts.append(part if wanted is None else part.taken(wanted))

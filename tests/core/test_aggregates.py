@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.accumulators import Accumulator, Column, Values
 from pipeline.core.aggregates import ARGUMENT_TYPES, Finisher, Part, bind
-from pipeline.core.cells import Layout
+from pipeline.core.cell_layout import Layout
 from pipeline.core.definitions import AGGREGATE_FUNCTIONS, AggregateSpec
 from pipeline.core.process import as_numpy
 from pipeline.core.sketch_distinct import DISTINCT_EXACT_CAP

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.core.names import Names
 from pipeline.rim import keys, publish
 from pipeline.rim.commit import Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
@@ -29,8 +30,8 @@ def test_two_closers_at_once_publish_a_window_once(server: RunningServer) -> Non
 
 
 def window(*marks: Mark, start_ms: int = 0) -> Closed:
-    finished = b"%d" % start_ms
-    return Closed(METRIC, "v", start_ms, start_ms + 10_000, "final", marks, [b'["x"]'], [b"cell"], [finished])
+    group, finished = Names.of([b'["x"]']), Names.of([b"%d" % start_ms])
+    return Closed(METRIC, "v", start_ms, start_ms + 10_000, "final", marks, group, [b"cell"], finished)
 
 
 def test_a_publish_is_refused_unless_one_mark_is_ahead_and_none_behind(server: RunningServer) -> None:

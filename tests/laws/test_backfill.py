@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.accumulators import Count
-from pipeline.core.cells import from_end_order, split_field
+from pipeline.core.cell_fields import from_end_order, split_field
 from pipeline.core.definitions import Aggregate, AggregateSpec, Hopping, Session
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.windows import panes_of

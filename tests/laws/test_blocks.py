@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from pipeline.core import blocks, cells
 from pipeline.core.accumulators import Count, Edge, Values
-from pipeline.core.cells import CellTable, Layout, cell_field, cell_fields
+from pipeline.core.cell_fields import cell_field, cell_fields
+from pipeline.core.cell_layout import Layout
+from pipeline.core.cells import CellTable
 from pipeline.core.programs import compile_programs
 from pipeline.core.sketch_quantiles import Quantiles
 from tests.laws.logs import METRIC, TOTAL, Logged, config, law, logs

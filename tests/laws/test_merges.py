@@ -25,7 +25,7 @@ from pipeline.core.accumulators import (
     IntSum,
     Values,
 )
-from pipeline.core.cells import Layout
+from pipeline.core.cell_layout import Layout
 from tests.laws.logs import floats, ints, law, small_law
 
 CELLS = 3

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.accumulators import Column, Moments
-from pipeline.core.cells import Layout
+from pipeline.core.cell_layout import Layout
 from tests.laws.sketch_cases import CELLS, Event, batch_of, events_of, finite_floats
 
 moments_law = settings(max_examples=200, deadline=None, derandomize=os.environ.get("CI") == "true")

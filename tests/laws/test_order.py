@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.cells import CellTable, split_field
+from pipeline.core.cell_fields import split_field
+from pipeline.core.cells import CellTable
 from pipeline.core.programs import compile_programs
 from pipeline.runtime.finishing import finished_rows
 from tests.laws.logs import DISORDER_MS, FIRST_ARRIVAL_MS, METRIC, Logged, as_bytes, chunk, config, events, law

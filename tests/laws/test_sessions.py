@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from pipeline.core import sessions
 from pipeline.core.accumulators import Count, Edge, FloatSum, Int64, Slots, Values
-from pipeline.core.cells import Layout, cell_field
+from pipeline.core.cell_fields import cell_field
+from pipeline.core.cell_layout import Layout
 from pipeline.core.definitions import Session
 from pipeline.core.session_form import parse_session
 from pipeline.core.session_runs import Mask

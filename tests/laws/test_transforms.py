@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import transform
-from pipeline.core.cells import CellTable, split_field
+from pipeline.core.cell_fields import split_field
+from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Lookup, Transform, Tumbling
 from pipeline.core.process import TimeState
 from pipeline.core.programs import Program, compile_program

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.cells import Layout
+from pipeline.core.cell_layout import Layout
 from pipeline.core.definitions import Aggregate, Config, Session
 from pipeline.core.programs import Program, compile_programs
 from pipeline.core.session_twin import PartitionSessions

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.core.merging import Piece
+from pipeline.core.names import Names
 from pipeline.rim import store
 from pipeline.rim.commit import Mark
 from pipeline.rim.scripts import Scripts
@@ -51,7 +52,7 @@ def test_a_pane_is_read_once_for_all_its_windows_and_again_when_it_changed(
 
 def test_no_more_cells_are_kept_than_fit() -> None:
     cache = PieceCache()
-    half = [Piece(0, 0, 0, [b"[]"] * (CACHED_CELLS // 2), {})]
+    half = [Piece(0, 0, 0, Names.of([b"[]"] * (CACHED_CELLS // 2)), {})]
 
     cache.keep({(0, start): (Mark(1, start), half) for start in (10, 20, 30)})
 
