@@ -90,6 +90,14 @@ class Layout:
         dumps = [sketch.dump_all(columns[sketch.name][slots]) for sketch in self.sketches]
         return self._packed(columns, slots, dumps)
 
+    def pack_names(self, columns: Mapping[str, Column], slots: Slots) -> Names:
+        """The same as a column of names: of nothing but fixed columns it is one array."""
+        if self.variable or self.sketches:
+            return Names.of(self.pack(columns, slots))
+        cells = np.empty(len(slots), dtype=np.dtype([("format", "S1"), ("cell", self.record)]))
+        cells["format"], cells["cell"] = FORMAT, columns[RECORDS][slots]
+        return Names.of_width(cells.tobytes(), cells.itemsize)
+
     def pack_bases(self, columns: Mapping[str, Column], slots: Slots) -> list[bytes]:
         """Return the cell of each slot as a pane's hash holds it: its sketches have fields of their own."""
         return self._packed(columns, slots, [])

@@ -55,6 +55,11 @@ class Names(Sequence[bytes]):
         return cls(data, starts, ends)
 
     @classmethod
+    def of_width(cls, data: bytes, width: int) -> Names:
+        """Names of so many bytes each."""
+        return cls.one_after_the_other(data, np.arange(width, len(data) + 1, width, dtype=np.int64))
+
+    @classmethod
     def together(cls, columns: Sequence[Names]) -> Names:
         """The names of some columns, one column after the other."""
         if len(columns) == 1:

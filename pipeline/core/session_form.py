@@ -10,9 +10,14 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from pipeline.core.accumulators import Int64
+from pipeline.core.names import Names, joined
 from pipeline.core.session_walk import Span
 
 _HEADER = struct.Struct("<qI")
+_HEAD = np.dtype([("last", "<i8"), ("n", "<u4")])  # the same, of many
 _SPAN = struct.Struct("<qq")
 
 
@@ -27,16 +32,17 @@ class StoredSession:
     cell: bytes
 
 
-def pack_sessions(
-    lasts: Sequence[int], cells: Sequence[bytes], forebears: Sequence[Sequence[Span]] | None = None
-) -> list[bytes]:
+def pack_sessions(lasts: Int64, cells: Names, forebears: Sequence[Sequence[Span]] | None = None) -> Names:
     """The values of sessions; `forebears` None where none of them has any."""
+    heads = np.zeros(len(lasts), dtype=_HEAD)
+    heads["last"] = lasts
+    packed = Names.of_width(heads.tobytes(), _HEAD.itemsize)
     if forebears is None:
-        return [_HEADER.pack(last, 0) + cell for last, cell in zip(lasts, cells, strict=True)]
-    return [
-        _HEADER.pack(last, len(before)) + b"".join(_SPAN.pack(*span) for span in before) + cell
-        for last, before, cell in zip(lasts, forebears, cells, strict=True)
-    ]
+        return joined([packed, cells], len(lasts))
+    heads["n"] = [len(before) for before in forebears]
+    packed = Names.of_width(heads.tobytes(), _HEAD.itemsize)
+    spans = Names.of([b"".join(_SPAN.pack(*span) for span in before) for before in forebears])
+    return joined([packed, spans, cells], len(lasts))
 
 
 def parse_session(field: bytes, value: bytes) -> StoredSession:

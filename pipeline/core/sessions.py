@@ -20,6 +20,8 @@ from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.cell_fields import ALWAYS
 from pipeline.core.cell_layout import RECORDS, Layout
 from pipeline.core.definitions import Session
+from pipeline.core.json_names import json_names
+from pipeline.core.names import Names, joined
 from pipeline.core.session_form import pack_sessions, parse_session
 from pipeline.core.session_runs import FAR_MS, Mask, Runs, fold_in_order, runs_of
 from pipeline.core.session_walk import Form, Span, Walk
@@ -49,7 +51,7 @@ class Arrivals:
 
     @classmethod
     def of(cls, keys: Sequence[Key], key_of: Slots, times_ms: Int64, watermarks_ms: Int64, window: Session) -> Arrivals:
-        return cls(keys, key_of, times_ms, watermarks_ms, runs_of(key_of, times_ms, window.gap_ms))
+        return cls(list(keys), key_of, times_ms, watermarks_ms, runs_of(key_of, times_ms, window.gap_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class SessionTable:
         none: dict[bytes, int] = {}
         if self.window.max_ms is None:
             heads = self._heads.get(0, none)
-            return np.array([heads.get(name, _NONE) for _, name in keys], dtype=np.intp)
+            return np.fromiter((heads.get(name, _NONE) for _, name in keys), np.intp, len(keys))
         of = self._heads
         return np.array([of.get(pane, none).get(name, _NONE) for pane, name in keys], dtype=np.intp)
 
@@ -130,7 +132,7 @@ class SessionTable:
         slots = heads[runs.keys]
         joins = plain & (slots >= 0) & (runs.lows <= self.lasts[slots] + self.window.gap_ms)
         grown, lows = slots[joins], runs.lows[joins]
-        gone = self.fields(grown[lows < self.firsts[grown]])
+        gone = self.fields(grown[lows < self.firsts[grown]]).tolist()
         self.firsts[grown] = np.minimum(self.firsts[grown], lows)
         self.lasts[grown] = np.maximum(self.lasts[grown], runs.highs[joins])
         opens = np.flatnonzero(plain & ~joins)
@@ -244,7 +246,8 @@ class SessionTable:
 
     def drop(self, slots: Slots) -> None:
         """Forget sessions."""
-        for slot in slots.tolist():
+        alone = (self._older[slots] == _NONE) & (self._newer[slots] == _NONE)
+        for slot in slots[~alone].tolist():
             older, newer = int(self._older[slot]), int(self._newer[slot])
             if older != _NONE:
                 self._newer[older] = newer
@@ -255,10 +258,18 @@ class SessionTable:
             if older != _NONE:
                 self._heads[pane][name] = older
             else:
-                del self._heads[pane][name]
-                if not self._heads[pane]:
-                    del self._heads[pane]
+                self._forget_key(pane, name)
+        alone_slots = slots[alone]
+        panes = map(self.slice_of, self.firsts[alone_slots].tolist())
+        for pane, name in zip(panes, self._names[alone_slots].tolist(), strict=True):
+            self._forget_key(pane, name)
         self._release(slots)
+
+    def _forget_key(self, pane: int, name: bytes) -> None:
+        heads = self._heads[pane]
+        del heads[name]
+        if not heads:
+            del self._heads[pane]
 
     def slice_of(self, time_ms: int) -> int:
         """The start of the slice that a time is in: sessions never cross multiples of `max`."""
@@ -266,22 +277,21 @@ class SessionTable:
 
     # --- the stored form
 
-    def groups(self, slots: Slots) -> list[bytes]:
+    def groups(self, slots: Slots) -> Names:
         """The group JSON of sessions."""
-        return [name[_GROUP_AT + 1 :] for name in self._names[slots].tolist()]
+        return Names.of(self._names[slots].tolist()).without(_GROUP_AT + 1)
 
-    def fields(self, slots: Slots) -> list[bytes]:
+    def fields(self, slots: Slots) -> Names:
         """`FIRST GROUPJSON` of each session: its field in the hash of live sessions."""
-        firsts, names = self.firsts[slots].tolist(), self._names[slots].tolist()
-        return [b"%d%b" % (first, name[_GROUP_AT:]) for first, name in zip(firsts, names, strict=True)]
+        return joined([json_names(self.firsts[slots].tolist()), b" ", self.groups(slots)], len(slots))
 
-    def packed(self, slots: Slots) -> list[bytes]:
+    def packed(self, slots: Slots) -> Names:
         """Each session as it is stored."""
-        cells = self.layout.pack(self.columns, slots)
-        lasts = self.lasts[slots].tolist()
+        cells = self.layout.pack_names(self.columns, slots)
         if not self.forebears:
-            return pack_sessions(lasts, cells)
-        return pack_sessions(lasts, cells, [self.forebears.get(slot, []) for slot in slots.tolist()])
+            return pack_sessions(self.lasts[slots], cells)
+        forebears = [self.forebears.get(slot, ()) for slot in slots.tolist()]
+        return pack_sessions(self.lasts[slots], cells, forebears)
 
     def load(self, stored: Mapping[bytes, bytes]) -> None:
         """Take live sessions as they are stored.

@@ -15,7 +15,9 @@ from typing import Any
 
 import redis
 
-Argument = str | bytes | int  # never a float: Lua keeps 14 digits of one (FACTS 3)
+from pipeline.rim.packed_arguments import PackedArguments
+
+Argument = str | bytes | int | PackedArguments  # never a float: Lua keeps 14 digits of one (FACTS 3); packed: the last
 
 SCRIPTS_PACKAGE = "pipeline.rim"
 SCRIPTS_FOLDER = "scripts"

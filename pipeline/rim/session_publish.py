@@ -9,14 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from pipeline.core.accumulators import Int64
 from pipeline.core.definitions import OutputKind, Session
+from pipeline.core.json_names import json_names
+from pipeline.core.names import Names, joined
 from pipeline.core.session_walk import Span
 from pipeline.rim import keys
 from pipeline.rim.commit import Checkpoint, Mark
-from pipeline.rim.scripts import Scripts
+from pipeline.rim.packed_arguments import PackedArguments
+from pipeline.rim.scripts import Argument, Scripts
 from pipeline.rim.session_store import Account, bucket_width_ms
 
 ROWS_A_STEP = 250  # published or retracted: some 6 µs each, with its row downstream
+PLAIN_A_STEP = 500  # of plain sessions, some 3 µs each
 FIELDS_A_STEP = 2_000  # deleted by one script
 
 
@@ -36,6 +43,30 @@ class ClosedSession:
     named: Outgoing  # the group
     values: Outgoing
     forebears: Sequence[Span]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainSessions:
+    """Sessions without forebears and with nothing that goes downstream, as columns in order of their ends."""
+
+    firsts: Int64
+    lasts: Int64
+    groups: Names
+    cells: Names
+    latest: Names
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def steps(self) -> Iterator[PlainSessions]:
+        """Portions for a call each."""
+        for at in range(0, len(self), PLAIN_A_STEP):
+            part = slice(at, at + PLAIN_A_STEP)
+            columns = (self.groups[part], self.cells[part], self.latest[part])
+            yield PlainSessions(self.firsts[part], self.lasts[part], *columns)
+
+
+NO_PLAIN = PlainSessions(np.empty(0, np.int64), np.empty(0, np.int64), *(Names.of(()) for _ in range(3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +96,11 @@ def steps(sessions: Sequence[ClosedSession]) -> Iterator[list[ClosedSession]]:
 
 
 def publish_sessions(
-    scripts: Scripts, of: Snapshot, sessions: Sequence[ClosedSession], account: Account | None
+    scripts: Scripts,
+    of: Snapshot,
+    sessions: Sequence[ClosedSession],
+    account: Account | None,
+    plain: PlainSessions = NO_PLAIN,
 ) -> int | None:
     """Publish one step, and say how far the partition is if `account` is given; return the rows that changed.
 
@@ -85,8 +120,13 @@ def publish_sessions(
         counts = f"{len(named) // 2} {len(values) // 2} {len(session.forebears)}"
         rows += (f"{form(session.first, session.last)} {counts}", session.cell, session.group, session.latest)
         rows += (*named, *values, *(form(*span) for span in session.forebears))
-    args: list[bytes | str | int] = [of.version, of.partition, str(of.mark), "" if account is None else str(account)]
-    args += [of.output, len(numbers), len(sessions), *numbers, *rows]
+    args: list[Argument] = [of.version, of.partition, str(of.mark), "" if account is None else str(account)]
+    starts = plain.firsts - plain.firsts % width_ms
+    for start in np.unique(starts).tolist():
+        numbers.setdefault(start, len(numbers) + 1)
+    args += (of.output, len(numbers), len(sessions), len(plain), *numbers, *rows)
+    if len(plain):
+        args.append(_packed(plain, starts, list(numbers), of.window.gap_ms))
     changed = scripts.run(
         "publish_sessions",
         keys=[
@@ -104,20 +144,31 @@ def publish_sessions(
     return None if int(changed) < 0 else int(changed)
 
 
+def _packed(plain: PlainSessions, starts: Int64, buckets: Sequence[int], gap_ms: int) -> PackedArguments:
+    """Plain sessions as the script takes them: of each bucket their number and greatest end, then column by column."""
+    members = [np.flatnonzero(starts == start) for start in buckets]
+    ends = [int(plain.lasts[places].max()) + gap_ms if len(places) else 0 for places in members]
+    counts = [b"%d %d" % (len(places), end) for places, end in zip(members, ends, strict=True)]
+    order = np.concatenate(members)
+    spans = joined([json_names(plain.firsts.tolist()), b":", json_names(plain.lasts.tolist()), b" "], len(plain))
+    fields = joined([spans, plain.groups], len(plain))
+    columns = (Names.of(counts), fields.taken(order), plain.cells.taken(order), plain.groups, plain.latest)
+    return PackedArguments.of([Names.together(columns)], len(counts) + 4 * len(plain))
+
+
 def _pairs(values: Outgoing) -> list[str | bytes]:
     if isinstance(values, bytes):
         return ["", values]
     return [part for pair in values.items() for part in pair]
 
 
-def settle_sessions(
-    scripts: Scripts, stream: str, partition: int, group: str, at: Checkpoint, fields: Sequence[bytes]
-) -> bool:
+def settle_sessions(scripts: Scripts, stream: str, partition: int, group: str, at: Checkpoint, fields: Names) -> bool:
     """Delete final sessions from the hash of live ones; False when the partition is not at this checkpoint any more."""
     where = [keys.checkpoint(stream, partition, group), keys.live_sessions(stream, partition, group)]
     seen = "" if at.max_seen_ms is None else at.max_seen_ms
     for step in range(0, len(fields), FIELDS_A_STEP):
-        args = [at.cursor, at.commit, seen, *fields[step : step + FIELDS_A_STEP]]
+        part = fields[step : step + FIELDS_A_STEP]
+        args = [at.cursor, at.commit, seen, PackedArguments.of([part], len(part))]
         if int(scripts.run("settle_sessions", keys=where, args=args)) < 0:
             return False
     return True

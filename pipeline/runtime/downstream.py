@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
+from pipeline.core.json_names import json_texts
 from pipeline.core.programs import Program
 from pipeline.rim.publish import Row
 from pipeline.rim.store import Result
-from pipeline.runtime.finishing import finished_result, groups_values, json_texts
+from pipeline.runtime.finishing import finished_result, groups_values
 
 CHUNK_ROWS = 500  # some 75 kB of JSON
 

@@ -10,7 +10,7 @@ pass first looks whether what was said last is still there, and else loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,8 @@ import numpy as np
 import redis
 
 from pipeline.core.accumulators import Slots
+from pipeline.core.json_names import json_names
+from pipeline.core.names import Names, joined
 from pipeline.core.programs import Program
 from pipeline.core.session_process import doubtful, session_ends, session_window
 from pipeline.core.session_walk import Span
@@ -26,11 +28,20 @@ from pipeline.core.sessions import SessionTable
 from pipeline.rim import publish, session_store, store
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.session_publish import ClosedSession, Outgoing, Snapshot, publish_sessions, settle_sessions, steps
+from pipeline.rim.session_publish import (
+    NO_PLAIN,
+    ClosedSession,
+    Outgoing,
+    PlainSessions,
+    Snapshot,
+    publish_sessions,
+    settle_sessions,
+    steps,
+)
 from pipeline.rim.session_store import Account, PublishedSession
 from pipeline.runtime.closer import Pass, minimum_watermark
 from pipeline.runtime.downstream import text
-from pipeline.runtime.finishing import finished_rows, group_values
+from pipeline.runtime.finishing import finished_columns, finished_rows, group_values, members_of
 from pipeline.runtime.session_computation import SessionComputation
 
 SESSIONS_A_PASS = 5_000  # published at most, so that a worker gets back to its events
@@ -82,19 +93,33 @@ class SessionCloser:
 
     def _publish(self, of: Snapshot, computation: SessionComputation, slots: Slots) -> int | None:
         """Publish sessions in steps; None when a newer commit's have been published."""
-        table = computation.table
-        done = published = 0
-        for step in steps(closed_sessions(self.program, table, slots)):
-            changed = publish_sessions(self.scripts, of, step, None)
+        published = 0
+        for out, sessions, plain in self._calls(of, computation.table, slots):
+            changed = publish_sessions(self.scripts, of, sessions, None, plain)
             if changed is None:
                 return None
             computation.published = of.mark
-            out = slots[done : done + len(step)]
-            table.published[out] = True
-            for slot in out.tolist() if table.forebears else ():
-                table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
-            done, published = done + len(step), published + changed
+            computation.table.published[out] = True
+            for slot in out.tolist() if computation.table.forebears else ():
+                computation.table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
+            published += changed
         return published
+
+    def _calls(
+        self, of: Snapshot, table: SessionTable, slots: Slots
+    ) -> Iterator[tuple[Slots, Sequence[ClosedSession], PlainSessions]]:
+        """The sessions of each call: one by one where they retract something or go downstream, else as columns."""
+        is_plain = np.full(len(slots), of.output == "none")
+        if table.forebears:
+            is_plain &= np.fromiter((slot not in table.forebears for slot in slots.tolist()), np.bool_, len(slots))
+        others, done = slots[~is_plain], 0
+        for step in steps(closed_sessions(self.program, table, others)):
+            yield others[done : done + len(step)], step, NO_PLAIN
+            done += len(step)
+        done = 0
+        for portion in plain_sessions(self.program, table, slots[is_plain]).steps():
+            yield slots[is_plain][done : done + len(portion)], (), portion
+            done += len(portion)
 
     def _account(self, of: Snapshot, computation: SessionComputation, at: Checkpoint, to_ms: int) -> bool:
         """Say how far the partition is, when that has changed; False when another worker is ahead."""
@@ -161,6 +186,17 @@ def closed_sessions(program: Program, table: SessionTable, slots: Slots) -> list
         )
         for span, group, cell, row, slot in zip(spans, table.groups(slots), cells, rows, slots.tolist(), strict=True)
     ]
+
+
+def plain_sessions(program: Program, table: SessionTable, slots: Slots) -> PlainSessions:
+    """The same of sessions that have nothing but a row and their place in `latest`."""
+    firsts, lasts = table.firsts[slots], table.lasts[slots]
+    values = finished_columns(program, table.columns, slots, session_ends(program, lasts.tolist()))
+    first, last, end = (json_names(each.tolist()) for each in (firsts, lasts, lasts + session_window(program).gap_ms))
+    parts: list[bytes | Names] = [b'{"window_start":', first, b',"window_end":', end, b',"first":', first]
+    parts += (b',"last":', last, b',"closes_at":', end)
+    latest = joined([*parts, *members_of(values), b"}"], len(slots))
+    return PlainSessions(firsts, lasts, table.groups(slots), table.layout.pack_names(table.columns, slots), latest)
 
 
 def finished_cells(program: Program, sessions: Sequence[PublishedSession]) -> list[dict[str, Any]]:

@@ -102,7 +102,7 @@ class SessionComputation:
         say_failures(self.program)
         change = PaneChange(cells=dict(zip(fields, values, strict=True)), gone=set(changed.gone))
         rows = aside_rows(self.program, self.partition, batch, prepared)
-        hashes = {self.key: change} if fields or changed.gone else {}
+        hashes = {self.key: change} if len(fields) or changed.gone else {}
         return Changes({}, rows, prepared.ledger, prepared.time, hashes)
 
     def forget(self, time: TimeState) -> None:

@@ -7,13 +7,16 @@
 -- KEYS[8 .. 7+B] hashes of published sessions, one a bucket
 -- ARGV[1] version   ARGV[2] partition   ARGV[3] mark of the commit the caller's sessions are as of: 'load_ms-commit'
 -- ARGV[4] the account after this call ('' = not yet)   ARGV[5] rows | chunks | none: what goes downstream
--- ARGV[6] B   ARGV[7] n: sessions   then B bucket starts, then n x
+-- ARGV[6] B   ARGV[7] n: sessions   ARGV[8] m: plain sessions, without earlier forms and with nothing that goes downstream
+-- then B bucket starts, then n x
 --   ('BUCKET FIRST LAST CLOSES_AT g v f', cell, group JSON, latest JSON,
 --    g x group field/value pairs, v x field/value pairs, f x forebear 'BUCKET FIRST LAST CLOSES_AT'), BUCKET being 1..B
+-- then, unless m is 0, B x 'COUNT CLOSES_AT' (plain sessions of the bucket, and the greatest end), m fields
+-- ('FIRST:LAST GROUPJSON') and m cells in order of the buckets, and m groups and m latest JSON in order of their ends
 -- One argument for many numbers: an argument costs the server more than its bytes. For chunks a pair is '' and members of a JSON object: the rows of a call are one entry of NDJSON.
 -- Returns how many sessions were published or retracted, or -1 when sessions of a newer commit have been published.
 
-local at = 7
+local at = 8
 local function take()
   at = at + 1
   return ARGV[at]
@@ -42,7 +45,7 @@ end
 
 -- parse
 local mark_load, mark_commit = order(ARGV[3])
-local n_buckets, n_rows = count(ARGV[6]), count(ARGV[7])
+local n_buckets, n_rows, n_plain = count(ARGV[6]), count(ARGV[7]), count(ARGV[8])
 if #KEYS ~= 7 + n_buckets then error('publish_sessions.lua: keys do not match their count') end
 local buckets = {}
 for i = 1, n_buckets do buckets[i] = {key = KEYS[7 + i], start = time(take()), fields = {}, sets = {}} end
@@ -66,6 +69,18 @@ for i = 1, n_rows do
     for j = 1, tonumber(f) do row.forebears[j] = form(group, string.match(take() or '', '^' .. SPAN .. '$')) end
   end
   rows[i], groups[i] = row, group
+end
+local plain_fields, plain_cells, plain_groups, plain_latest
+if n_plain > 0 then
+  local n = 0
+  for _, bucket in ipairs(buckets) do
+    local members, ends = string.match(take() or '', '^(%d+) (%-?%d+)$')
+    bucket.n, bucket.plain_ends = count(members), ends
+    n = n + bucket.n
+  end
+  if n ~= n_plain then error('publish_sessions.lua: ' .. n_plain .. ' plain sessions, ' .. n .. ' in buckets') end
+  plain_fields, plain_cells, plain_groups, plain_latest = at, at + n, at + 2 * n, at + 3 * n
+  at = at + 4 * n
 end
 if at ~= #ARGV then error('publish_sessions.lua: ' .. #ARGV .. ' arguments, ' .. at .. ' understood') end
 
@@ -91,6 +106,23 @@ local function read(key, fields)
 end
 for _, bucket in ipairs(buckets) do bucket.known = read(bucket.key, bucket.fields) end
 local latest = active and read(KEYS[6], groups) or {}
+-- the same of arguments side by side: (place among them, value), without those that are not there
+local function read_plain(key, from, n)
+  local known = {}
+  for first = 1, n, 4000 do
+    local last = math.min(first + 3999, n)
+    for i, value in ipairs(redis.call('HMGET', key, unpack(ARGV, from + first, from + last))) do
+      if value then known[first + i - 1] = value end
+    end
+  end
+  return known
+end
+local plain_at = 0
+for _, bucket in ipairs(n_plain > 0 and buckets or none) do
+  bucket.plain_at, bucket.plain = plain_at, read_plain(bucket.key, plain_fields + plain_at, bucket.n)
+  plain_at = plain_at + bucket.n
+end
+local plain_known = active and n_plain > 0 and read_plain(KEYS[6], plain_groups, n_plain) or none
 
 -- write
 local function set(key, pairs)
@@ -126,8 +158,15 @@ local function put(row, state, revision, cell, more)
     redis.call('XADD', KEYS[5], '*', unpack(sent))
   end
 end
+local function parts_of(value)
+  return string.match(value or '', '^(%a+) (%d+) %d+ %d+ (.*)$')
+end
 local function stored(row)
-  return string.match(row.bucket.known[row.field] or '', '^(%a+) (%d+) %d+ %d+ (.*)$')
+  return parts_of(row.bucket.known[row.field])
+end
+local function is_newest(newest, closes_at)
+  local ends = newest and string.match(newest, '^{"window_start":%-?%d+,"window_end":(%-?%d+)')
+  return not ends or tonumber(ends) <= tonumber(closes_at)
 end
 
 local changed, newer = 0, {}
@@ -144,12 +183,40 @@ for _, row in ipairs(rows) do
     put(row, 'closed', state and string.format('%.0f', tonumber(revision) + 1) or '0', row.cell, {row.groups, row.values})
     changed = changed + 1
   end
-  if active then
-    local newest = latest[row.group]
-    local ends = newest and string.match(newest, '^{"window_start":%-?%d+,"window_end":(%-?%d+)')
-    if not ends or tonumber(ends) <= tonumber(row.closes_at) then
-      latest[row.group] = row.latest
-      newer[#newer + 1], newer[#newer + 2] = row.group, row.latest
+  if active and is_newest(latest[row.group], row.closes_at) then
+    latest[row.group] = row.latest
+    newer[#newer + 1], newer[#newer + 2] = row.group, row.latest
+  end
+end
+if n_plain > 0 then
+  local new, rest = 'closed 0 ' .. now_ms .. ' ' .. ARGV[2] .. ' ', ' ' .. now_ms .. ' ' .. ARGV[2] .. ' '
+  for _, bucket in ipairs(buckets) do
+    local sets, before = bucket.sets, changed
+    for i = 1, bucket.n do
+      local place, value = bucket.plain_at + i, nil
+      local cell = ARGV[plain_cells + place]
+      if not bucket.plain[i] then
+        value = new .. cell
+      else
+        local state, revision, known = parts_of(bucket.plain[i])
+        if state ~= 'closed' or known ~= cell then
+          value = 'closed ' .. string.format('%.0f', tonumber(revision) + 1) .. rest .. cell
+        end
+      end
+      if value then
+        sets[#sets + 1], sets[#sets + 2] = ARGV[plain_fields + place], value
+        changed = changed + 1
+      end
+    end
+    if changed > before and (not bucket.ends or tonumber(bucket.plain_ends) > tonumber(bucket.ends)) then
+      bucket.ends = bucket.plain_ends
+    end
+  end
+  for i = 1, active and n_plain or 0 do
+    local group, text = ARGV[plain_groups + i], ARGV[plain_latest + i]
+    local newest = latest[group] or plain_known[i]
+    if not newest or is_newest(newest, string.match(text, '^{"window_start":%-?%d+,"window_end":(%-?%d+)')) then
+      newer[#newer + 1], newer[#newer + 2] = group, text
     end
   end
 end
