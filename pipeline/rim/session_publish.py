@@ -114,7 +114,7 @@ def publish_sessions(
         number = numbers.setdefault(start, len(numbers) + 1)
         return f"{number} {first} {last} {last + of.window.gap_ms}"
 
-    rows: list[bytes | str | int] = []
+    rows: list[Argument] = []
     for session in sessions:
         named, values = _pairs(session.named), _pairs(session.values)
         counts = f"{len(named) // 2} {len(values) // 2} {len(session.forebears)}"
@@ -124,7 +124,9 @@ def publish_sessions(
     starts = plain.firsts - plain.firsts % width_ms
     for start in np.unique(starts).tolist():
         numbers.setdefault(start, len(numbers) + 1)
-    args += (of.output, len(numbers), len(sessions), len(plain), *numbers, *rows)
+    args += [of.output, len(numbers), len(sessions), len(plain)]
+    args += numbers
+    args += rows
     if len(plain):
         args.append(_packed(plain, starts, list(numbers), of.window.gap_ms))
     changed = scripts.run(
@@ -168,7 +170,7 @@ def settle_sessions(scripts: Scripts, stream: str, partition: int, group: str, a
     seen = "" if at.max_seen_ms is None else at.max_seen_ms
     for step in range(0, len(fields), FIELDS_A_STEP):
         part = fields[step : step + FIELDS_A_STEP]
-        args = [at.cursor, at.commit, seen, PackedArguments.of([part], len(part))]
+        args: list[Argument] = [at.cursor, at.commit, seen, PackedArguments.of([part], len(part))]
         if int(scripts.run("settle_sessions", keys=where, args=args)) < 0:
             return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import redis
 
 from pipeline.core.definitions import (
     DAY_MS,
@@ -20,7 +21,8 @@ from pipeline.core.definitions import (
 )
 from pipeline.core.partitioning import partition_of
 from pipeline.errors import BadRequestError
-from pipeline.rim import keys, session_store, store
+from pipeline.rim import keys, session_publish, session_store, store
+from pipeline.rim.scripts import Scripts
 from pipeline.runtime import session_query
 from pipeline.runtime.scheduler import Housekeeping
 from tests.line import Event, Line, Row
@@ -282,6 +284,53 @@ def test_what_goes_downstream_is_as_asked_for(server: RunningServer, output: Out
             '"total":2.0,"end":1.0}',
         ]
     )
+
+
+class CutOff(Scripts):
+    """Scripts whose n-th publication gets through, and its reply does not."""
+
+    def __init__(self, client: redis.Redis, nth: int) -> None:
+        super().__init__(client)
+        self._left = nth
+
+    def run(self, name: str, **arguments: Any) -> Any:
+        reply = super().run(name, **arguments)
+        self._left -= name == "publish_sessions"
+        if not self._left:
+            raise InterruptedError
+        return reply
+
+
+@pytest.mark.parametrize("crash_at", [0, 1, 2])
+def test_sessions_that_go_nowhere_are_stored_as_those_that_go_downstream(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    monkeypatch.setattr(session_publish, "PLAIN_A_STEP", 2)
+    found = []
+    outputs: tuple[OutputKind, ...] = ("rows", "none")
+    for output in outputs:
+        line = Line(config(lateness_ms=60_000, output=output), server)
+        for events in (
+            [click(100), click(101, "b,b"), click(102, '"c'), click(50_000, v=2.5), click(50_003, "b,b")],
+            [click(108), click(50_009, v=0.5), click(49_995, '"c'), click(90_000, "last")],  # late ones change forms
+        ):
+            line.chunk(STREAM, events)
+            if output == "none" and crash_at:
+                worker = line.worker()
+                worker.scripts = CutOff(server.client, crash_at)
+                with pytest.raises(InterruptedError):
+                    line.settle(worker)
+            line.settle()
+        program = line.programs[METRIC]
+        buckets = session_store.buckets(server.client, METRIC, program.version)
+        rows = session_store.published_sessions(server.client, METRIC, program.version, buckets)
+        stored = {(r.group, r.first, r.last, r.state, r.revision, r.partition) for r in rows}
+        latest = server.client.hgetall(keys.latest(METRIC))
+        found.append((len(buckets), stored, latest, line.rows(METRIC)))
+        server.client.flushall()
+
+    assert found[0] == found[1]
+    assert len(found[0][1]) > 6
 
 
 def test_sessions_expire_by_when_they_were_published(server: RunningServer) -> None:
