@@ -110,9 +110,10 @@ static void give_back_parts(Names *parts) {
 /* --- the directory */
 
 typedef struct {
-    char *text;    /* the names, one after the other */
-    int64_t *ends; /* n + 1: where each begins and the last one ends */
-    uint64_t *slots; /* open addressing: hash above, the number of a name + 1 below */
+    char *text;      /* the names, one after the other */
+    uint32_t *ends;  /* n + 1: where each begins and the last one ends */
+    uint32_t *slots; /* open addressing: the number of a name + 1 */
+    uint8_t *tags;   /* of each slot the upper bits of the name's hash: few others are looked at */
     int64_t n, n_room, n_slots, text_room;
 } Table;
 
@@ -121,53 +122,65 @@ typedef struct {
     Table table;
 } Directory;
 
+static inline void put(uint32_t *slots, uint8_t *tags, int64_t n_slots, uint32_t hash, int64_t number) {
+    int64_t at = (int64_t)hash & (n_slots - 1);
+    while (slots[at]) at = (at + 1) & (n_slots - 1);
+    slots[at] = (uint32_t)number + 1;
+    tags[at] = (uint8_t)(hash >> 24);
+}
+
+/* Room for twice as many names, and slots that are half empty at least. */
 static bool grow(Table *table) {
     const int64_t n_room = table->n_room ? 2 * table->n_room : 64, n_slots = 2 * n_room;
-    int64_t *ends = realloc(table->ends, (size_t)(n_room + 1) * sizeof *ends);
+    uint32_t *ends = realloc(table->ends, (size_t)(n_room + 1) * sizeof *ends);
     if (ends == NULL) return false;
     if (table->ends == NULL) ends[0] = 0;
     table->ends = ends;
-    uint64_t *slots = calloc((size_t)n_slots, sizeof *slots);
-    if (slots == NULL) return false;
-    for (int64_t i = 0; i < table->n_slots; i++) {
-        if (!table->slots[i]) continue;
-        int64_t at = (int64_t)(table->slots[i] >> 32) & (n_slots - 1);
-        while (slots[at]) at = (at + 1) & (n_slots - 1);
-        slots[at] = table->slots[i];
+    uint32_t *slots = calloc((size_t)n_slots, sizeof *slots);
+    uint8_t *tags = malloc((size_t)n_slots);
+    if (slots == NULL || tags == NULL) {
+        free(slots);
+        free(tags);
+        return false;
     }
+    for (int64_t i = 0; i < table->n; i++)
+        put(slots, tags, n_slots, hash_of(table->text + ends[i], (int32_t)(ends[i + 1] - ends[i])), i);
     free(table->slots);
+    free(table->tags);
     table->slots = slots;
+    table->tags = tags;
     table->n_room = n_room;
     table->n_slots = n_slots;
     return true;
 }
 
 static bool keep(Table *table, const char *text, int64_t length) {
-    const int64_t used = table->n ? table->ends[table->n] : 0;
+    const int64_t used = table->ends[table->n];
+    if (used + length > UINT32_MAX) return false;
     if (used + length > table->text_room) {
-        const int64_t room = table->text_room + table->text_room / 2 + length + 1024;
+        const int64_t room = table->text_room + table->text_room / 4 + length + 1024;
         char *grown = realloc(table->text, (size_t)room);
         if (grown == NULL) return false;
         table->text = grown;
         table->text_room = room;
     }
     if (length > 0) memcpy(table->text + used, text, (size_t)length);
-    table->ends[++table->n] = used + length;
+    table->ends[++table->n] = (uint32_t)(used + length);
     return true;
 }
 
 /* The number of a name; -1 where there is no memory for it. */
 static inline int64_t number_of(Table *table, const char *text, int64_t length) {
     if (table->n == table->n_room && (table->n >= MAX_NAMES || !grow(table))) return -1;
-    const uint64_t hash = hash_of(text, (int32_t)length);
+    const uint32_t hash = hash_of(text, (int32_t)length);
     int64_t at = (int64_t)hash & (table->n_slots - 1);
-    for (uint64_t slot; (slot = table->slots[at]) != 0; at = (at + 1) & (table->n_slots - 1)) {
-        if (slot >> 32 != hash) continue;
-        const int64_t i = (int64_t)(slot & 0xFFFFFFFFu) - 1, begin = table->ends[i];
+    for (uint32_t slot; (slot = table->slots[at]) != 0; at = (at + 1) & (table->n_slots - 1)) {
+        if (table->tags[at] != (uint8_t)(hash >> 24)) continue;
+        const int64_t i = (int64_t)slot - 1, begin = table->ends[i];
         if (table->ends[i + 1] - begin == length && is_same(table->text + begin, text, (int32_t)length)) return i;
     }
     if (!keep(table, text, length)) return -1;
-    table->slots[at] = hash << 32 | (uint64_t)table->n;
+    put(table->slots, table->tags, table->n_slots, hash, table->n - 1);
     return table->n - 1;
 }
 
@@ -197,7 +210,7 @@ static bool sizes_of(const Table *table, const int32_t *numbers, int64_t count, 
     *size = 0;
     for (int64_t i = 0; i < count; i++) {
         if (numbers[i] < 0 || numbers[i] >= table->n) return false;
-        *size += table->ends[numbers[i] + 1] - table->ends[numbers[i]];
+        *size += (int64_t)table->ends[numbers[i] + 1] - table->ends[numbers[i]];
     }
     return true;
 }
@@ -219,12 +232,12 @@ static PyObject *directory_names(PyObject *self, PyObject *args) {
     if (data == NULL || ends == NULL) goto done;
     int64_t *out = (int64_t *)PyBytes_AsString(ends);
     if (numbers == NULL) {
-        if (count) memcpy(out, table->ends + 1, (size_t)count * 8);
+        for (int64_t i = 0; i < count; i++) out[i] = table->ends[i + 1];
     } else {
         char *text = PyBytes_AsString(data);
         int64_t used = 0;
         for (int64_t i = 0; i < count; i++) {
-            const int64_t begin = table->ends[numbers[i]], length = table->ends[numbers[i] + 1] - begin;
+            const int64_t begin = table->ends[numbers[i]], length = (int64_t)table->ends[numbers[i] + 1] - begin;
             if (length) memcpy(text + used, table->text + begin, (size_t)length);
             out[i] = used += length;
         }
@@ -244,6 +257,7 @@ static void directory_free(PyObject *self) {
     free(table->text);
     free(table->ends);
     free(table->slots);
+    free(table->tags);
     PyTypeObject *type = Py_TYPE(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);

@@ -108,8 +108,8 @@ class CellTable:
         self.layout = layout
         self.columns = layout.blank(_FIRST_CAPACITY)
         self.panes: dict[int, PaneCells] = {}
-        self._free = np.arange(_FIRST_CAPACITY - 1, -1, -1, dtype=np.int32)  # a stack of `_n_free`
-        self._n_free = _FIRST_CAPACITY
+        self._used = 0  # slots up to here were given to cells
+        self._free = np.empty(0, dtype=np.int32)  # those of them that are free again
         self._fresh: list[dict[int, Any]] = [{} for _ in layout.sketches]  # slot → what came since it was written
         self._written: list[dict[int, _Written]] = [{} for _ in layout.sketches]  # of those with fields of their own
         self._blocks: dict[int, PaneBlocks] = {}  # of the panes that were written or loaded
@@ -146,10 +146,11 @@ class CellTable:
         return pane.slots_of(numbers)
 
     def _allocate(self, count: int) -> Int32:
-        while self._n_free < count:
+        again, self._free = self._free[:count], self._free[count:]
+        first, self._used = self._used, self._used + count - len(again)
+        while self._used > len(self._home):
             self._grow()
-        self._n_free -= count
-        return self._free[self._n_free : self._n_free + count][::-1].copy()
+        return np.concatenate([again, np.arange(first, self._used, dtype=np.int32)])
 
     def _grow(self) -> None:
         old = len(self.columns[RECORDS])
@@ -160,9 +161,6 @@ class CellTable:
         self.columns = grown
         self._home = np.concatenate([self._home, np.full(old, NOWHERE, dtype=np.int32)])
         self._number = np.concatenate([self._number, np.zeros(old, dtype=np.int32)])
-        more = np.arange(2 * old - 1, old - 1, -1, dtype=np.int32)
-        self._free = np.concatenate([more, self._free[: self._n_free], np.zeros(old - self._n_free, dtype=np.int32)])
-        self._n_free += old
 
     def drop_pane(self, start: int) -> None:
         """Forget a pane whose windows are all final; its slots are used again."""
@@ -173,8 +171,7 @@ class CellTable:
         slots = pane.slots
         self.layout.reset(self.columns, slots)
         self._home[slots] = NOWHERE
-        self._free[self._n_free : self._n_free + len(slots)] = slots
-        self._n_free += len(slots)
+        self._free = np.concatenate([slots.astype(np.int32), self._free])
         for known in (*self._written, *self._fresh):
             if known:
                 for slot in slots.tolist():
