@@ -17,6 +17,7 @@ from pipeline.core.cells import RECORDS, Layout
 
 DENSE = 4  # numbers a key may take for each key there is, up to which a table of them all beats sorting
 
+
 @dataclass(frozen=True, slots=True)
 class CellColumns:
     """Cells in order: `windows` and `groups` are numbers of the caller's, `columns` those of a table of cells."""
