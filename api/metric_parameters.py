@@ -33,7 +33,7 @@ from pipeline.core.spelling import did_you_mean
 from pipeline.core.zones import check_zone
 from pipeline.errors import BadRequestError
 from pipeline.runtime.filling import FILLS, Fill
-from pipeline.runtime.query import MAX_ROWS, MetricQuery, StateFilter
+from pipeline.runtime.metric_query import MAX_ROWS, MetricQuery, StateFilter
 
 Format = Literal["json", "columns", "csv", "ndjson", "arrow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
