@@ -23,8 +23,8 @@ static inline uint64_t mixed(uint64_t a, uint64_t b) {
 }
 
 /* Words overlap at the end, so that no byte is taken alone (as wyhash does it). */
-static inline uint32_t hash_of(const char *text, int32_t length) {
-    uint64_t hash = 0x9E3779B97F4A7C15u ^ (uint64_t)length, last;
+static inline uint32_t hash_of(uint64_t seed, const char *text, int32_t length) {
+    uint64_t hash = 0x9E3779B97F4A7C15u ^ (uint64_t)length ^ seed, last;
     if (length >= 8) {
         const char *tail = text + length - 8;
         for (; text < tail; text += 8) hash = mixed(hash ^ word8(text), 0xE7037ED1A0B428DBu);

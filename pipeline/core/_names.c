@@ -24,6 +24,9 @@
 #define MAX_NAMES INT32_MAX
 #define MAX_PARTS 64
 
+/* Of this process: who sends names that fall into one slot here has to know it. */
+static uint64_t seed;
+
 /* --- columns */
 
 typedef struct {
@@ -144,7 +147,7 @@ static bool grow(Table *table) {
         return false;
     }
     for (int64_t i = 0; i < table->n; i++)
-        put(slots, tags, n_slots, hash_of(table->text + ends[i], (int32_t)(ends[i + 1] - ends[i])), i);
+        put(slots, tags, n_slots, hash_of(seed, table->text + ends[i], (int32_t)(ends[i + 1] - ends[i])), i);
     free(table->slots);
     free(table->tags);
     table->slots = slots;
@@ -172,7 +175,7 @@ static bool keep(Table *table, const char *text, int64_t length) {
 /* The number of a name; -1 where there is no memory for it. */
 static inline int64_t number_of(Table *table, const char *text, int64_t length) {
     if (table->n == table->n_room && (table->n >= MAX_NAMES || !grow(table))) return -1;
-    const uint32_t hash = hash_of(text, (int32_t)length);
+    const uint32_t hash = hash_of(seed, text, (int32_t)length);
     int64_t at = (int64_t)hash & (table->n_slots - 1);
     for (uint32_t slot; (slot = table->slots[at]) != 0; at = (at + 1) & (table->n_slots - 1)) {
         if (table->tags[at] != (uint8_t)(hash >> 24)) continue;
@@ -451,8 +454,14 @@ static PyMethodDef METHODS[] = {
 static struct PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "_names", "Columns of names.", -1, METHODS, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__names(void) {
-    PyObject *module = PyModule_Create(&MODULE), *directory = NULL;
-    if (module == NULL) return NULL;
+    PyObject *module = PyModule_Create(&MODULE), *directory = NULL, *secret = PyBytes_FromString("names");
+    if (module == NULL || secret == NULL) {
+        Py_XDECREF(module);
+        Py_XDECREF(secret);
+        return NULL;
+    }
+    seed = (uint64_t)PyObject_Hash(secret); /* Python's own hash of bytes is another one in every process */
+    Py_DECREF(secret);
     directory = PyType_FromSpec(&DIRECTORY);
     if (directory == NULL || PyModule_AddObjectRef(module, "Directory", directory) < 0) Py_CLEAR(module);
     Py_XDECREF(directory);

@@ -124,7 +124,7 @@ static bool keep(Dictionary *found, const char *text, int32_t length) {
 
 /* The number of a text among the distinct ones; -1 where there is no memory for it. */
 static inline int64_t code_of(Dictionary *found, const char *text, int32_t length) {
-    uint64_t hash = hash_of(text, length);
+    uint64_t hash = hash_of(0, text, length);
     int64_t at = (int64_t)hash & (found->n_slots - 1);
     for (uint64_t slot; (slot = found->slots[at]) != 0; at = (at + 1) & (found->n_slots - 1)) {
         if (slot >> 32 != hash) continue;
