@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
 from pipeline.rim import keys
-from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.metric_query import MetricQuery
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer
