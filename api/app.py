@@ -50,7 +50,7 @@ def create_app(
     app.before_request(lambda: check_encoding(request.query_string))
     writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
-    intakes = Intakes(writer(redis_url, large_values=True), config, groups)
+    intakes = Intakes(writer(redis_url, large_values=True), config, groups, together=writing)
     client = reader(redis_url)
     app.register_blueprint(ingest_blueprint(client, intakes))
     app.register_blueprint(aside_blueprint(config, client, writer(redis_url, large_values=True), intakes))
