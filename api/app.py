@@ -18,7 +18,7 @@ from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
 from api.live import live_blueprint
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
 from api.reference.routes import reference_blueprint

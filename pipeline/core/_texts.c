@@ -18,8 +18,8 @@
  *     → how many of the rows are null, if every other one's view is as Arrow has it (inside of its text, its beginning
  *       repeated, nothing behind a short one) and its text ASCII; None where some is not: that may still be UTF-8
  *
- *   bytes(views, validity, count)
- *     → what the texts of all rows come to
+ *   total(views, validity, count)
+ *     → the bytes of the texts of all rows
  *
  * A dictionary is given up where nine of ten texts are new, which is looked at after 1,024 rows, 2,048, 4,096, …
  */
@@ -486,7 +486,7 @@ static PyObject *sound(PyObject *self, PyObject *args) {
     return PyLong_FromLongLong((long long)nulls);
 }
 
-static PyObject *bytes(PyObject *self, PyObject *args) {
+static PyObject *total(PyObject *self, PyObject *args) {
     (void)self;
     Py_buffer views = {0}, validity = {0};
     Column column = {0};
@@ -582,7 +582,7 @@ static PyObject *views(PyObject *self, PyObject *args) {
 }
 
 static PyMethodDef METHODS[] = {
-    {"bytes", bytes, METH_VARARGS, "What the texts of string views come to."},
+    {"total", total, METH_VARARGS, "The bytes of the texts of string views."},
     {"codes", codes, METH_VARARGS, "The number of each text among the distinct ones."},
     {"sound", sound, METH_VARARGS, "How many rows of string views are null, where all are sound and ASCII."},
     {"views", views, METH_VARARGS, "The string views of a utf8 array, or of a dictionary of utf8."},

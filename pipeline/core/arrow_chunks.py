@@ -65,7 +65,8 @@ def size_of(batch: Any) -> int:
     """Bytes of the rows of a batch: `nbytes` counts a text that views point into whole, whoever else points there."""
     views = [column for column in batch.columns if kinds.is_string_view(column.type)]
     others = [column for column in batch.columns if not kinds.is_string_view(column.type)]
-    return sum(column.nbytes for column in others) + sum(4 * len(column) + expanded_bytes(column) for column in views)
+    plain_bytes = sum(int(column.nbytes) for column in others)
+    return plain_bytes + sum(4 * len(column) + expanded_bytes(column) for column in views)
 
 
 def without_views(batch: Any) -> Any:

@@ -84,7 +84,7 @@ def is_sound_ascii(views: Any) -> bool:
 def bytes_of(views: Any) -> int:
     """What the texts of a column of string views come to, each row with its own."""
     valid, heads, *_ = _buffers(views)
-    return int(_texts.bytes(heads, valid, len(views))) if len(views) else 0
+    return int(_texts.total(heads, valid, len(views))) if len(views) else 0
 
 
 def _buffers(views: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Columns of string views as senders make them: what the quick look finds sound is sound, and what is stored is bounded."""
+"""Columns of string views as senders make them: what the quick look finds sound is so, what is stored is bounded."""
 
 from __future__ import annotations
 
