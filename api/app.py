@@ -18,7 +18,7 @@ from api.health import health_blueprint
 from api.ingest import ingest_blueprint
 from api.intake import Intakes
 from api.live import live_blueprint
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 from api.parameters import check_encoding
 from api.read import read_blueprint
 from api.reference.routes import reference_blueprint
@@ -50,7 +50,7 @@ def create_app(
     app.before_request(lambda: check_encoding(request.query_string))
     writing = writer(redis_url)
     groups = {name: groups_of(config, name) for name in config.streams}
-    intakes = Intakes(writer(redis_url, large_values=True), config, groups)
+    intakes = Intakes(writer(redis_url, large_values=True), config, groups, together=writing)
     client = reader(redis_url)
     app.register_blueprint(ingest_blueprint(client, intakes))
     app.register_blueprint(aside_blueprint(config, client, writer(redis_url, large_values=True), intakes))

@@ -23,6 +23,7 @@ from pipeline.core.arrow_validation import ColumnValidator
 from pipeline.core.csv_validation import CsvValidator
 from pipeline.core.definitions import Config, Stream
 from pipeline.core.events import row_fields
+from pipeline.core.one_event import OneEventReader
 from pipeline.core.refusals import Refusal, too_many_rows
 from pipeline.core.validation import MAX_BODY_BYTES, MAX_ROWS, Checked, PostedKind, Validator, refuse_nested
 from pipeline.errors import BadRequestError
@@ -52,13 +53,18 @@ class Receipt:
 class Intake:
     """Takes events for one stream."""
 
-    def __init__(self, client: redis.Redis, stream: Stream, groups: Sequence[str]) -> None:
+    def __init__(
+        self, client: redis.Redis, stream: Stream, groups: Sequence[str], together: redis.Redis | None = None
+    ) -> None:
+        """`together`: for appends of many small values, where `client` is for large ones (`writer`)."""
         self.stream = stream
         self.groups = groups
         self.pressure = Pressure(client, stream, groups)
         self._client = client
         self._scripts = Scripts(client)
+        self._together = Scripts(together or client)
         self._validator = Validator(stream)
+        self._one_event = OneEventReader.of(self._validator)
         self._csv = CsvValidator(stream, self._validator)
         self._columns = ColumnValidator(stream, Limits(MAX_ROWS, MAX_BODY_BYTES))
         self._parts = Parts(stream)
@@ -94,7 +100,7 @@ class Intake:
             raise _cut_off(checked, kind)
         if key is None:
             if (small := self._small(checked, len(body), backfill=backfill)) is not None:
-                return self._append_small(checked, *small)
+                return self._append_small(checked.newest_ms, *small)
             home = self._next_partition()
             return self._append(checked, self._parts.of(checked, home, now_ms, backfill=backfill), home, None)
         named, home = IdempotencyKey(key, fingerprint(body, backfill=backfill)), self._home(key)
@@ -105,6 +111,21 @@ class Intake:
             parts = self._parts.of(checked, home, first.judged_ms, backfill=backfill)
             part = parts[home][0]
         return self._append(checked, parts, home, named, (first, part))
+
+    def take_event(self, body: bytes) -> Receipt | None:
+        """Store a small body of one row as `take` does; None where it has to be looked at as any other: use `take`.
+
+        Raises:
+            BackpressureError: nothing is taken now.
+        """
+        if self._one_event is None or len(body) > SMALL_BYTES:
+            return None
+        self.pressure.check()
+        event = self._one_event.read(body, self.pressure.now_ms())
+        if event is None:
+            return None
+        small = Small(event.chunk, int(event.undeclared))
+        return self._append_small(event.chunk.hi_ms, event.owner, small)
 
     def take_one(self, body: bytes, key: str | None = None) -> Receipt:
         """Store one event as a row entry, which any Redis client can read; a `key` makes it count once."""
@@ -179,14 +200,14 @@ class Intake:
             return None
         return partition if self.stream.partition_by else None, Small(chunks[0], checked.undeclared)
 
-    def _append_small(self, checked: Judged, place: int | None, small: Small) -> Receipt:
+    def _append_small(self, newest_ms: int | None, place: int | None, small: Small) -> Receipt:
         written = self._gatherings[place].append(small)
         return Receipt(
             accepted=small.chunk.n,
             duplicates=0,
             refusals=[],
             ids={written.partition: [written.entry_id]},
-            skew_ms=None if checked.newest_ms is None else checked.newest_ms - written.arrival_ms,
+            skew_ms=None if newest_ms is None else newest_ms - written.arrival_ms,
         )
 
     def _write(self, place: int | None, together: Sequence[Small]) -> tuple[int, Appended]:
@@ -194,7 +215,7 @@ class Intake:
         partition = self._next_partition() if place is None else place
         undeclared = sum(small.undeclared for small in together)
         step = Step([small.chunk for small in together], [], undeclared, self.pressure.now_ms())
-        return partition, append(self._scripts, self.stream.name, partition, step)
+        return partition, append(self._together, self.stream.name, partition, step)
 
     def _append(
         self,
@@ -236,9 +257,17 @@ def fingerprint(body: bytes, *, backfill: bool = False) -> str:
 class Intakes:
     """The intakes of all streams of a config."""
 
-    def __init__(self, client: redis.Redis, config: Config, groups: dict[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        config: Config,
+        groups: dict[str, tuple[str, ...]],
+        together: redis.Redis | None = None,
+    ) -> None:
         self.default_stream = config.default_stream
-        self.by_stream = {name: Intake(client, stream, groups[name]) for name, stream in config.streams.items()}
+        self.by_stream = {
+            name: Intake(client, stream, groups[name], together) for name, stream in config.streams.items()
+        }
 
 
 def _has_unfinished_end(checked: Judged) -> bool:

@@ -16,8 +16,9 @@ import structlog
 from flask import Blueprint, Response, request
 
 from api.live_followers import UNKNOWN, Block, Follower
-from api.live_hub import LiveHub, LivePolicy
+from api.live_hub import LiveHub
 from api.live_parameters import LastEvent, Wheres, check_live_names, last_event, live_metrics, live_wheres
+from api.live_policy import LivePolicy
 from api.parameters import known_name
 from api.problems import problem
 from pipeline.core.definitions import Config

@@ -13,6 +13,7 @@ from time import monotonic
 import redis
 import structlog
 
+from api.live_policy import LivePolicy
 from api.live_topics import Event, Reset, Topic, meta_json
 from pipeline.core.programs import Program
 from pipeline.errors import BadRequestError
@@ -36,23 +37,13 @@ LOSSES: dict[Loss, str] = {
 NEW_VERSION = Reset("new_version", "the metric's definition was changed, and the new one answers now")
 
 
-@dataclass(frozen=True, slots=True)
-class LivePolicy:
-    """Bounds of live streams. `readers` hold a thread each: decision 23."""
-
-    readers: int = 256
-    heartbeat_s: float = 10.0  # also how long a reader that has gone keeps its place; proxies cut at 60 s of silence
-    look_ms: int = 200  # how long a read of Redis waits: the first reader of a metric is heard after it
-    checks_every_s: float = 1.0
-
-
 @dataclass(slots=True)
 class LiveHub:
     """The topics that have readers, and the thread that fills them; it runs only while there are some."""
 
     client: redis.Redis
     metrics: Metrics
-    policy: LivePolicy = LivePolicy()
+    policy: LivePolicy = field(default_factory=LivePolicy)
     closed: threading.Event = field(default_factory=threading.Event)
     _topics: dict[str, Topic] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -15,18 +15,19 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flask import Flask
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from granian.server import Server
 
-from api.app import LIVE_HUB, create_app
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 from pipeline.errors import ConfigError
 from pipeline.rim.lifeline import die_with_parent
-from pipeline.runtime.config import load_config
-from pipeline.runtime.memory import keep_freed_memory
+from pipeline.runtime.kept_config import ENV_TABLES
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 # A request holds a thread while its body arrives and Redis answers; half-sent ones must not take them all (FACTS 19).
 REQUEST_THREADS = 8
@@ -48,17 +49,16 @@ class AppLoader:
 
     def __call__(self) -> Flask:
         self.tie()
-        keep_freed_memory()
-        config = load_config(self.config_path, os.environ)
-        app = create_app(
-            config,
+        from api.loading import load_app
+
+        app, close = load_app(
+            self.config_path,
             self.redis_url,
+            LIVE,
             loopback_only=self.loopback_only,
             allow_volatile=self.allow_volatile,
-            live=LIVE,
-            config_text=Path(self.config_path).read_text("utf-8"),
         )
-        _at_signal(app.extensions[LIVE_HUB].close)
+        _at_signal(close)
         return app
 
 
@@ -80,7 +80,8 @@ def serve(
         raise ConfigError(
             [f"--host {host}: the API has no keys yet and binds to loopback only. Use 127.0.0.1, or --insecure."]
         )
-    _require_usable(config_path)
+    if ENV_TABLES not in os.environ:  # else `up` has checked it, and the tables with it
+        _require_usable(config_path)
     os.register_at_fork(after_in_child=_end_by_signal)
     loader = AppLoader(str(config_path), redis_url, not insecure, allow_volatile, die_with_parent())
     server = Server(
@@ -103,7 +104,13 @@ def _require_usable(config_path: str | Path) -> None:
     granian's worker, forked from here after that, hung in the first expression it compiled (measured)."""
     fork = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(1, mp_context=fork, initializer=die_with_parent()) as other:
-        other.submit(load_config, config_path, dict(os.environ)).result()
+        other.submit(_check_config, config_path).result()
+
+
+def _check_config(config_path: str | Path) -> None:
+    from api.loading import check_config  # only in the other process: what it brings stays there
+
+    check_config(config_path)
 
 
 def _end_by_signal() -> None:

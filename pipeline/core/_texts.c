@@ -14,6 +14,12 @@
  *   codes(views, texts, validity, count)
  *     → (codes as int32, rows as int64): the number of each row's text among the distinct ones, -1 where it is null, and
  *       the first row of each of them
+ *   sound(views, texts, validity, count)
+ *     → how many of the rows are null, if every other one's view is as Arrow has it (inside of its text, its beginning
+ *       repeated, nothing behind a short one) and its text ASCII; None where some is not: that may still be UTF-8
+ *
+ *   total(views, validity, count)
+ *     → the bytes of the texts of all rows
  *
  * A dictionary is given up where nine of ten texts are new, which is looked at after 1,024 rows, 2,048, 4,096, …
  */
@@ -379,6 +385,82 @@ static PyObject *coded(const Column *column) {
     return made;
 }
 
+#define NOT_ASCII 0x8080808080808080u
+
+static inline bool is_ascii(const char *text, int32_t length) { /* longer than 12 bytes */
+    const char *tail = text + length - 8;
+    uint64_t all = word8(tail);
+    for (; text < tail; text += 8) all |= word8(text);
+    return !(all & NOT_ASCII);
+}
+
+/* Up to 12 bytes stand in the view itself, and zeros behind them. */
+static inline bool is_short_ascii(const View *view) {
+    uint64_t first = word8(view->prefix), last = word4(view->prefix + 8);
+    if ((first | last) & NOT_ASCII) return false;
+    if (view->length >= 12) return true;
+    if (view->length >= 8) return last >> 8 * (view->length - 8) == 0;
+    return last == 0 && first >> 8 * view->length == 0;
+}
+
+/* The rows that are null, or -1. */
+static int64_t nulls_of_sound(const Column *column) {
+    int64_t nulls = 0;
+    for (int64_t row = 0; row < column->count; row++) {
+        int32_t length;
+        if (!is_given(column, row)) {
+            nulls++;
+            continue;
+        }
+        const View *view = column->views + row;
+        const char *text = text_of(column, row, &length);
+        if (text == NULL) return -1;
+        if (length <= 12 ? !is_short_ascii(view) : word4(text) != word4(view->prefix) || !is_ascii(text, length)) return -1;
+    }
+    return nulls;
+}
+
+static PyObject *sound(PyObject *self, PyObject *args) {
+    (void)self;
+    PyObject *texts;
+    Given given = {0};
+    Column column = {0};
+    long long count;
+    int64_t nulls = -1;
+    if (!PyArg_ParseTuple(args, "y*Oz*L", &given.views, &texts, &given.validity, &count)) return NULL;
+    column.count = count;
+    const bool taken = take_column(&given, texts, &column);
+    if (taken && is_within(&column, given.views.len / 16, given.validity.len * 8, 0)) {
+        Py_BEGIN_ALLOW_THREADS
+        nulls = nulls_of_sound(&column);
+        Py_END_ALLOW_THREADS
+    }
+    give_back(&given, &column);
+    if (!taken) return NULL;
+    if (nulls < 0) Py_RETURN_NONE;
+    return PyLong_FromLongLong((long long)nulls);
+}
+
+static PyObject *total(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer views = {0}, validity = {0};
+    Column column = {0};
+    long long count;
+    int64_t sum = 0;
+    if (!PyArg_ParseTuple(args, "y*z*L", &views, &validity, &count)) return NULL;
+    column.views = views.buf;
+    column.validity = validity.buf;
+    column.count = count;
+    const bool within = is_within(&column, views.len / 16, validity.len * 8, 0);
+    for (int64_t row = 0; within && row < count; row++)
+        if (is_given(&column, row)) sum += column.views[row].length;
+    PyBuffer_Release(&views);
+    if (validity.obj != NULL) PyBuffer_Release(&validity);
+    if (within) return PyLong_FromLongLong((long long)sum);
+    PyErr_SetString(PyExc_ValueError, "rows outside of the column");
+    return NULL;
+}
+
 static PyObject *codes(PyObject *self, PyObject *args) {
     (void)self;
     PyObject *texts, *made = NULL;
@@ -455,7 +537,9 @@ static PyObject *views(PyObject *self, PyObject *args) {
 }
 
 static PyMethodDef METHODS[] = {
+    {"total", total, METH_VARARGS, "The bytes of the texts of string views."},
     {"codes", codes, METH_VARARGS, "The number of each text among the distinct ones."},
+    {"sound", sound, METH_VARARGS, "How many rows of string views are null, where all are sound and ASCII."},
     {"views", views, METH_VARARGS, "The string views of a utf8 array, or of a dictionary of utf8."},
 
     {"pack", pack, METH_VARARGS, "Texts as a dictionary and indices, or plain, whichever is smaller."},

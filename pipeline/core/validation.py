@@ -213,7 +213,7 @@ class Validator:
         refusals: list[Refusal] = []
         columns: dict[str, list[Any]] = {name: [] for name, _ in self._columns}
         for index, line in enumerate(text.split(b"\n")):
-            event, extra = self._decode_row(index, line)
+            event, extra = self.decode_row(index, line)
             if isinstance(event, Refusal):
                 refusals.append(event)
                 continue
@@ -224,8 +224,8 @@ class Validator:
                 columns[name].append(get(event))
         return _Decoded(lines, indexes, columns, len(lines), undeclared, refusals)
 
-    def _decode_row(self, index: int, line: bytes) -> tuple[Any, bool]:
-        """The row's struct or its refusal, and whether it has undeclared fields."""
+    def decode_row(self, index: int, line: bytes) -> tuple[Any, bool]:
+        """Judge one line but for its times: the row's struct or its refusal, and whether it has undeclared fields."""
         if len(line) > MAX_ROW_BYTES:
             return too_large(index, line, MAX_ROW_BYTES), False
         if not line.isascii() and not_utf8(line):

@@ -26,13 +26,12 @@ from pipeline.runtime.config_transforms import Sources
 from pipeline.runtime.config_windows import MANY_PANES, pane_count
 from pipeline.runtime.config_yaml import MAX_BYTES, Document, path_text, read_document
 from pipeline.runtime.functions import load_functions
+from pipeline.runtime.kept_config import ENV_FOLDER, ENV_TABLES
 
 ENV_PREFIX = "STREAMGAUGE_"
 ENV_TEST_PREFIX = "STREAMGAUGE_TEST_"
 ENV_REDIS_URL = "STREAMGAUGE_REDIS__URL"
 ENV_REDIS_URL_FILE = "STREAMGAUGE_REDIS__URL_FILE"
-ENV_FOLDER = "STREAMGAUGE_CONFIG_FOLDER"
-ENV_TABLES = "STREAMGAUGE_CONFIG_TABLES"
 ENV_API_URL = "STREAMGAUGE_URL"  # of the API that notebooks use: no setting of the file, and no typo of one
 ENV_NAMES = (ENV_REDIS_URL, ENV_REDIS_URL_FILE, ENV_FOLDER, ENV_TABLES, ENV_API_URL)
 ENV_LIKENESS = 0.8  # of an unknown name to one of ours, above which it is a typo and not another program's

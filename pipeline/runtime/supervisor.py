@@ -24,7 +24,8 @@ from pipeline.rim.connection import is_away, without_password, writer
 from pipeline.rim.embedded import EmbeddedServer
 from pipeline.rim.folder_lock import FolderLock
 from pipeline.runtime.children import Child
-from pipeline.runtime.config import ENV_FOLDER, ENV_TABLES, load_config
+from pipeline.runtime.config import load_config
+from pipeline.runtime.kept_config import ENV_FOLDER, ENV_TABLES
 from pipeline.runtime.process_tree import ProcessTree
 from pipeline.runtime.setup import require_partitions
 from pipeline.runtime.simulate import SIMULATIONS

@@ -37,6 +37,9 @@ from pipeline.runtime.tiers import TierCloser
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
 CLOSE_IDLE_S = 1.0  # and while none do: what another worker's commit or a tick made due
+# While little comes, between two reads: a read and a commit cost some milliseconds, with one event or with a thousand.
+PACE_S = 0.04
+FEW_EVENTS = 256  # of a partition: a read takes so many entries and more, so nothing is left behind it
 UPDATE_EVERY_S = 1.0  # between two publications of open windows (`emit: on_update`)
 TIDY_EVERY_S = 5.0
 AWAY_PAUSE_S = 0.5  # between tries while Redis is away
@@ -85,22 +88,28 @@ class Worker:
         self.leases = Leases(self.name, partitions, self.client, self.scripts)
 
     def poll_once(self, block_ms: int | None = None) -> Polled:
-        """Do what there is to do; when there is nothing, wait up to `block_ms` for an entry."""
+        """Do what there is to do; when there is nothing, wait up to `block_ms` for an entry.
+
+        When there was little, let more come before the next time: what comes alone is done at once.
+        """
+        began_s = time.monotonic()
         if self.leases.beat():
             self._follow_leases()
             self._check_places()
-        events = 0
+        events = most = 0
         for partition in self._ready():
             work = self._work[partition]
             done = self._poll(work)
             (self._hot.add if done or work.again else self._hot.discard)(partition)
-            events += done
+            events, most = events + done, max(most, done)
         if events:
             self._committed = True
             self._next_close_s = min(self._next_close_s, time.monotonic() + CLOSE_EVERY_S)
         polled = Polled(events, self._close())
         if polled.idle and block_ms:
             self._wait(block_ms)
+        elif block_ms and 0 < most < FEW_EVENTS:
+            time.sleep(max(0.0, began_s + PACE_S - time.monotonic()))
         return polled
 
     def _poll(self, work: PartitionWork) -> int:

@@ -11,7 +11,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from api.app import LIVE_HUB, create_app
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 from pipeline.core.definitions import Config
 from tests.servers import RunningServer, wait_for
 

@@ -18,6 +18,15 @@ from tests.servers import RunningServer
 TO_FLASK = "?backfill=false"
 REQUESTS: dict[str, dict[str, Any]] = {
     "one": {"data": rows(1)},
+    "one with space around": {"data": b" \n" + rows(1) + b" \r\n"},
+    "one over two lines": {"data": rows(1).replace(b",", b",\n", 1)},
+    "one undeclared": {"data": rows(1, more=1)},
+    "one too far ahead": {"data": json.dumps({"ts": NOW_MS + 10**6, "user": "u"})},
+    "one as text": {"data": rows(1), "headers": {"Content-Type": "text/plain; charset=utf-8"}},
+    "one as XML": {"data": rows(1), "headers": {"Content-Type": "text/xml"}},
+    "one cut off": {"data": rows(1), "headers": {"Content-Length": str(len(rows(1)) + 1)}},
+    "one with more behind it": {"data": rows(1), "headers": {"Content-Length": str(len(rows(1)) - 1)}},
+    "no length": {"data": rows(1), "headers": {"Content-Length": "-1"}},
     "some": {"data": rows(20)},
     "many": {"data": rows(500)},
     "gzip": {"data": gzip.compress(rows(3))},
@@ -63,6 +72,13 @@ def test_both_ways_answer_alike(server: RunningServer, monkeypatch: pytest.Monke
 
     assert taken == [True, False]
     assert fast == slow
+
+
+def test_a_name_is_checked_once_and_a_foreign_one_every_time(server: RunningServer) -> None:
+    http = create_app(CONFIG, server.url).test_client()
+
+    for name, status in 2 * (("localhost", 202), ("evil.example", 403), ("a.localhost:8000", 202)):
+        assert http.post(EVENTS_URL, data=rows(1), headers={"Host": name}).status_code == status
 
 
 def test_what_has_more_to_say_than_its_body_goes_to_flask(server: RunningServer) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from api.client import Client
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 from api.server import DRAIN_S, LIVE, REQUEST_THREADS
 from pipeline.rim.connection import reader
 from pipeline.runtime.config import load_config
@@ -43,7 +43,7 @@ stages:
 SERVE = """
 import sys
 from api import server
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 server.LIVE = LivePolicy(heartbeat_s=0.3)
 server.serve(sys.argv[1], "127.0.0.1", int(sys.argv[2]), sys.argv[3])
 """

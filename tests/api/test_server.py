@@ -54,23 +54,23 @@ class Api:
 CHECKS_FOR_EVER = """
 import signal, sys
 from pathlib import Path
-from api import server
+from api import loading, server
 def load(*args):
     Path(sys.argv[3]).touch()
     while True:
         signal.pause()
-server.load_config = load
+loading.load_config = load
 server.serve(sys.argv[1], "127.0.0.1", 0, sys.argv[2])
 """
 LOADS_FOR_EVER = """
 import signal, sys
 from pathlib import Path
-from api import server
+from api import loading, server
 def load(*args, **options):
     Path(sys.argv[3]).touch()
     while True:
         signal.pause()
-server.create_app = load
+loading.create_app = load
 server.serve(sys.argv[1], "127.0.0.1", 0, sys.argv[2])
 """
 

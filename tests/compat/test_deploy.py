@@ -16,7 +16,7 @@ import pytest
 from typer.main import get_command
 
 from api.app import create_app
-from api.live_hub import LivePolicy
+from api.live_policy import LivePolicy
 from api.main import app as commands
 from api.server import DRAIN_S
 from pipeline.core.validation import MAX_BODY_BYTES

@@ -17,9 +17,10 @@ from pipeline.core.tables import TableError
 from pipeline.errors import ConfigError
 from pipeline.runtime import table_files
 from pipeline.runtime.children import RunningChild
-from pipeline.runtime.config import ENV_FOLDER, load_config
+from pipeline.runtime.config import load_config
 from pipeline.runtime.config_describe import describe
 from pipeline.runtime.functions import load_functions
+from pipeline.runtime.kept_config import ENV_FOLDER
 from pipeline.runtime.supervisor import RUNNING_CONFIG, Up, _kept, children_of
 from pipeline.runtime.table_files import read_table_file
 from tests.servers import wait_for
