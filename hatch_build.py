@@ -16,7 +16,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PARTS = ("pipeline/core/_ndjson", "pipeline/core/_texts")  # each one file: .c, built as .abi3.so
+PARTS = (
+    "pipeline/core/_chunks",
+    "pipeline/core/_ndjson",
+    "pipeline/core/_texts",
+)  # each one file: .c, built as .abi3.so
 FLAGS = ("-O3", "-std=c11", "-Wall", "-Wextra", "-fPIC", "-shared")
 TIMEOUT_S = 120
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
-from pipeline.core.codings import NDJSON
+from pipeline.core.codings import ARROW, NDJSON
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
 from pipeline.core.events import ChunkError, Events, Reader, RowError
 from pipeline.core.partitioning import partition_of
@@ -191,8 +191,8 @@ class _Collector:
             case Control():
                 pass  # of a kind to come: it is acknowledged and changes nothing
 
-    def add_small(self, chunks: Sequence[Chunk]) -> None:
-        """Add small chunks that stand side by side: read at once where nothing in them is unusual."""
+    def add_alike(self, chunks: Sequence[Chunk]) -> None:
+        """Add plain chunks of one coding that stand side by side: read at once where nothing in them is unusual."""
         events = self.reader.together(chunks) if len(chunks) > 1 else None
         if events is None:
             for chunk in chunks:
@@ -329,14 +329,17 @@ def split_id(entry_id: bytes) -> tuple[int, int]:
 def read_batch(entries: Sequence[Entry], reader: Reader, *, partition: int, max_future_ms: int) -> Batch:
     """Decode entries of one partition, in stream order, to one batch."""
     collector = _Collector(reader, partition, max_future_ms)
-    for small, side_by_side in groupby(entries, key=_is_small):
-        if small:
-            collector.add_small([entry for entry in side_by_side if isinstance(entry, Chunk)])
+    for alike, side_by_side in groupby(entries, key=_plain_coding):
+        if alike is not None:
+            collector.add_alike([entry for entry in side_by_side if isinstance(entry, Chunk)])
         else:
             for entry in side_by_side:
                 collector.add(entry)
     return collector.batch()
 
 
-def _is_small(entry: Entry) -> bool:
-    return isinstance(entry, Chunk) and entry.coding == NDJSON and entry.n <= SMALL_CHUNK_ROWS
+def _plain_coding(entry: Entry) -> bytes | None:
+    """What chunks have to have in common to be read at once: columns, or rows, if these are few."""
+    if not isinstance(entry, Chunk):
+        return None
+    return entry.coding if entry.coding == ARROW or (entry.coding == NDJSON and entry.n <= SMALL_CHUNK_ROWS) else None
