@@ -183,11 +183,12 @@ def rows_as_json(stream: Stream, columns: Sequence[list[Any]]) -> list[bytes]:
     """Rows as JSON objects; `columns` are the values of each field, times as epoch milliseconds."""
     shown = [_shown(field, values) for field, values in zip(fields_of(stream), columns, strict=True)]
     names = [field.name for field in fields_of(stream)]
-    return [_encoder.encode(dict(zip(names, row, strict=True))) for row in zip(*shown, strict=True)]
+    lines = _encoder.encode_lines([dict(zip(names, row, strict=True)) for row in zip(*shown, strict=True)])
+    return lines.splitlines()  # in JSON a newline is written as an escape
 
 
 def _shown(field: Field, values: list[Any]) -> list[Any]:
-    if field.type == "timestamp":
+    if field.type == "timestamp" and field.unit != "ms":
         return [None if ms is None else json_time(field, ms) for ms in values]
     if field.item == "timestamp":
         return [None if items is None else [json_time(field, ms) for ms in items] for items in values]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import msgspec
@@ -127,15 +127,14 @@ class Batch:
         return np.delete(watermarks_ms, np.array(at) + np.arange(len(at))), newest
 
     def raw_rows(self, rows: Sequence[int]) -> list[bytes]:
-        """The events at `rows` as they were stored, as JSON objects."""
-        wanted: dict[int, list[int]] = {}  # number of an entry → places among `rows`
-        for place, row in enumerate(rows):
-            wanted.setdefault(int(self.entry_of[row]), []).append(place)
-        found = [b""] * len(rows)
-        for number, places in wanted.items():
-            bodies = self._raw_rows(self.entries[number], [self.row_in_entry(rows[place]) for place in places])
-            for place, body in zip(places, bodies, strict=True):
-                found[place] = body
+        """The events at `rows` as they were stored, as JSON objects; each entry is looked at once for rows in order."""
+        if not len(rows):
+            return []
+        numbers, in_entry = self.entry_of[rows], self.rows[rows] & _ROW_MASK
+        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+        found: list[bytes] = []
+        for first, last in pairwise(cuts):
+            found += self._raw_rows(self.entries[int(numbers[first])], in_entry[first:last].tolist())
         return found
 
     def _raw_rows(self, entry: Entry, rows: Sequence[int]) -> list[bytes]:
@@ -144,12 +143,13 @@ class Batch:
         assert isinstance(entry, Chunk), f"no row stands in {entry}"
         return self.reader.stored_rows(entry.body, entry.coding, entry.n, rows)
 
-    def is_flat(self, row: int) -> bool:
-        """Whether a row was an entry of its own, of flat texts."""
-        return isinstance(self.entries[int(self.entry_of[row])], Row)
-
     def row_in_entry(self, row: int) -> int:
         return int(self.rows[row]) & _ROW_MASK
+
+    def places_of(self, rows: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """The id of the entry that each of some rows came in, and their numbers in it."""
+        ids = [self.entries[number].id for number in self.entry_of[rows].tolist()]
+        return ids, (self.rows[rows] & _ROW_MASK).tolist()
 
     def entry_id(self, row: int) -> bytes:
         entry_id: bytes = self.entries[int(self.entry_of[row])].id

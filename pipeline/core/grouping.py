@@ -27,11 +27,19 @@ def column_codes(values: pl.Series) -> tuple[Codes, int]:
         codes = values.cast(pl.Enum(uniques)).to_physical().cast(pl.Int64)
         return codes.fill_null(len(uniques)).to_numpy(), len(uniques) + 1
     integers = values.cast(pl.Int64)
-    uniques_found, inverse = np.unique(integers.fill_null(0).to_numpy(), return_inverse=True)
-    size = len(uniques_found)
+    numbered, size = integer_codes(integers.fill_null(0).to_numpy())
     if integers.null_count():
-        inverse = np.where(integers.is_null().to_numpy(), size, inverse)
-    return inverse.astype(np.int64), size + 1
+        numbered = np.where(integers.is_null().to_numpy(), size, numbered)
+    return numbered, size + 1
+
+
+def integer_codes(values: Codes) -> tuple[Codes, int]:
+    """Return a code in [0, size) for each value, and size; the values are sorted only where nothing better is built."""
+    if texts.IS_BUILT:
+        numbers, firsts = texts.number_codes(values)
+        return numbers.astype(np.int64), len(firsts)
+    found, inverse = np.unique(values, return_inverse=True)
+    return inverse.astype(np.int64), len(found)
 
 
 def compact(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
@@ -40,6 +48,9 @@ def compact(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
     Returns:
         (inverse, representative): the new code of each row, and for each new code the first row that has it.
     """
+    if texts.IS_BUILT:
+        numbers, firsts = texts.number_codes(codes)
+        return numbers.astype(np.int64), firsts
     if size <= _DENSE_FACTOR * len(codes) + 1024:
         first = np.full(size, -1, dtype=np.intp)
         first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)

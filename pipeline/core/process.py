@@ -21,7 +21,7 @@ from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.batches import ROW, Batch
 from pipeline.core.cells import ALWAYS, OTHER, OTHERS, CellTable, cell_field, cell_fields, split_field
 from pipeline.core.definitions import Session
-from pipeline.core.grouping import column_codes, combined_codes, group_tuples
+from pipeline.core.grouping import column_codes, combined_codes, group_tuples, integer_codes
 from pipeline.core.lateness import NO_END, Mask, Verdict, judge
 from pipeline.core.programs import Program
 from pipeline.core.sketch_user import UserPartials
@@ -196,8 +196,7 @@ def _cells(
     columns = [column_codes(frame[name]) for name in program.stage.group_by]
     for numbers_ms in (panes_ms, from_ends):
         if len(numbers_ms) and numbers_ms.min() != numbers_ms.max():
-            found, codes = np.unique(numbers_ms, return_inverse=True)
-            columns.append((codes.astype(np.int64), len(found)))
+            columns.append(integer_codes(numbers_ms))
     cell_of, first_rows = combined_codes(columns, len(panes_ms))
     groups = group_tuples(frame, program.stage.group_by, first_rows)
     fields = _fields_of(program, groups, from_ends[first_rows])

@@ -70,6 +70,12 @@ def codes(column: pl.Series) -> tuple[Int32, Rows]:
     return np.frombuffer(numbers, dtype=np.int32), np.frombuffer(rows, dtype=np.int64)
 
 
+def number_codes(values: Rows) -> tuple[Int32, Rows]:
+    """The number of each value among the distinct ones, and the first row of each of these."""
+    numbers, rows = _texts.numbers(np.ascontiguousarray(values))
+    return np.frombuffer(numbers, dtype=np.int32), np.frombuffer(rows, dtype=np.int64)
+
+
 def _buffers(views: Any) -> list[Any]:
     """Validity (None where nothing is null), views, and the texts they point into."""
     assert kinds.is_string_view(views.type), views.type
