@@ -8,7 +8,7 @@ reloads of lookup tables: likewise, (row before which it stands, table, hash)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, groupby, pairwise
 from typing import Any
@@ -77,6 +77,11 @@ class Batch:
     def backfill(self) -> npt.NDArray[np.bool_]:
         """Whether each row is old data put into a live stream."""
         return self._of_entries([isinstance(entry, Chunk) and entry.backfill for entry in self.entries])
+
+    def numbered(self, names: Collection[str]) -> pl.DataFrame:
+        """The columns of `names` as a frame in flight: its rows numbered from 0."""
+        number = pl.Series(ROW, np.arange(len(self.times_ms)))
+        return pl.DataFrame([number, *(self.frame.get_column(name) for name in sorted(names))])
 
     def read_by(self, group: str) -> Batch:
         """The batch as one consumer group reads it: without the events that were replayed for another one."""

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.core import texts
+from pipeline.core.frames import rows_of
 
 Codes = npt.NDArray[np.int64]
 _DENSE_FACTOR = 4  # a lookup table of up to 4 places a row is cheaper than np.unique's sort
@@ -27,7 +28,7 @@ def column_codes(values: pl.Series) -> tuple[Codes, int]:
         codes = values.cast(pl.Enum(uniques)).to_physical().cast(pl.Int64)
         return codes.fill_null(len(uniques)).to_numpy(), len(uniques) + 1
     integers = values.cast(pl.Int64)
-    numbered, size = integer_codes(integers.fill_null(0).to_numpy())
+    numbered, size = integer_codes((integers.fill_null(0) if integers.null_count() else integers).to_numpy())
     if integers.null_count():
         numbered = np.where(integers.is_null().to_numpy(), size, numbered)
     return numbered, size + 1
@@ -77,8 +78,5 @@ def group_tuples(frame: pl.DataFrame, group_by: Sequence[str], rows: npt.NDArray
     """The values of the group columns at `rows`, as JSON types; timestamps are epoch milliseconds."""
     if not group_by:
         return [()] * len(rows)
-    wanted = frame.select(
-        pl.col(name).cast(pl.Int64) if isinstance(frame.schema[name], pl.Datetime) else pl.col(name)
-        for name in group_by
-    )
-    return wanted[rows].rows()
+    columns = [frame.get_column(name) for name in group_by]
+    return rows_of([c.cast(pl.Int64) if isinstance(c.dtype, pl.Datetime) else c for c in columns], rows)

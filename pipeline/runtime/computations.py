@@ -262,7 +262,7 @@ class PublishComputation:
 
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)
-        numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
+        numbered = batch.numbered(self.needs)
         contents = self.tables.contents(hashes_in(self.steps, before.tables, batch.reloads))
         frame, dead = apply_steps(self.steps, numbered, Joins(before.tables, batch.reloads, contents))
         rows = frame[ROW].to_numpy()

@@ -35,6 +35,8 @@ from pipeline.runtime.setup import activate_when_caught_up, set_up
 from pipeline.runtime.tiers import TierCloser
 
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
+GATHER_FROM = 2_500  # events of a poll: from here on nobody waits for a single event, and large batches cost less
+GATHER_S = 0.05  # how long entries are gathered after such a poll: a batch costs a millisecond or two, however small
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
 CLOSE_IDLE_S = 1.0  # and while none do: what another worker's commit or a tick made due
 UPDATE_EVERY_S = 1.0  # between two publications of open windows (`emit: on_update`)
@@ -70,6 +72,7 @@ class Worker:
     tables: TableCache = field(init=False)
     _work: dict[Partition, PartitionWork] = field(default_factory=dict)
     _hot: set[Partition] = field(default_factory=set)
+    _gathers_until_s: dict[Partition, float] = field(default_factory=dict)
     _next_close_s: float = 0.0
     _next_tidy_s: float = 0.0
     _next_update_s: dict[str, float] = field(default_factory=dict)
@@ -85,15 +88,23 @@ class Worker:
         self.leases = Leases(self.name, partitions, self.client, self.scripts)
 
     def poll_once(self, block_ms: int | None = None) -> Polled:
-        """Do what there is to do; when there is nothing, wait up to `block_ms` for an entry."""
+        """Do what there is to do; when there is nothing, wait up to `block_ms` for an entry.
+
+        Who may wait also leaves a partition that brought many events alone for a moment, so that its next batch is one.
+        """
         if self.leases.beat():
             self._follow_leases()
             self._check_places()
         events = 0
+        gathering = self._gathering() if block_ms else {}
         for partition in self._ready():
+            if partition in gathering:
+                continue
             work = self._work[partition]
             done = self._poll(work)
             (self._hot.add if done or work.again else self._hot.discard)(partition)
+            if done >= GATHER_FROM and not work.is_behind:
+                self._gathers_until_s[partition] = time.monotonic() + GATHER_S
             events += done
         if events:
             self._committed = True
@@ -156,8 +167,16 @@ class Worker:
         self._look({p: work for p, work in self._work.items() if p not in self._hot}, None)
         return sorted(self._hot)
 
+    def _gathering(self) -> dict[Partition, float]:
+        """The partitions that gather entries for their next batch, and for how many seconds yet."""
+        now_s = time.monotonic()
+        return {partition: until_s - now_s for partition, until_s in self._gathers_until_s.items() if until_s > now_s}
+
     def _wait(self, block_ms: int) -> None:
-        if not self._look(self._work, block_ms):
+        gathering = self._gathering()
+        for left_s in gathering.values():
+            block_ms = max(1, min(block_ms, int(left_s * 1000)))  # 0 would be for ever
+        if not self._look({p: work for p, work in self._work.items() if p not in gathering}, block_ms):
             time.sleep(block_ms / 1000)  # holding nothing that could wake us: until the next beat
 
     def _look(self, among: Mapping[Partition, PartitionWork], block_ms: int | None) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
 from pipeline.rim import keys
+from pipeline.runtime import runner, worker
 from pipeline.runtime.query import MetricQuery, Metrics
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.worker import Worker
@@ -50,3 +53,51 @@ def test_a_key_overwritten_by_others_rests_its_partition_and_no_other(server: Ru
     worker._work["steps", 0].runners[0].resting_until_s = 0.0
     worker.poll_once()
     assert counted(server) == 2
+
+
+def append(server: RunningServer, n: int, partition: int = 0) -> None:
+    with server.client.pipeline(transaction=False) as pipe:
+        for _ in range(n):
+            pipe.xadd(keys.raw("steps", partition), {"ts": "1000"})
+        pipe.execute()
+
+
+@pytest.fixture
+def patient(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker for which three events are many, and which would gather for ever."""
+    monkeypatch.setattr(worker, "GATHER_FROM", 3)
+    monkeypatch.setattr(worker, "GATHER_S", 3_600.0)
+    set_up(server.client, CONFIG)
+    found = Worker(CONFIG, server.client, server.client, "w")
+    found.poll_once()
+    return found
+
+
+def test_after_many_events_what_comes_next_is_gathered(server: RunningServer, patient: Worker) -> None:
+    append(server, 3)
+    assert patient.poll_once(block_ms=1).events == 3
+
+    # What comes now waits, and in the other partition it does not
+    append(server, 1)
+    append(server, 1, partition=1)
+    assert patient.poll_once(block_ms=1).events == 1
+    assert patient.poll_once(block_ms=1).idle
+    assert counted(server) == 4
+
+    # Who may not wait reads it, and so does everybody once the time is over
+    assert patient.poll_once().events == 1
+    append(server, 2)
+    patient._gathers_until_s["steps", 0] = 0.0
+    assert sum(patient.poll_once(block_ms=1).events for _ in range(2)) == 2
+
+
+def test_few_events_are_read_as_they_come(server: RunningServer, patient: Worker) -> None:
+    for _ in range(3):
+        append(server, 2)
+        assert sum(patient.poll_once(block_ms=1).events for _ in range(2)) == 2
+
+
+def test_a_backlog_is_read_at_once(server: RunningServer, patient: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_ENTRIES", 5)
+    append(server, 13)
+    assert [patient.poll_once(block_ms=1).events for _ in range(3)] == [5, 5, 3]
