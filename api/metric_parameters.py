@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from werkzeug.datastructures import MultiDict
 
@@ -32,11 +32,12 @@ from pipeline.core.programs import Program
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.zones import check_zone
 from pipeline.errors import BadRequestError
-from pipeline.runtime.filling import FILLS, Fill
-from pipeline.runtime.query import MAX_ROWS, MetricQuery, StateFilter
+from pipeline.runtime.filling import FILLS
+from pipeline.runtime.metric_query import MAX_ROWS, MetricQuery, StateFilter
 
 Format = Literal["json", "columns", "csv", "ndjson", "arrow"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+_Choice = TypeVar("_Choice", bound=str)
 
 DEFAULT_ROWS = 10_000
 _UNITS: Mapping[str, CalendarUnit] = {
@@ -118,11 +119,11 @@ def metric_request(args: Arguments, program: Program, now_ms: int) -> MetricRequ
         calendar=calendar,
         group_by=name_list(args, "group_by", program.stage.group_by, f"group field of {program.name}"),
         values=_values(args, program),
-        fill=_fill(args),
+        fill=_one_of(args, "fill", FILLS),
         other=flag(args, "other"),
         after=None if page is None else page.after,
     )
-    return MetricRequest(query, _format(args))
+    return MetricRequest(query, _one_of(args, "format", FORMATS))
 
 
 def _calendar(args: Arguments) -> Calendar | None:
@@ -158,14 +159,13 @@ def _values(args: Arguments, program: Program) -> tuple[str, ...] | None:
     return names
 
 
-def _fill(args: Arguments) -> Fill:
-    text = args.get("fill", "none")
-    for fill in FILLS:
-        if text == fill:
-            return fill
-    raise BadRequestError(
-        f"fill: '{shown(text)}' is none of {', '.join(FILLS)}.{did_you_mean(text, FILLS)}", code="bad_fill"
-    )
+def _one_of(args: Arguments, name: str, choices: Sequence[_Choice]) -> _Choice:
+    """What a parameter chooses; the first where it is not there."""
+    text = args.get(name, choices[0])
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise BadRequestError(f"{name}: there is no '{shown(text)}'.{did_you_mean(text, choices)}", code=f"bad_{name}")
 
 
 def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRequest:
@@ -181,14 +181,17 @@ def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRe
     at_ms = time_value(args, "at", now_ms)
     # without `at`, up to and with the pane that now is in, also where that begins just now
     return RollingRequest(
-        window_ms, now_ms + 1 if at_ms is None else at_ms, group_filters(args, program), _format(args)
+        window_ms,
+        now_ms + 1 if at_ms is None else at_ms,
+        group_filters(args, program),
+        _one_of(args, "format", FORMATS),
     )
 
 
 def latest_format(args: Arguments) -> Format:
     """Check the parameters of `GET /v1/metrics/{metric}/latest`, which takes only `format`."""
     check_names(args, ("format",))
-    return _format(args)
+    return _one_of(args, "format", FORMATS)
 
 
 def explain_request(args: Arguments, program: Program, now_ms: int) -> ExplainRequest:
@@ -281,13 +284,3 @@ def _state(args: Arguments) -> StateFilter:
                 "all are included",
                 code="bad_state",
             )
-
-
-def _format(args: Arguments) -> Format:
-    text = args.get("format", "json")
-    for form in FORMATS:
-        if text == form:
-            return form
-    raise BadRequestError(
-        f"format: '{shown(text)}' is none of {', '.join(FORMATS)}.{did_you_mean(text, FORMATS)}", code="bad_format"
-    )

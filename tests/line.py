@@ -22,7 +22,8 @@ from pipeline.core.watermarks import end_tick_time
 from pipeline.rim import groups, keys, replies, store
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.closer import Closer, Pass
-from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.metric_query import MetricQuery
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import groups_of, set_up
 from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer, wait_for

@@ -22,7 +22,7 @@ from api.reference.endpoints import (
     members,
 )
 from pipeline.runtime.filling import FILLS
-from pipeline.runtime.query import MAX_ROWS
+from pipeline.runtime.metric_query import MAX_ROWS
 
 METRIC = Parameter("metric", "the name of an aggregate stage", place="path")
 _META: Schema = members(

@@ -42,7 +42,8 @@ class Packed:
     sketches: list[tuple[list[int], Any]]
 
 
-_DECODER = msgspec.msgpack.Decoder(tuple[list[bytes], bytes, list[list[Any]], list[tuple[list[int], Any]]])
+_DECODER = msgspec.msgpack.Decoder(tuple[msgspec.Raw, bytes, list[list[Any]], list[tuple[list[int], Any]]])
+_NAMES_DECODER = msgspec.msgpack.Decoder(list[bytes])
 
 
 def encode_block(block: Packed) -> bytes:
@@ -50,8 +51,11 @@ def encode_block(block: Packed) -> bytes:
     return BLOCK_FORMAT + msgspec.msgpack.encode((block.names, block.records, block.variable, block.sketches))
 
 
-def decode_block(data: bytes) -> Packed:
+def decode_block(data: bytes, known: dict[bytes, list[bytes]] | None = None) -> Packed:
     """Read a block up to its packed columns.
+
+    `known`: lists of names by their bytes, of the blocks before. One window after the other has the same groups, and to
+    read a thousand names again takes longer than everything else in a block.
 
     Raises:
         ValueError: the block is of another format or cut off.
@@ -59,7 +63,14 @@ def decode_block(data: bytes) -> Packed:
     if data[:1] != BLOCK_FORMAT:
         raise ValueError(f"block starts with {data[:1]!r}, not with format {BLOCK_FORMAT!r}")
     try:
-        return Packed(*_DECODER.decode(memoryview(data)[1:]))
+        raw, records, variable, sketches = _DECODER.decode(memoryview(data)[1:])
+        packed = bytes(raw)
+        names = None if known is None else known.get(packed)
+        if names is None:
+            names = _NAMES_DECODER.decode(packed)
+            if known is not None:
+                known[packed] = names
+        return Packed(names, records, variable, sketches)
     except msgspec.MsgspecError as error:
         raise ValueError(f"{len(data)} bytes are not a block: {error}") from error
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from pipeline.core.accumulators import Column, Int64, Slots
 from pipeline.core.cells import RECORDS, Layout
 
+DENSE = 4  # numbers a key may take for each key there is, up to which a table of them all beats sorting
+
 
 @dataclass(frozen=True, slots=True)
 class CellColumns:
@@ -60,16 +62,32 @@ def merged_cells(layout: Layout, parts: Sequence[CellColumns]) -> CellColumns:
     keys = windows * (int(groups.max()) + 1) + groups
     if np.all(keys[1:] > keys[:-1]):
         return together  # nearly always: published windows in order, nothing to merge
-    distinct, first, places = np.unique(keys, return_index=True, return_inverse=True)
-    if len(distinct) == len(keys):
+    first, slots = _first_of_each(keys)
+    if len(first) == len(keys):
         return together.taken(first)
-    columns = layout.blank(len(distinct))
-    slots = places.astype(np.intp, copy=False)
+    columns = layout.blank(len(first))
     for accumulator in layout.accumulators:
         accumulator.merge(columns, slots, together.columns)
     for sketch in layout.sketches:
         sketch.merge_all(columns[sketch.name], slots, together.columns[sketch.name])
     return CellColumns(windows[first], groups[first], columns)
+
+
+def _first_of_each(keys: Int64) -> tuple[Slots, Slots]:
+    """Where each key comes first, in order of keys; and of each place, the number of its key in that order.
+
+    What `np.unique` answers, without sorting where the keys are dense, as they are but for a few rare groups.
+    """
+    size = int(keys.max()) + 1
+    if size > DENSE * len(keys):
+        _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+        return first, numbers.astype(np.intp, copy=False)
+    place = np.full(size, -1, dtype=np.intp)
+    place[keys[::-1]] = np.arange(len(keys) - 1, -1, -1)
+    distinct = np.flatnonzero(place >= 0)
+    number = np.empty(size, dtype=np.intp)
+    number[distinct] = np.arange(len(distinct))
+    return place[distinct], number[keys]
 
 
 def _concatenated(layout: Layout, parts: Sequence[CellColumns]) -> CellColumns:
@@ -112,9 +130,10 @@ class GroupNumbers:
         """The number of each group; one window after the other has the same ones, which one comparison finds out."""
         if self._last is not None and self._last[0] == groups:
             return self._last[1]
-        found = list(map(self._numbers.get, groups))
-        if None in found:
-            found = [self.number(group) for group in groups]
-        numbers = np.array(found, dtype=np.int64)
+        known = self._numbers
+        new = [group for group in dict.fromkeys(groups) if group not in known]
+        known.update(zip(new, range(len(known), len(known) + len(new)), strict=True))
+        self.names += new
+        numbers = np.array(list(map(known.__getitem__, groups)), dtype=np.int64)
         self._last = (groups, numbers)
         return numbers

@@ -192,7 +192,7 @@ class Layout:
                 raise ValueError(f"block of {len(block.names)} cells has {sizes} values in its columns")
             if (len(block.variable), len(block.sketches)) != (len(self.variable), len(self.sketches)):
                 raise ValueError("block has other columns than this stage")
-        records = np.frombuffer(b"".join(block.records for block in blocks), dtype=self.record).copy()
+        records = np.frombuffer(bytearray().join(block.records for block in blocks), dtype=self.record)
         columns: dict[str, Column] = {RECORDS: records}
         columns.update({name: records[name] for name, _ in self.fixed})
         for number, name in enumerate(self.variable):

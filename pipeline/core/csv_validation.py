@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from pipeline.core.column_names import TwoColumnsError, read_as
 from pipeline.core.csv_cells import cell_reader
 from pipeline.core.csv_columns import plain_lines, written_out
 from pipeline.core.csv_rows import CsvBody, CsvBodyError, CsvRecord, names_of, read_csv
@@ -53,7 +54,7 @@ class CsvValidator:
             if plain is not None:
                 return plain
             found = read_csv(body)
-            self._look_at_names(found.names)
+            found = replace(found, names=self._read_as(found.names))
         except CsvBodyError as error:
             refusal = Refusal(0, None, "malformed", f"the body is not taken as CSV: {error}", body)
             return Checked(b"", 1, 0, None, None, [refusal], 0, None, document_refused=True)
@@ -65,8 +66,7 @@ class CsvValidator:
         if lines is None:
             return None
         header = lines.partition(b"\n")[0]
-        names = names_of(header)
-        self._look_at_names(names)
+        names = self._read_as(names_of(header))
         dropped = any(name not in self._fields for name in names)
         rows = None if dropped and self.stream.extra == "refuse" else written_out(lines, names, self._fields)
         if rows is None:
@@ -78,9 +78,14 @@ class CsvValidator:
         refusals = [replace(each, body=sent[each.index], header=header) for each in checked.refusals]
         return replace(checked, refusals=refusals, undeclared=checked.n_good if dropped else 0)
 
-    def _look_at_names(self, names: Sequence[str]) -> None:
-        if any(name in self._fields for name in names):
-            return
+    def _read_as(self, names: Sequence[str]) -> list[str]:
+        """The columns by the fields they are read as."""
+        try:
+            read = read_as(names, self._fields)
+        except TwoColumnsError as error:
+            raise CsvBodyError(str(error)) from error
+        if any(name in self._fields for name in read):
+            return read
         other = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
         if other is not None:
             raise CsvBodyError(f"its columns are separated by {other!r}; separate them by commas")

@@ -57,9 +57,10 @@ def plain_value(value: Any) -> Any:
         case float():
             return value if math.isfinite(value) else (INFINITY if value > 0 else MINUS_INFINITY)
         case datetime():
-            return datetime_to_ms(value)
+            # as text: a number near 1970 would be read as seconds, and one of a field with a `unit` in that
+            return iso_time(datetime_to_ms(value))
         case date():
-            return datetime_to_ms(datetime(value.year, value.month, value.day, tzinfo=UTC))
+            return plain_value(datetime(value.year, value.month, value.day, tzinfo=UTC))
         case Decimal():
             return msgspec.Raw(str(value).encode())
         case UUID():

@@ -134,6 +134,8 @@ def _map(reply: Any) -> dict[bytes, Any]:
     """Read a map: a flat list under RESP2, a map under RESP3, with `str` keys where redis-py decoded them."""
     if not reply:
         return {}
+    if isinstance(reply, dict) and isinstance(next(iter(reply)), bytes):
+        return reply
     pairs: Iterable[tuple[Any, Any]] = reply.items() if isinstance(reply, Mapping) else _paired(reply)
     return {key.encode() if isinstance(key, str) else key: value for key, value in pairs}
 

@@ -274,13 +274,14 @@ def load_results(client: redis.Redis, metric: str, version: str, windows: Sequen
         pipe.execute_command("HGETALL", keys.result(metric, version, start, end))
     answers = pipe.execute() if windows else []
     stored = [(window, replies.parse_hash(reply)) for window, reply in zip(windows, answers, strict=True)]
-    return [_result(start, end, fields) for (start, end), fields in stored if fields]
+    names: dict[bytes, list[bytes]] = {}
+    return [_result(start, end, fields, names) for (start, end), fields in stored if fields]
 
 
-def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result:
+def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes], names: dict[bytes, list[bytes]]) -> Result:
     blocks: list[Packed] = []
     while (block := fields.get(b"b%d" % len(blocks))) is not None:
-        blocks.append(decode_block(block))
+        blocks.append(decode_block(block, names))
     return Result(
         start_ms,
         end_ms,
@@ -288,6 +289,6 @@ def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes]) -> Result
         fields[b"state"].decode(),
         int(fields[b"published_ms"]),
         int(fields.get(b"seq", b"0")),
-        [name for block in blocks for name in block.names],
+        blocks[0].names if len(blocks) == 1 else [name for block in blocks for name in block.names],
         blocks,
     )

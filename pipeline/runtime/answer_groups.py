@@ -21,7 +21,10 @@ from pipeline.runtime.finishing import group_values, order_of_values
 
 @dataclass(slots=True)
 class AnswerGroups:
-    """`stored` numbers groups as cells have them, `shown` as rows do: by the `fields` of the answer."""
+    """`stored` numbers groups as cells have them, `shown` as rows do: by the `fields` of the answer.
+
+    Where the rows' groups are the cells', both are one.
+    """
 
     program: Program
     fields: tuple[str, ...]
@@ -31,7 +34,11 @@ class AnswerGroups:
     shown: GroupNumbers = field(default_factory=GroupNumbers)
     _wanted: list[bool] = field(default_factory=list)
     _shown_as: list[int] = field(default_factory=list)
-    _values: list[dict[str, Any]] = field(default_factory=list)
+    _values: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.merges_groups:
+            self.shown = self.stored
 
     @property
     def merges_groups(self) -> bool:
@@ -48,17 +55,18 @@ class AnswerGroups:
 
     def shown_as(self, numbers: Int64) -> Int64:
         """The groups of rows that stored groups belong to."""
+        if not self.merges_groups:
+            return numbers
         for group in self.stored.names[len(self._shown_as) :]:
             self._shown_as.append(self.shown.number(self._reduced(group)))
         return np.array(self._shown_as, dtype=np.int64)[numbers]
 
     def stored_order(self, numbers: Int64) -> Int64:
         """Numbers that stand in the order of the groups' JSON: what groups are merged in, whoever read them when."""
-        distinct, places = np.unique(numbers, return_inverse=True)
-        names = [self.stored.names[number] for number in distinct.tolist()]
-        ranks = np.empty(len(names), dtype=np.int64)
-        ranks[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
-        return ranks[places]
+        distinct = np.flatnonzero(np.bincount(numbers)).tolist()
+        ranks = np.empty(len(self.stored), dtype=np.int64)
+        ranks[sorted(distinct, key=self.stored.names.__getitem__)] = np.arange(len(distinct))
+        return ranks[numbers]
 
     def _reduced(self, group: bytes) -> bytes:
         if group == OTHERS:
@@ -70,17 +78,16 @@ class AnswerGroups:
 
     def values(self, number: int) -> Mapping[str, Any]:
         """The values of the fields of a shown group."""
-        while len(self._values) < len(self.shown):
-            self._values.append(group_values(self.program, self.shown.names[len(self._values)], self.fields))
-        return self._values[number]
+        known = self._values.get(number)
+        if known is None:
+            known = self._values[number] = group_values(self.program, self.shown.names[number], self.fields)
+        return known
 
     def columns(self, numbers: Int64) -> dict[str, list[Any]]:
         """The group columns of rows."""
-        if not len(numbers):
-            return {name: [] for name in self.fields}
-        self.values(int(numbers.max()))
-        shown, listed = self._values, numbers.tolist()
-        columns = ([values[name] for values in shown] for name in self.fields)
+        listed = numbers.tolist()
+        shown = {number: self.values(number) for number in set(listed)}
+        columns = ({number: values[name] for number, values in shown.items()} for name in self.fields)
         return {name: list(map(column.__getitem__, listed)) for name, column in zip(self.fields, columns, strict=True)}
 
     def ranks(self, numbers: Int64) -> Int64:

@@ -6,12 +6,14 @@ Invariant: `init` never overwrites a file; when one is there already it writes n
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.core.times import format_duration
 from pipeline.errors import StreamgaugeError
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -29,14 +31,23 @@ METRIC_OF = {Template.sensors: "sensor_climate", Template.clickstream: "views_by
 
 def init(
     folder: Annotated[Path, typer.Argument(help="Where; it is made if it is not there.")] = Path(),
-    template: Annotated[Template, typer.Option(help="What it is about.")] = Template.sensors,
+    template: Annotated[Template | None, typer.Option(help="What it is about.", show_default="sensors")] = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", help="A CSV, NDJSON or Parquet file of yours, to write the config for.")
+    ] = None,
 ) -> None:
     """Write a config.yaml with its schema for editors and a notebook, and print the next three commands."""
-    written = write_project(folder, template)
-    for path in written:
+    if source is None:
+        chosen = template or Template.sensors
+        texts, following = template_project(chosen), next_commands(folder, chosen)
+    elif template is None:
+        texts, following = project_of_file(folder, source)
+    else:
+        raise StreamgaugeError("--from and --template are two ways to a config; give one of them.")
+    for path in write_project(folder, texts):
         typer.echo(f"wrote {path}", err=True)
     typer.echo("Next:", err=True)
-    for line in next_commands(folder, template):
+    for line in following:
         typer.echo(line)
 
 
@@ -52,17 +63,38 @@ def schema_text() -> str:
     return SCHEMA_FILE.read_text("utf-8")
 
 
-def write_project(folder: Path, template: Template) -> list[Path]:
-    """Write the files of a project, and return their paths.
+def template_project(template: Template) -> dict[str, str]:
+    """The files of a project by their names."""
+    return {
+        CONFIG: (TEMPLATES / template / CONFIG).read_text("utf-8"),
+        f"{template}.ipynb": (TEMPLATES / template / "notebook.ipynb").read_text("utf-8"),
+    }
+
+
+def project_of_file(folder: Path, source: Path) -> tuple[dict[str, str], list[str]]:
+    """The config for a file of rows, and what to type next.
+
+    Raises:
+        StreamgaugeError: the file cannot be read, or has no column of times.
+    """
+    from pipeline.runtime.config_of_file import draft_for
+
+    draft = draft_for(source)
+    following = [
+        _up(folder),
+        f"streamgauge replay {shlex.quote(str(source.absolute()))} --stream {draft.stream} --shift-to-now",
+        f"streamgauge query {draft.metric} --start -{format_duration(draft.shown_ms)} --spark",
+    ]
+    return {CONFIG: draft.text()}, following
+
+
+def write_project(folder: Path, project: Mapping[str, str]) -> list[Path]:
+    """Write the files of a project and the schema of its config, and return their paths.
 
     Raises:
         StreamgaugeError: one of them is there already, or the folder cannot be written.
     """
-    texts = {
-        folder / CONFIG: (TEMPLATES / template / CONFIG).read_text("utf-8"),
-        folder / SCHEMA: schema_text(),
-        folder / f"{template}.ipynb": (TEMPLATES / template / "notebook.ipynb").read_text("utf-8"),
-    }
+    texts = {folder / name: text for name, text in {SCHEMA: schema_text(), **project}.items()}
     if present := [str(path) for path in texts if path.exists()]:
         raise StreamgaugeError(f"{present[0]} exists already, so nothing was written. Name another folder to write to.")
     try:
@@ -77,12 +109,15 @@ def write_project(folder: Path, template: Template) -> list[Path]:
 
 def next_commands(folder: Path, template: Template) -> list[str]:
     """What to type next; each but the first in another terminal, while `up` runs."""
-    up = "streamgauge up" if folder == Path() else f"cd {shlex.quote(str(folder))} && streamgauge up"
     return [
-        up,
+        _up(folder),
         f"streamgauge simulate --streams {STREAM_OF[template]}",
         f"streamgauge query {METRIC_OF[template]} --start -5m",
     ]
+
+
+def _up(folder: Path) -> str:
+    return "streamgauge up" if folder == Path() else f"cd {shlex.quote(str(folder))} && streamgauge up"
 
 
 def add_to(app: typer.Typer) -> None:

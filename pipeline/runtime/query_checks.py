@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pipeline.core.definitions import Session
 from pipeline.core.programs import Program
 from pipeline.errors import BadRequestError
-
-if TYPE_CHECKING:
-    from pipeline.runtime.query import MetricQuery
+from pipeline.runtime.metric_query import MetricQuery
 
 # They follow one series: of several that are mixed they would say something of none.
 _OF_ONE_SERIES = frozenset({"increase", "rate", "time_weighted_mean"})

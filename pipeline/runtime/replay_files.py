@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
+from pipeline.core.column_names import TwoColumnsError, read_as
 from pipeline.core.csv_cells import CellReader, cell_reader
 from pipeline.core.ndjson import encode_rows, iso_time
 from pipeline.core.times import epoch_to_ms, parse_time_ms
@@ -38,14 +39,14 @@ class FileRow:
 
 
 def read_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
-    """Yield the rows of a file; `fields` (name → type) types the text of a CSV.
+    """Yield the rows of a file; `fields` (name → type) names columns and types the text of a CSV.
 
     Raises:
         StreamgaugeError: the file is of no known format, or is not what its format says.
     """
     match file_format(path):
         case "parquet":
-            return _parquet_rows(path)
+            return _parquet_rows(path, fields)
         case "csv":
             return _csv_rows(path, fields)
         case "ndjson":
@@ -113,11 +114,19 @@ def _header(path: Path, reader: Iterator[list[str]], fields: Mapping[str, str]) 
         )
     if len(set(header)) != len(header):
         raise StreamgaugeError(f"{path}:1: the header names a column twice: {', '.join(header)}")
+    header = _read_as(f"{path}:1", header, fields)
     if fields and not set(header) & set(fields):
         raise StreamgaugeError(
             f"{path}:1: no column is a field of the stream. Columns: {', '.join(header)}. Fields: {', '.join(fields)}."
         )
     return header
+
+
+def _read_as(place: str, columns: list[str], fields: Mapping[str, str]) -> list[str]:
+    try:
+        return read_as(columns, fields)
+    except TwoColumnsError as error:
+        raise StreamgaugeError(f"{place}: {error}.") from error
 
 
 def _csv_body(header: list[str], readers: list[CellReader], cells: list[str]) -> bytes:
@@ -129,11 +138,13 @@ def _csv_body(header: list[str], readers: list[CellReader], cells: list[str]) ->
     return encode_rows([row]).rstrip()
 
 
-def _parquet_rows(path: Path) -> Iterator[FileRow]:
+def _parquet_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
     import polars as pl
 
     try:
         source = pl.scan_parquet(path)
+        columns = source.collect_schema().names()
+        source = source.rename(dict(zip(columns, _read_as(str(path), columns, fields), strict=True)))
         for first in range(0, source.select(pl.len()).collect().item(), PARQUET_SLICE_ROWS):
             rows = source.slice(first, PARQUET_SLICE_ROWS).collect().iter_rows(named=True)
             for line, row in enumerate(rows, start=first + 1):

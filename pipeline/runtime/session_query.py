@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -34,9 +34,7 @@ from pipeline.runtime.answer_groups import AnswerGroups
 from pipeline.runtime.closer import minimum_watermark
 from pipeline.runtime.finishing import finished_columns
 from pipeline.runtime.metric_completeness import Completeness, complete_from_ms
-
-if TYPE_CHECKING:
-    from pipeline.runtime.query import MetricQuery
+from pipeline.runtime.metric_query import MetricQuery
 
 MAX_SESSIONS = 200_000  # looked at for one answer, open and published ones apart
 NEWEST_BUCKETS = 1_000  # an answer covers when no start was given

@@ -117,7 +117,13 @@ def test_a_dataframe_is_sent_with_its_named_index_and_nulls(api: FakeApi, client
     client.send("s", frame.iloc[:1])
 
     assert api.rows["s"] == [
-        {"ts": 1_577_833_200_000, "value": 1.5, "user": None, "count": 1, "seen": 1_577_836_800_000}
+        {
+            "ts": "2019-12-31T23:00:00.000+00:00",
+            "value": 1.5,
+            "user": None,
+            "count": 1,
+            "seen": "2020-01-01T00:00:00.000+00:00",
+        }
     ]
 
 
@@ -288,7 +294,7 @@ def test_a_metric_is_asked_for_in_the_words_of_the_api(api: FakeApi, client: Cli
         "/v1/metrics/views",
         {
             "start": ["-1h"],
-            "end": ["1577836800000"],
+            "end": ["2020-01-01T00:00:00.000+00:00"],
             "step": ["5m"],
             "tz": ["Europe/Paris"],
             "group_by": ["section,country"],
@@ -320,7 +326,7 @@ def test_the_other_views_of_a_metric_are_the_same_kind_of_frame(api: FakeApi, cl
     assert [query for _, query in api.queries] == [
         {"format": ["columns"]},
         {"window": ["5m"], "at": ["60000"], "where.section": ["blog"], "format": ["columns"]},
-        {"start": ["0"], "where.section": ["blog"]},
+        {"start": ["1970-01-01T00:00:00.000+00:00"], "where.section": ["blog"]},
     ]
 
 
@@ -367,7 +373,7 @@ def test_an_end_may_be_waited_for(api: FakeApi, client: Client, naps: Naps) -> N
 def test_time_is_moved_without_data(api: FakeApi, client: Client) -> None:
     client.end("s")
     client.heartbeat("s", datetime(1970, 1, 1, 0, 0, 5, tzinfo=UTC))
-    assert api.ticks == [("s", {"end": True}), ("s", {"heartbeat": 5000})]
+    assert api.ticks == [("s", {"end": True}), ("s", {"heartbeat": "1970-01-01T00:00:05.000+00:00"})]
 
 
 def test_a_string_is_not_taken_for_rows(client: Client) -> None:

@@ -263,3 +263,18 @@ def test_many_rows_are_stored_as_columns_like_any_others(line: Line) -> None:
     line.settle()
 
     assert sum(row["total"] for row in line.rows("sums")) == sum(range(3_000))
+
+
+def test_columns_are_read_as_the_fields_they_look_like(line: Line) -> None:
+    said = post(line, b"TS,User,N (items),other\n%d,ada,x,y\n%d,bob,,\n" % (NOW_MS, NOW_MS))
+    assert (said["accepted"], said["rejected"]) == (2, 0)  # `N (items)` is n_items, which is no field
+    said = post(line, b"ts,User,n,N\n%d,ada,1,x\n" % NOW_MS)
+    assert (said["accepted"], said["rejected"]) == (1, 0)  # n is n, so N is none
+    answer = line.http.post(URL, data=b'"T.S.",User\n%d,ada\n' % NOW_MS, headers=CSV)
+    assert answer.get_json()["errors"][0]["field"] == "ts"  # `T.S.` is t_s
+
+
+def test_two_columns_that_could_be_one_field_are_refused_by_name(line: Line) -> None:
+    answer = line.http.post(URL, data=b"ts,User,USER\n%d,ada,bob\n" % NOW_MS, headers=CSV)
+    assert answer.status_code == 400
+    assert "both 'User' and 'USER' could be the field 'user'" in answer.text

@@ -19,7 +19,7 @@ from api.parameters import (
 )
 from pipeline.core.programs import compile_programs
 from pipeline.errors import BadRequestError
-from pipeline.runtime.query import MetricQuery
+from pipeline.runtime.metric_query import MetricQuery
 from tests.api.line import CONFIG
 
 NOW_MS = 1_700_000_000_000

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from api.csv_text import FORMULA_STARTS, csv_text
 from pipeline.core.definitions import Config
 from pipeline.rim import keys, store
-from pipeline.runtime import query as query_module
+from pipeline.runtime import query_plan
 from tests.api.line import BASE, BY_PAGE, CONFIG, Line, make_line
 from tests.servers import RunningServer
 
@@ -159,7 +159,7 @@ def test_where_compares_by_type_and_several_fields_must_all_match(line: Line) ->
 def test_order_and_limit_give_the_first_rows_of_the_whole_answer(
     line: Line, order: str, expected: list[Any], batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query_module, "BATCH_WINDOWS", batch)
+    monkeypatch.setattr(query_plan, "BATCH_WINDOWS", batch)
     fill(line)
 
     for limit in range(1, 6):
@@ -181,7 +181,7 @@ def test_nulls_come_last_in_either_direction(line: Line) -> None:
 def test_without_a_start_the_newest_windows_answer_and_a_cut_step_is_left_out(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query_module, "NEWEST_WINDOWS", 4)
+    monkeypatch.setattr(query_plan, "NEWEST_WINDOWS", 4)
     for second in range(0, 61, 10):
         line.add(second, "/a", 1.0)
     line.work()
@@ -196,7 +196,7 @@ def test_without_a_start_the_newest_windows_answer_and_a_cut_step_is_left_out(
 def test_a_range_of_more_windows_than_an_answer_looks_at_is_refused(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(query_module, "MAX_WINDOWS", 1)
+    monkeypatch.setattr(query_plan, "MAX_WINDOWS", 1)
     fill(line)
 
     assert line.get("/v1/metrics/by_page?start=0", 400)["code"] == "range_too_long"

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.core.ndjson import encode_rows, iso_time
+from pipeline.core.ndjson import datetime_to_ms, encode_rows, iso_time
+from pipeline.core.times import parse_time_ms
 
 
 def sent(value: Any) -> Any:
@@ -27,12 +28,12 @@ def test_every_kind_of_missing_value_is_null(missing: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (datetime(2020, 1, 1, 0, 0, 1, 999_999), 1_577_836_801_999),
-        (datetime(2020, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), 1_577_836_800_000),
-        (datetime(1969, 12, 31, 23, 59, 59, 999_500, tzinfo=UTC), -1),
-        (date(1970, 1, 2), 86_400_000),
-        (pd.Timestamp("2020-01-01 00:00:00.123456789", tz="UTC"), 1_577_836_800_123),
-        (np.datetime64("2020-01-01T00:00:00.123456789"), 1_577_836_800_123),
+        (datetime(2020, 1, 1, 0, 0, 1, 999_999), "2020-01-01T00:00:01.999+00:00"),
+        (datetime(2020, 1, 1, 1, tzinfo=timezone(timedelta(hours=1))), "2020-01-01T00:00:00.000+00:00"),
+        (datetime(1969, 12, 31, 23, 59, 59, 999_500, tzinfo=UTC), "1969-12-31T23:59:59.999+00:00"),
+        (date(1970, 1, 2), "1970-01-02T00:00:00.000+00:00"),
+        (pd.Timestamp("2020-01-01 00:00:00.123456789", tz="UTC"), "2020-01-01T00:00:00.123+00:00"),
+        (np.datetime64("2020-01-01T00:00:00.123456789"), "2020-01-01T00:00:00.123+00:00"),
         (np.int64(7), 7),
         (np.bool_(True), True),
         (0.1 + 0.2, 0.30000000000000004),
@@ -45,6 +46,12 @@ def test_every_kind_of_missing_value_is_null(missing: Any) -> None:
 )
 def test_values_keep_their_meaning(value: Any, expected: Any) -> None:
     assert sent(value) == expected
+
+
+@pytest.mark.parametrize("year", [1, 1960, 1970, 1972, 2026, 9998])
+def test_a_moment_is_read_as_what_it_was_whatever_its_distance_from_1970(year: int) -> None:
+    moment = datetime(year, 1, 2, 3, 4, 5, 6_000, tzinfo=UTC)
+    assert parse_time_ms(sent(moment), 0) == datetime_to_ms(moment)
 
 
 def test_numbers_that_do_not_fit_are_left_for_the_door_to_refuse() -> None:

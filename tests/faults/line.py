@@ -21,7 +21,8 @@ from pipeline.rim.commit import Checkpoint
 from pipeline.rim.scripts import Script, Scripts, all_scripts, script
 from pipeline.runtime.closer import Closer
 from pipeline.runtime.computations import AggregateComputation, Computation
-from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.metric_query import MetricQuery
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.runner import Loaded, Runner
 from pipeline.runtime.setup import set_up
 from tests.faults.model import WINDOW_MS, Cells, Model, read_log, rows_of

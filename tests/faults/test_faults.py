@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from pipeline.rim import keys, store
-from pipeline.runtime.query import MetricQuery, Metrics, Row
+from pipeline.runtime.answer import Row
+from pipeline.runtime.metric_query import MetricQuery
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.verify_report import MetricReport
 from tests.faults.harness import BASE_MS, DISORDER_MS, METRIC, RARE, STAYS, STAYS_RULE, STREAM, Storm
 from tests.faults.model import Cells, Model, Sessions, read_log, read_sessions, rows_of

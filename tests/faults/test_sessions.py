@@ -18,7 +18,9 @@ from pipeline.core.events import Reader
 from pipeline.core.programs import Program, compile_programs
 from pipeline.rim import groups, keys, replies, session_publish, session_store
 from pipeline.rim.scripts import Scripts
-from pipeline.runtime.query import MetricQuery, Metrics, Row
+from pipeline.runtime.answer import Row
+from pipeline.runtime.metric_query import MetricQuery
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.runner import Runner
 from pipeline.runtime.session_closer import SessionCloser
 from pipeline.runtime.session_computation import SessionComputation

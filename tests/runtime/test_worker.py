@@ -7,7 +7,8 @@ import pytest
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
 from pipeline.rim import keys
 from pipeline.runtime import runner, worker
-from pipeline.runtime.query import MetricQuery, Metrics
+from pipeline.runtime.metric_query import MetricQuery
+from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer
