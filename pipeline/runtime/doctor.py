@@ -43,9 +43,9 @@ def check_config(path: Path, environ: Mapping[str, str]) -> Check:
 
 def check_native() -> Check:
     """Say whether bodies are read and packed natively; all numbers are the same without."""
-    from pipeline.core import native, texts
+    from pipeline.core import native, stored_chunks, texts
 
-    if native.IS_BUILT and texts.IS_BUILT:
+    if native.IS_BUILT and stored_chunks.IS_BUILT and texts.IS_BUILT:
         return Check("native parts", True, "built")
     seen = "not built, so an event costs more CPU; with a C compiler it is: apt-get install gcc python3-dev, make setup"
     return Check("native parts", True, seen)
