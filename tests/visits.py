@@ -23,6 +23,7 @@ from pipeline.core.definitions import (
     Transform,
     Tumbling,
 )
+from tests.kept_lines import filled_once
 from tests.line import Line
 from tests.servers import RunningServer
 
@@ -99,7 +100,15 @@ def visits(count: int, seed: int = 1) -> list[dict[str, Any]]:
 
 def filled(server: RunningServer, config: Config = CONFIG) -> Line:
     """A line with chunks, rows, a damaged chunk, a row that does not fit and ticks in two partitions, all committed."""
-    line, events = Line(config, server), visits(600)
+    if config is CONFIG:
+        return filled_once("visits", server, lambda: Line(config, server), _fill)
+    line = Line(config, server)
+    _fill(line)
+    return line
+
+
+def _fill(line: Line) -> None:
+    events = visits(600)
     for number, at in enumerate(range(0, len(events), 50)):
         part = events[at : at + 50]
         line.chunk("visits", part, partition=number % 2, times_ms=[row["ts"] for row in part])
@@ -111,4 +120,3 @@ def filled(server: RunningServer, config: Config = CONFIG) -> Line:
     for partition in (0, 1):
         line.tick("visits", BASE_MS + 200_000, partition=partition)
     line.settle()
-    return line

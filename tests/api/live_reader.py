@@ -19,8 +19,19 @@ Row = dict[str, Any]
 POLICY = LivePolicy(readers=4, heartbeat_s=0.05, look_ms=10, checks_every_s=0.0)
 
 
+_apps: list[Flask] = []
+
+
 def live_app(server: RunningServer, config: Config, policy: LivePolicy = POLICY) -> Flask:
-    return create_app(config, server.url, live=policy)
+    app = create_app(config, server.url, live=policy)
+    _apps.append(app)
+    return app
+
+
+def close_live_apps() -> None:
+    """End the streams that tests left open: each keeps a thread that looks every 10 ms, to the end of the run."""
+    while _apps:
+        _apps.pop().extensions[LIVE_HUB].close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,3 +194,14 @@ def test_a_function_that_is_not_there_is_not_taken_for_a_field() -> None:
         compile_expression("nowhere (page)", COLUMNS)
 
     assert "stands in quotes" not in str(caught.value)
+
+
+def test_an_expression_is_tried_out_once_for_the_same_columns_and_a_refusal_each_time() -> None:
+    columns: dict[str, pl.DataType] = {"v": pl.Float64(), "k": pl.Int64()}
+    first = compile_expression("v + k", columns)
+
+    assert compile_expression("v + k", dict(columns)) is first
+    assert compile_expression("v + k", {"v": pl.Int64(), "k": pl.Int64()}).dtype == pl.Int64()
+    for _ in range(2):
+        with pytest.raises(ExpressionError, match="unknown field 'w'"):
+            compile_expression("w", columns)

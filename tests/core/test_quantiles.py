@@ -29,6 +29,7 @@ from pipeline.core.sketch_quantiles import (
     quantile,
 )
 from pipeline.core.sketches import as_column, as_slots
+from tests.examples import examples
 
 Floats = npt.NDArray[np.float64]
 QS = [0, 0.001, 0.01, 0.05, 0.25, 0.29, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 1]
@@ -69,7 +70,7 @@ def test_every_quantile_is_within_the_stated_error_of_the_value_at_its_rank(name
         assert abs(found - expected) <= RELATIVE_ERROR * abs(expected), (q, found, expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50, whole=200), deadline=None)
 @given(
     values=st.lists(st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False), min_size=1, max_size=30),
     q=st.floats(0, 1),
@@ -81,7 +82,7 @@ def test_the_stated_error_holds_for_any_values(values: list[float], q: float) ->
     assert abs(found - expected) <= RELATIVE_ERROR * abs(expected)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50, whole=200), deadline=None)
 @given(values=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30), q=st.floats(0, 1))
 def test_the_stated_error_holds_for_any_integers(values: list[int], q: float) -> None:
     where = np.zeros(len(values), dtype=np.int64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.expressions import compile_expression
@@ -48,7 +48,7 @@ rows = st.fixed_dictionaries(
 def test_a_row_alone_gives_what_it_gives_among_others(text: str) -> None:
     expression = compile_expression(text, COLUMNS).expr.alias("x")
 
-    @law
+    @settings(law, max_examples=40)  # inside a test: no run asks for it by name
     @given(events=st.lists(rows, min_size=1, max_size=9))
     def holds(events: list[dict[str, Any]]) -> None:
         frame = pl.DataFrame(events, schema=COLUMNS)

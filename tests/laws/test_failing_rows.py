@@ -91,7 +91,7 @@ def compiled(text: str) -> pl.Expr:
 derives = given(st.lists(numbers, min_size=1, max_size=2), events, st.lists(st.integers(0, 1), min_size=1, max_size=5))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @derives
 def test_derives_lose_the_rows_that_halving_finds(
     texts: list[str], rows: list[dict[str, Any]], repeats: list[int]
@@ -121,7 +121,7 @@ def derives_lose_what_halving_finds(texts: list[str], rows: list[dict[str, Any]]
     assert done.equals(halved)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(conditions, events)
 def test_filters_lose_the_rows_that_halving_finds(text: str, rows: list[dict[str, Any]]) -> None:
     filters_lose_what_halving_finds(text, rows)

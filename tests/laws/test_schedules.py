@@ -33,7 +33,7 @@ from tests.oracle.every_kind import CASES, FILTER, METRIC, STREAM, Case, config_
 from tests.oracle.random_logs import RandomLog, random_logs
 from tests.servers import RunningServer
 
-SHORT, LONG = 200, 2_000
+SHORT, LONG = 70, 2_000
 LATENESS = (0, 5)
 SPECS = (
     AggregateSpec("n", "count"),

@@ -24,12 +24,13 @@ from pipeline.core.session_form import parse_session
 from pipeline.core.session_runs import Mask
 from pipeline.core.session_walk import Walk
 from pipeline.core.sessions import Arrivals, Changed, SessionTable
+from tests.examples import examples
 from tests.laws.logs import law
 from tests.laws.session_model import Event, Lateness, in_time, sessions_of
 
 LAYOUT = Layout.of([Count(None), FloatSum("v"), Edge("v", "first", "<f8"), Edge("word", "last", "O")])
 VALUES = [0.1, 0.2, 0.3, 1e16, -1e16, -0.0, 1.0]
-many = settings(law, max_examples=400)
+many = settings(law, max_examples=examples(130, whole=400))
 
 
 def modelled(log: Sequence[Event], window: Session) -> dict[tuple[bytes, int], Any]:

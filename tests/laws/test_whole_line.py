@@ -20,6 +20,7 @@ from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.closer import Closer
 from pipeline.runtime.worker import Worker
+from tests.examples import examples
 from tests.laws.logs import METRIC, STREAM, TOTAL, Logged, as_bytes, config, end_tick, flat, law, logs
 from tests.laws.outcomes import assert_downstream_equals_results, outcome
 from tests.line import Line
@@ -31,7 +32,7 @@ COMMANDS_OF_A_POLL = 40  # about as many as a poll with a commit and a publish t
 
 whole_line_law = settings(
     law,
-    max_examples=20,
+    max_examples=examples(8, whole=20),
     phases=[
         Phase.explicit,
         Phase.reuse,

@@ -18,7 +18,7 @@ from tests.oracle import core_line, duck
 from tests.oracle.every_kind import AGGREGATES, CASES, FATE, KINDS, METRIC, Case, Kind, config_of
 from tests.oracle.random_logs import random_logs
 
-SHORT, LONG = 40, 200  # examples of each kind: in `make test`, and in `make faults`
+SHORT, LONG = 20, 200  # examples of each kind: in `make test`, and in `make faults`
 UNSHRUNK = [Phase.explicit, Phase.reuse, Phase.generate]  # shrinking takes minutes: ask for it when needed
 short_law = settings(law, max_examples=SHORT, phases=UNSHRUNK)
 long_law = settings(law, max_examples=LONG, phases=UNSHRUNK)

@@ -54,6 +54,8 @@ WINDOWS: dict[str, Window] = {
 DISORDERS = [0, 5 * SECOND_MS, 30 * SECOND_MS, 60 * SECOND_MS]
 PANES, SESSIONS = ("tumbling", "hopping"), ("session", "session with max")
 POSSIBLE = list(product(PANES, DISORDERS))
+# Of the end of the file, where something is dead: to ask about every window takes the square of it.
+LINES = [2_000, pytest.param(10_000, marks=pytest.mark.slow)]
 ASKED = 30  # windows that are explained at each disorder: those with the most causes first
 
 
@@ -119,36 +121,44 @@ def test_the_accounts_of_the_windows_add_up_to_the_account_of_the_stage(kind: st
     assert shown == {(row["window_start"], row["status"]): row["accepted"] for row in of_windows if row["accepted"]}
 
 
+@pytest.mark.parametrize("lines", LINES)
 @pytest.mark.parametrize(("kind", "disorder_ms"), POSSIBLE)
-def test_explain_accounts_for_every_event_of_a_window(server: RunningServer, kind: str, disorder_ms: int) -> None:
+def test_explain_accounts_for_every_event_of_a_window(
+    server: RunningServer, kind: str, disorder_ms: int, lines: int
+) -> None:
     asked = config(kind, disorder_ms)
-    line, events = Line(asked, server), web_log_events()
+    line, events = Line(asked, server), web_log_events()[-lines:]
     for number, rows in enumerate(chunks(events)):
         line.chunk(STREAM, rows, partition=number % PARTITIONS, times_ms=[row["ts"] for row in rows])
     line.end(STREAM, max(event["ts"] for event in events))
     line.settle()
 
     stage, time = stage_of(asked)
-    events_in_windows = duck.window_accounts(duck.web_log(WEB_LOG, part=DEALT), replace(stage, group_by=()), time, FATE)
+    events_in_windows = duck.window_accounts(last(lines, DEALT), replace(stage, group_by=()), time, FATE)
     for row in telling(events_in_windows):
         assert explained(line, row) == {name: row[name] for name in CAUSES}, row
 
 
+def last(lines: int, part: str = "0") -> duck.Events:
+    return duck.web_log(WEB_LOG, part=part).filter(f"line >= {10_000 - lines}")
+
+
+@pytest.mark.parametrize("lines", LINES)
 @pytest.mark.parametrize("disorder_ms", DISORDERS)
 @pytest.mark.parametrize("kind", SESSIONS)
 def test_the_accounts_of_all_sessions_add_up_to_what_the_stage_accepted(
-    server: RunningServer, kind: str, disorder_ms: int
+    server: RunningServer, kind: str, disorder_ms: int, lines: int
 ) -> None:
-    asked = config(kind, disorder_ms)
+    asked, events = config(kind, disorder_ms), web_log_events()[-lines:]
     line = Line(asked, server)
     for number in range(PARTITIONS):
-        mine = [event for event in web_log_events() if event["status"] % PARTITIONS == number]
+        mine = [event for event in events if event["status"] % PARTITIONS == number]
         for rows in chunks(mine):
             line.chunk(STREAM, rows, partition=number, times_ms=[row["ts"] for row in rows])
-    line.end(STREAM, max(event["ts"] for event in web_log_events()))
+    line.end(STREAM, max(event["ts"] for event in events))
     line.settle()
 
-    expected = duck.window_accounts(duck.web_log(WEB_LOG, part=BY_STATUS), *stage_of(asked), FATE)
+    expected = duck.window_accounts(last(lines, BY_STATUS), *stage_of(asked), FATE)
     found: list[duck.Row] = []
     for session in line.rows(METRIC):
         row, answer = account_of(line, session, status=session["status"])
@@ -158,31 +168,32 @@ def test_the_accounts_of_all_sessions_add_up_to_what_the_stage_accepted(
 
     columns = ("window_start", "window_end", "status", "accepted", "late")
     assert found == [{name: row[name] for name in columns} for row in expected]
-    books = duck.account(duck.web_log(WEB_LOG, part=BY_STATUS), *stage_of(asked), FATE)
+    books = duck.account(last(lines, BY_STATUS), *stage_of(asked), FATE)
     assert sum(row["accepted"] for row in found) == books.accepted
     assert (books.late > 0) == (disorder_ms < DISORDERS[-1])
     assert disorder_ms > 0 or sum(row["late"] for row in found) > 0, "some are late in the middle of a session"
 
 
+@pytest.mark.parametrize("lines", LINES)
 @pytest.mark.parametrize("disorder_ms", DISORDERS)
 def test_sessions_of_everything_account_for_what_was_filtered_and_dead_too(
-    server: RunningServer, disorder_ms: int
+    server: RunningServer, disorder_ms: int, lines: int
 ) -> None:
     asked = config("session", disorder_ms)
     stage, time = stage_of(asked)
     stage, stream = replace(stage, group_by=()), replace(asked.streams[STREAM], partitions=1)
     asked = replace(asked, streams={STREAM: stream}, stages={**asked.stages, METRIC: stage})
-    line = Line(asked, server)
-    for rows in chunks(web_log_events()):
+    line, events = Line(asked, server), web_log_events()[-lines:]
+    for rows in chunks(events):
         line.chunk(STREAM, rows, times_ms=[row["ts"] for row in rows])
-    line.end(STREAM, max(event["ts"] for event in web_log_events()))
+    line.end(STREAM, max(event["ts"] for event in events))
     line.settle()
 
     found = [account_of(line, session)[0] for session in line.rows(METRIC)]
 
-    expected = duck.window_accounts(duck.web_log(WEB_LOG), stage, time, FATE)
+    expected = duck.window_accounts(last(lines), stage, time, FATE)
     assert found == expected
-    books = duck.account(duck.web_log(WEB_LOG), stage, time, FATE)
+    books = duck.account(last(lines), stage, time, FATE)
     assert sum(row["accepted"] for row in found) == books.accepted
     assert 0 < sum(row["filtered"] for row in found) <= books.filtered
     assert sum(row["dead"] for row in found) <= books.dead

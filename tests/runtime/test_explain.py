@@ -62,17 +62,18 @@ def web_log(disorder_ms: int) -> Config:
     )
 
 
+@pytest.mark.parametrize("lines", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])  # the last of the file
 @pytest.mark.parametrize("disorder_ms", [0, 5 * SECOND_MS, 30 * SECOND_MS, 60 * SECOND_MS])
 def test_every_event_of_the_web_log_is_accounted_for_by_the_stage_and_from_every_windows_side(
-    server: RunningServer, disorder_ms: int
+    server: RunningServer, disorder_ms: int, lines: int
 ) -> None:
     config = web_log(disorder_ms)
-    line, events = Line(config, server), web_log_events()
+    line, events = Line(config, server), web_log_events()[-lines:]
     for number, at in enumerate(range(0, len(events), CHUNK_ROWS)):
         part = events[at : at + CHUNK_ROWS]
         line.chunk("weblog", part, partition=number % 2, times_ms=[event["ts"] for event in part])
     line.settle()
-    logged = duck.web_log(WEB_LOG, part=f"(line // {CHUNK_ROWS}) % 2")
+    logged = duck.web_log(WEB_LOG, part=f"(line // {CHUNK_ROWS}) % 2").filter(f"line >= {10_000 - lines}")
 
     late = 0
     for stage in config.aggregates():
@@ -86,7 +87,7 @@ def test_every_event_of_the_web_log_is_accounted_for_by_the_stage_and_from_every
 
         total: Counter[str] = Counter()
         wanted = duck.window_accounts(logged, replace(stage, group_by=()), time, FATE)
-        assert len(wanted) > 80
+        assert len(wanted) > lines // 125
         for row in wanted:
             span = (row["window_start"], row["window_end"])
             account = explain_window(line.client, config, window_named(program, *span, None)).account

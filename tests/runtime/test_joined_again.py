@@ -46,6 +46,7 @@ from pipeline.runtime.query import Metrics
 from pipeline.runtime.scheduler import Housekeeping
 from pipeline.runtime.verify import verify
 from pipeline.runtime.verify_report import MetricReport, report_lines
+from tests.kept_lines import filled_once
 from tests.line import Line
 from tests.servers import RunningServer
 from tests.visits import LineClient
@@ -124,13 +125,23 @@ def old_data(line: Line, second: float, first: int, count: int = 10) -> None:
     post(line, "/v1/streams/visits/events?backfill=true", [seen(second + n, first + n) for n in range(count)])
 
 
+LAST_SITES = {"a": "elsewhere"}
+
+
 @pytest.fixture
 def line(server: RunningServer, tmp_path: Path) -> Line:
-    write(tmp_path, {"a": "attic", "b": "barn"})
-    line = Line(configured(tmp_path), server)
+    def begin() -> Line:
+        write(tmp_path, LAST_SITES if server.client.dbsize() else {"a": "attic", "b": "barn"})
+        return Line(configured(tmp_path), server)
+
+    return filled_once("joined", server, begin, fill)
+
+
+def fill(line: Line) -> None:
+    folder = Path(str(line.config.folder))
     send(line, 40, 0)
-    write(tmp_path, {"a": "annex", "d": "cellar"})
-    assert Housekeeping(line.config, server.client).reload_tables_once() == 2
+    write(folder, {"a": "annex", "d": "cellar"})
+    assert Housekeeping(line.config, line.client).reload_tables_once() == 2
     send(line, 50, 7)
     line.settle()
     send(line, 100, 3)
@@ -143,15 +154,14 @@ def line(server: RunningServer, tmp_path: Path) -> Line:
     up_to = line.http.get("/v1/late?stage=by_site").get_json()["up_to"]
     replayed = post(line, "/v1/late/replay", {"stage": "by_site", "all": True, "up_to": up_to})
     assert replayed["replayed"] > 3
-    write(tmp_path, {"a": "elsewhere"})
-    assert Housekeeping(line.config, server.client).reload_tables_once() == 2
+    write(folder, LAST_SITES)
+    assert Housekeeping(line.config, line.client).reload_tables_once() == 2
     line.settle()
     for partition in (0, 1):
         line.tick("visits", BASE_MS + 2 * DAY_MS, partition=partition)
     line.settle()
     old_data(line, 70, 2)
     line.settle()
-    return line
 
 
 def reports(line: Line, *names: str) -> dict[str, MetricReport]:

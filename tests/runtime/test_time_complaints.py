@@ -143,7 +143,7 @@ def test_a_stream_stops_and_begins_again_and_nothing_of_it_is_late(server: Runni
     assert sim.late() == []
 
 
-@pytest.mark.parametrize("ago_ms", [DAY_MS, 365 * DAY_MS])
+@pytest.mark.parametrize("ago_ms", [DAY_MS, pytest.param(365 * DAY_MS, marks=pytest.mark.slow)])
 def test_a_stream_is_replayed_at_a_tenth_of_its_speed_as_it_was_and_at_full_speed(
     server: RunningServer, ago_ms: int
 ) -> None:
@@ -217,7 +217,14 @@ def test_with_an_idle_after_below_its_pause_the_same_gateway_is_late_and_the_ske
     assert {row["window_start"] for row in sim.late()} == {str(NOW), str(NOW + UPLOAD_MS)}
 
 
-@pytest.mark.parametrize("partition", [0, 1, 2], ids=["in a partition that flows", "another", "in one of its own"])
+@pytest.mark.parametrize(
+    "partition",
+    [
+        pytest.param(0, id="in a partition that flows"),
+        pytest.param(1, id="another", marks=pytest.mark.slow),
+        pytest.param(2, id="in one of its own"),
+    ],
+)
 def test_a_gateway_uploads_every_five_minutes_beside_others_with_disorder_5m(
     server: RunningServer, partition: int
 ) -> None:
