@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # Each one file: .c, built as .abi3.so.
-PARTS = ("pipeline/core/_names", "pipeline/core/_ndjson", "pipeline/core/_texts")
+PARTS = ("pipeline/core/_chunks", "pipeline/core/_names", "pipeline/core/_ndjson", "pipeline/core/_texts")
 FLAGS = ("-O3", "-std=c11", "-Wall", "-Wextra", "-fPIC", "-shared")
 TIMEOUT_S = 120
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("sh", "cat", "chmod", "cksum", "cp", "dirname", "mkdir", "mktemp", "rm", "tail")
-PARTS = [f"pipeline/core/{name}" for name in ("_hash.h", "_names.c", "_ndjson.c", "_texts.c")]
+PARTS = [f"pipeline/core/{name}" for name in ("_chunks.c", "_hash.h", "_names.c", "_ndjson.c", "_texts.c")]
 FILES = ("scripts/setup.sh", "requirements.lock", "pyproject.toml", "hatch_build.py", *PARTS)
 
 # Answers what setup.sh asks of an interpreter; `-m venv FOLDER` puts a copy of this file there. Calls are written down.

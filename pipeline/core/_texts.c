@@ -14,10 +14,11 @@
  *   codes(views, texts, validity, count)
  *     → (codes as int32, rows as int64): the number of each row's text among the distinct ones, -1 where it is null, and
  *       the first row of each of them
+ *   numbers(values)
+ *     → the same of a column of int64 without nulls
  *   sound(views, texts, validity, count)
  *     → how many of the rows are null, if every other one's view is as Arrow has it (inside of its text, its beginning
  *       repeated, nothing behind a short one) and its text ASCII; None where some is not: that may still be UTF-8
- *
  *   total(views, validity, count)
  *     → the bytes of the texts of all rows
  *
@@ -343,13 +344,34 @@ static PyObject *pack(PyObject *self, PyObject *args) {
     return made;
 }
 
+/* Views that were seen: the same 16 bytes are the same text, which need not be looked at again. Views into a dictionary,
+ * or into a table that was joined, are few, however many rows have them. */
+#define N_SEEN 1024
+typedef struct {
+    uint64_t view[2];
+    int32_t code; /* + 1: 0 is an empty place */
+} Seen;
+
+static inline Seen *place_of(Seen *seen, const View *view, uint64_t key[2]) {
+    memcpy(key, view, 16);
+    return seen + (mixed(key[0] ^ 0xE7037ED1A0B428DBu, key[1] ^ 0x8EBC6AF09C88C6E3u) & (N_SEEN - 1));
+}
+
 /* Number the texts of a column; `rows` has room for the first row of each. */
 static enum outcome number_texts(const Column *column, Dictionary *found, int32_t *codes, int64_t *rows) {
+    Seen seen[N_SEEN];
+    memset(seen, 0, sizeof seen);
     if (!grow(found)) return NO_MEMORY;
     for (int64_t row = 0; row < column->count; row++) {
         int32_t length;
+        uint64_t key[2];
         if (!is_given(column, row)) {
             codes[row] = -1;
+            continue;
+        }
+        Seen *place = place_of(seen, column->views + row, key);
+        if (place->code && place->view[0] == key[0] && place->view[1] == key[1]) {
+            codes[row] = place->code - 1;
             continue;
         }
         const char *text = text_of(column, row, &length);
@@ -358,8 +380,85 @@ static enum outcome number_texts(const Column *column, Dictionary *found, int32_
         if (code < 0) return NO_MEMORY;
         if (found->n > known) rows[code] = row;
         codes[row] = (int32_t)code;
+        *place = (Seen){{key[0], key[1]}, (int32_t)code + 1};
     }
     return CODED;
+}
+
+/* --- numbers told apart: open addressing by a hash, as for texts */
+
+typedef struct {
+    int64_t value;
+    int32_t code; /* + 1: 0 is an empty slot */
+} Slot;
+
+typedef struct {
+    Slot *slots;
+    int64_t n_slots, n;
+} Numbers;
+
+static inline Slot *slot_of(const Numbers *found, int64_t value) {
+    int64_t at = (int64_t)(mixed((uint64_t)value ^ 0x9E3779B97F4A7C15u, 0xE7037ED1A0B428DBu) >> 7) & (found->n_slots - 1);
+    while (found->slots[at].code && found->slots[at].value != value) at = (at + 1) & (found->n_slots - 1);
+    return found->slots + at;
+}
+
+/* Four times the slots, at most half of them in use. */
+static bool widen(Numbers *found) {
+    Numbers wider = {NULL, found->n_slots ? 4 * found->n_slots : 1024, found->n};
+    if ((wider.slots = calloc((size_t)wider.n_slots, sizeof *wider.slots)) == NULL) return false;
+    for (int64_t i = 0; i < found->n_slots; i++)
+        if (found->slots[i].code) *slot_of(&wider, found->slots[i].value) = found->slots[i];
+    free(found->slots);
+    *found = wider;
+    return true;
+}
+
+static bool number_values(const int64_t *values, int64_t count, Numbers *found, int32_t *codes, int64_t *rows) {
+    if (!widen(found)) return false;
+    for (int64_t row = 0; row < count; row++) {
+        if (row > 0 && values[row] == values[row - 1]) {
+            codes[row] = codes[row - 1];
+            continue;
+        }
+        Slot *slot = slot_of(found, values[row]);
+        if (!slot->code) {
+            rows[found->n++] = row;
+            *slot = (Slot){values[row], (int32_t)found->n};
+            codes[row] = slot->code - 1;
+            if (2 * found->n > found->n_slots && !widen(found)) return false;
+        } else {
+            codes[row] = slot->code - 1;
+        }
+    }
+    return true;
+}
+
+static PyObject *numbers(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer values = {0};
+    Numbers found = {0};
+    PyObject *made = NULL, *first_rows = NULL;
+    if (!PyArg_ParseTuple(args, "y*", &values)) return NULL;
+    const int64_t count = values.len / 8;
+    bool done = false;
+    PyObject *codes = count < INT32_MAX ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count * 4) : NULL;
+    int64_t *rows = malloc((size_t)(count + 1) * sizeof *rows);
+    if (codes != NULL && rows != NULL) {
+        int32_t *out = (int32_t *)PyBytes_AsString(codes);
+        Py_BEGIN_ALLOW_THREADS
+        done = number_values(values.buf, count, &found, out, rows);
+        Py_END_ALLOW_THREADS
+    }
+    if (done) first_rows = PyBytes_FromStringAndSize((const char *)rows, (Py_ssize_t)found.n * 8);
+    else if (!PyErr_Occurred()) PyErr_NoMemory();
+    if (first_rows != NULL) made = PyTuple_Pack(2, codes, first_rows);
+    Py_XDECREF(codes);
+    Py_XDECREF(first_rows);
+    free(rows);
+    free(found.slots);
+    PyBuffer_Release(&values);
+    return made;
 }
 
 static PyObject *coded(const Column *column) {
@@ -541,7 +640,7 @@ static PyMethodDef METHODS[] = {
     {"codes", codes, METH_VARARGS, "The number of each text among the distinct ones."},
     {"sound", sound, METH_VARARGS, "How many rows of string views are null, where all are sound and ASCII."},
     {"views", views, METH_VARARGS, "The string views of a utf8 array, or of a dictionary of utf8."},
-
+    {"numbers", numbers, METH_VARARGS, "The number of each int64 among the distinct ones."},
     {"pack", pack, METH_VARARGS, "Texts as a dictionary and indices, or plain, whichever is smaller."},
     {NULL, NULL, 0, NULL},
 };

@@ -193,19 +193,29 @@ def json_rows(stream: Stream, batch: Any) -> list[bytes]:
     columns = {}
     for field in stream.fields:
         values = batch.column(field.name)
-        if "timestamp" in (field.type, field.item):
-            columns[field.name] = _json_times(field, values)
+        if field.type == "timestamp":
+            columns[field.name] = values.view(pa.int64()).to_pylist()
+        elif field.item == "timestamp":
+            columns[field.name] = values.cast(pa.list_(pa.int64())).to_pylist()
         else:
             columns[field.name] = (plain_text(values) if kinds.is_dictionary(values.type) else values).to_pylist()
-    names = list(columns)
-    return [_encoder.encode(dict(zip(names, row, strict=True))) for row in zip(*columns.values(), strict=True)]
+    return rows_as_json(stream, [columns[field.name] for field in fields_of(stream)])
 
 
-def _json_times(field: Field, values: Any) -> list[Any]:
-    if field.type != "list":
-        return [None if ms is None else json_time(field, ms) for ms in values.view(pa.int64()).to_pylist()]
-    as_ms = values.cast(pa.list_(pa.int64())).to_pylist()
-    return [None if items is None else [json_time(field, ms) for ms in items] for items in as_ms]
+def rows_as_json(stream: Stream, columns: Sequence[list[Any]]) -> list[bytes]:
+    """Rows as JSON objects; `columns` are the values of each field, times as epoch milliseconds."""
+    shown = [_shown(field, values) for field, values in zip(fields_of(stream), columns, strict=True)]
+    names = [field.name for field in fields_of(stream)]
+    lines = _encoder.encode_lines([dict(zip(names, row, strict=True)) for row in zip(*shown, strict=True)])
+    return lines.splitlines()  # in JSON a newline is written as an escape
+
+
+def _shown(field: Field, values: list[Any]) -> list[Any]:
+    if field.type == "timestamp" and field.unit != "ms":
+        return [None if ms is None else json_time(field, ms) for ms in values]
+    if field.item == "timestamp":
+        return [None if items is None else [json_time(field, ms) for ms in items] for items in values]
+    return values
 
 
 def json_time(field: Field, time_ms: int) -> int | str:

@@ -8,9 +8,9 @@ reloads of lookup tables: likewise, (row before which it stands, table, hash)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
-from pipeline.core.codings import NDJSON
+from pipeline.core.codings import ARROW, NDJSON
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
 from pipeline.core.events import ChunkError, Events, Reader, RowError
 from pipeline.core.partitioning import partition_of
@@ -78,6 +78,11 @@ class Batch:
         """Whether each row is old data put into a live stream."""
         return self._of_entries([isinstance(entry, Chunk) and entry.backfill for entry in self.entries])
 
+    def numbered(self, names: Collection[str]) -> pl.DataFrame:
+        """The columns of `names` as a frame in flight: its rows numbered from 0."""
+        number = pl.Series(ROW, np.arange(len(self.times_ms)))
+        return pl.DataFrame([number, *(self.frame.get_column(name) for name in sorted(names))])
+
     def read_by(self, group: str) -> Batch:
         """The batch as one consumer group reads it: without the events that were replayed for another one."""
         foreign = [isinstance(entry, Chunk) and not entry.is_for(group) for entry in self.entries]
@@ -127,15 +132,14 @@ class Batch:
         return np.delete(watermarks_ms, np.array(at) + np.arange(len(at))), newest
 
     def raw_rows(self, rows: Sequence[int]) -> list[bytes]:
-        """The events at `rows` as they were stored, as JSON objects."""
-        wanted: dict[int, list[int]] = {}  # number of an entry → places among `rows`
-        for place, row in enumerate(rows):
-            wanted.setdefault(int(self.entry_of[row]), []).append(place)
-        found = [b""] * len(rows)
-        for number, places in wanted.items():
-            bodies = self._raw_rows(self.entries[number], [self.row_in_entry(rows[place]) for place in places])
-            for place, body in zip(places, bodies, strict=True):
-                found[place] = body
+        """The events at `rows` as they were stored, as JSON objects; each entry is looked at once for rows in order."""
+        if not len(rows):
+            return []
+        numbers, in_entry = self.entry_of[rows], self.rows[rows] & _ROW_MASK
+        cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(rows)]
+        found: list[bytes] = []
+        for first, last in pairwise(cuts):
+            found += self._raw_rows(self.entries[int(numbers[first])], in_entry[first:last].tolist())
         return found
 
     def _raw_rows(self, entry: Entry, rows: Sequence[int]) -> list[bytes]:
@@ -144,12 +148,13 @@ class Batch:
         assert isinstance(entry, Chunk), f"no row stands in {entry}"
         return self.reader.stored_rows(entry.body, entry.coding, entry.n, rows)
 
-    def is_flat(self, row: int) -> bool:
-        """Whether a row was an entry of its own, of flat texts."""
-        return isinstance(self.entries[int(self.entry_of[row])], Row)
-
     def row_in_entry(self, row: int) -> int:
         return int(self.rows[row]) & _ROW_MASK
+
+    def places_of(self, rows: Sequence[int]) -> tuple[list[bytes], list[int]]:
+        """The id of the entry that each of some rows came in, and their numbers in it."""
+        ids = [self.entries[number].id for number in self.entry_of[rows].tolist()]
+        return ids, (self.rows[rows] & _ROW_MASK).tolist()
 
     def entry_id(self, row: int) -> bytes:
         entry_id: bytes = self.entries[int(self.entry_of[row])].id
@@ -191,8 +196,8 @@ class _Collector:
             case Control():
                 pass  # of a kind to come: it is acknowledged and changes nothing
 
-    def add_small(self, chunks: Sequence[Chunk]) -> None:
-        """Add small chunks that stand side by side: read at once where nothing in them is unusual."""
+    def add_alike(self, chunks: Sequence[Chunk]) -> None:
+        """Add plain chunks of one coding that stand side by side: read at once where nothing in them is unusual."""
         events = self.reader.together(chunks) if len(chunks) > 1 else None
         if events is None:
             for chunk in chunks:
@@ -329,14 +334,17 @@ def split_id(entry_id: bytes) -> tuple[int, int]:
 def read_batch(entries: Sequence[Entry], reader: Reader, *, partition: int, max_future_ms: int) -> Batch:
     """Decode entries of one partition, in stream order, to one batch."""
     collector = _Collector(reader, partition, max_future_ms)
-    for small, side_by_side in groupby(entries, key=_is_small):
-        if small:
-            collector.add_small([entry for entry in side_by_side if isinstance(entry, Chunk)])
+    for alike, side_by_side in groupby(entries, key=_plain_coding):
+        if alike is not None:
+            collector.add_alike([entry for entry in side_by_side if isinstance(entry, Chunk)])
         else:
             for entry in side_by_side:
                 collector.add(entry)
     return collector.batch()
 
 
-def _is_small(entry: Entry) -> bool:
-    return isinstance(entry, Chunk) and entry.coding == NDJSON and entry.n <= SMALL_CHUNK_ROWS
+def _plain_coding(entry: Entry) -> bytes | None:
+    """What chunks have to have in common to be read at once: columns, or rows, if these are few."""
+    if not isinstance(entry, Chunk):
+        return None
+    return entry.coding if entry.coding == ARROW or (entry.coding == NDJSON and entry.n <= SMALL_CHUNK_ROWS) else None

@@ -14,15 +14,17 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from isal.isal_zlib import crc32
 
-from pipeline.core import arrow_chunks
+from pipeline.core import arrow_chunks, codings, stored_chunks
 from pipeline.core.arrow_stream import ArrowBodyError
-from pipeline.core.codings import COLUMN_CODINGS, NDJSON, CodingError, unpack_rows
+from pipeline.core.codings import COLUMN_CODINGS, CodingError, unpack_rows
 from pipeline.core.definitions import Field, FieldType, ScalarType, Stream
 from pipeline.core.entries import Chunk
 from pipeline.core.native import NativeReader
 from pipeline.core.schema import field_type, fields_of, slices, struct_type
+from pipeline.core.stored_chunks import ChunkReader
 from pipeline.core.timestamps import Int64, TimestampsError, to_ms
 
 _DTYPES: dict[ScalarType, Any] = {
@@ -90,6 +92,8 @@ class Reader:
         self._struct = struct_type(stream, {*names, *([time.name] if time else [])})
         self._decoder = msgspec.json.Decoder(self._struct)
         self._native = NativeReader.of(stream, [field.name for field in self._stored])
+        self._chunks = ChunkReader.of(self._stored)
+        self._whole_chunks = ChunkReader.of(fields_of(stream))
         self._texts = {field.name.encode(): _TextReader(field) for field in fields_of(stream)}
         self._required = tuple(name for name, text in self._texts.items() if not text.field.nullable)
 
@@ -108,17 +112,35 @@ class Reader:
             raise ChunkError(str(error)) from error
 
     def together(self, chunks: Sequence[Chunk]) -> Columns | None:
-        """The events of chunks of plain rows as one; None where each has to be looked at by itself.
-
-        Each body has as many lines as its header says rows, and a row is a line, so none stands in for another's.
-        """
-        if self._native is None:
+        """The events of plain chunks of one coding as one; None where each has to be looked at by itself."""
+        if any(crc32(chunk.body) != chunk.crc for chunk in chunks):
             return None
-        for chunk in chunks:
-            assert chunk.coding == NDJSON, f"{chunk.id!r} is coded {chunk.coding!r}"
-            if chunk.body.count(b"\n") + 1 != chunk.n or crc32(chunk.body) != chunk.crc:
-                return None
-        return self._native_columns(b"\n".join([chunk.body for chunk in chunks]), sum(chunk.n for chunk in chunks))
+        bodies, counts = [chunk.body for chunk in chunks], [chunk.n for chunk in chunks]
+        match chunks[0].coding:
+            case codings.ARROW:
+                return self._stored_columns(bodies, counts)
+            case codings.NDJSON:
+                return self._lines_together(bodies, counts)
+        return None
+
+    def _lines_together(self, bodies: list[bytes], counts: list[int]) -> Columns | None:
+        """Each body has as many lines as its header says rows, and a row is a line: none stands in for another's."""
+        if any(body.count(b"\n") + 1 != n for body, n in zip(bodies, counts, strict=True)):
+            return None
+        return self._native_columns(b"\n".join(bodies), sum(counts))
+
+    def _stored_columns(self, bodies: list[bytes], counts: list[int]) -> Columns | None:
+        """The events of bodies of columns; None where `arrow_chunks` has to look at each."""
+        columns = None if self._chunks is None else self._chunks.columns(bodies, counts)
+        if columns is None:
+            return None
+        n = sum(counts)
+        fields = pa.table({field.name: columns[field.name] for field in self.columns})
+        return Columns(
+            n,
+            fields if self.columns else pl.DataFrame(height=n),
+            None if self.time is None else stored_chunks.times_of(columns[self.time.name]),
+        )
 
     def _native_columns(self, body: bytes, n: int) -> Columns | None:
         """The events of a body of rows; None where `chunk` has to look at it."""
@@ -132,6 +154,9 @@ class Reader:
         return Columns(n, frame, None if self.time is None else rows.times_ms[self.time.name])
 
     def _columns_of(self, body: bytes, n: int) -> Columns:
+        found = self._stored_columns([body], [n])
+        if found is not None:
+            return found
         columns = arrow_chunks.decode(self.stream, self._stored, body, n)
         names = [field.name for field in self.columns]
         fields = arrow_chunks.readable(columns, names) if names else pl.DataFrame(height=n)
@@ -174,11 +199,19 @@ class Reader:
         """
         try:
             if coding in COLUMN_CODINGS:
-                return arrow_chunks.body_rows(self.stream, body, n, rows)
+                found = self._chosen_rows(body, n, rows)
+                return arrow_chunks.body_rows(self.stream, body, n, rows) if found is None else found
             lines = self.raw_rows(unpack_rows(body, coding))
             return lines if rows is None else [lines[row] for row in rows]
         except (CodingError, ArrowBodyError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ChunkError(str(error)) from error
+
+    def _chosen_rows(self, body: bytes, n: int, rows: Sequence[int] | None) -> list[bytes] | None:
+        """Some rows of a body of columns; None where `arrow_chunks` has to look at it."""
+        if rows is None or self._whole_chunks is None:
+            return None
+        values = self._whole_chunks.rows(body, n, rows)
+        return None if values is None else arrow_chunks.rows_as_json(self.stream, values)
 
     def row(self, fields: Mapping[bytes, bytes]) -> Any:
         """Decode a row entry: text for strings and written times, JSON for everything else (`21.5`, `true`, `[1,2]`).

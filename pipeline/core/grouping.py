@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.core import texts
+from pipeline.core.frames import rows_of
 
 Codes = npt.NDArray[np.int64]
 _DENSE_FACTOR = 4  # a lookup table of up to 4 places a row is cheaper than np.unique's sort
@@ -27,11 +28,19 @@ def column_codes(values: pl.Series) -> tuple[Codes, int]:
         codes = values.cast(pl.Enum(uniques)).to_physical().cast(pl.Int64)
         return codes.fill_null(len(uniques)).to_numpy(), len(uniques) + 1
     integers = values.cast(pl.Int64)
-    uniques_found, inverse = np.unique(integers.fill_null(0).to_numpy(), return_inverse=True)
-    size = len(uniques_found)
+    numbered, size = integer_codes((integers.fill_null(0) if integers.null_count() else integers).to_numpy())
     if integers.null_count():
-        inverse = np.where(integers.is_null().to_numpy(), size, inverse)
-    return inverse.astype(np.int64), size + 1
+        numbered = np.where(integers.is_null().to_numpy(), size, numbered)
+    return numbered, size + 1
+
+
+def integer_codes(values: Codes) -> tuple[Codes, int]:
+    """Return a code in [0, size) for each value, and size; the values are sorted only where nothing better is built."""
+    if texts.IS_BUILT:
+        numbers, firsts = texts.number_codes(values)
+        return numbers.astype(np.int64), len(firsts)
+    found, inverse = np.unique(values, return_inverse=True)
+    return inverse.astype(np.int64), len(found)
 
 
 def compact(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
@@ -40,6 +49,9 @@ def compact(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
     Returns:
         (inverse, representative): the new code of each row, and for each new code the first row that has it.
     """
+    if texts.IS_BUILT:
+        numbers, firsts = texts.number_codes(codes)
+        return numbers.astype(np.int64), firsts
     if size <= _DENSE_FACTOR * len(codes) + 1024:
         first = np.full(size, -1, dtype=np.intp)
         first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
@@ -66,8 +78,5 @@ def group_tuples(frame: pl.DataFrame, group_by: Sequence[str], rows: npt.NDArray
     """The values of the group columns at `rows`, as JSON types; timestamps are epoch milliseconds."""
     if not group_by:
         return [()] * len(rows)
-    wanted = frame.select(
-        pl.col(name).cast(pl.Int64) if isinstance(frame.schema[name], pl.Datetime) else pl.col(name)
-        for name in group_by
-    )
-    return wanted[rows].rows()
+    columns = [frame.get_column(name) for name in group_by]
+    return rows_of([c.cast(pl.Int64) if isinstance(c.dtype, pl.Datetime) else c for c in columns], rows)

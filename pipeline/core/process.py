@@ -23,8 +23,9 @@ from pipeline.core.cell_fields import ALWAYS, OTHER, OTHERS, cell_field, cell_fi
 from pipeline.core.cell_keys import CellKeys
 from pipeline.core.cells import CellTable
 from pipeline.core.definitions import Session
+from pipeline.core.frames import kept
 from pipeline.core.group_texts import text_fields
-from pipeline.core.grouping import column_codes, combined_codes, group_tuples
+from pipeline.core.grouping import column_codes, combined_codes, group_tuples, integer_codes
 from pipeline.core.lateness import NO_END, Mask, Verdict, judge
 from pipeline.core.names import Names
 from pipeline.core.programs import Program
@@ -145,7 +146,7 @@ def prepare(program: Program, batch: Batch, before: TimeState, contents: Content
     Rows whose expressions fail are found by halving and become dead rows; all other failures are our own mistakes.
     """
     watermarks_ms, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, program.stream.time.disorder_ms)
-    numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(program.needs)))
+    numbered = batch.numbered(program.needs)
     frame, dead = apply_steps(program.steps, numbered, Joins(before.tables, batch.reloads, contents))
     rows = frame[ROW].to_numpy().astype(np.intp)
     judged_ms = watermarks_ms
@@ -158,7 +159,7 @@ def prepare(program: Program, batch: Batch, before: TimeState, contents: Content
     panes_ms, from_ends = verdict.panes, verdict.from_ends
     if len(late):
         keep = ~verdict.late
-        frame, rows, panes_ms, from_ends = frame.filter(pl.Series(keep)), rows[keep], panes_ms[keep], from_ends[keep]
+        frame, rows, panes_ms, from_ends = kept(frame, keep), rows[keep], panes_ms[keep], from_ends[keep]
     cells, first_rows, cell_of = _cells(program, frame, panes_ms, from_ends)
     time = before.after(batch, max_seen_ms)
     return Prepared(cells, first_rows, cell_of, rows, frame, watermarks_ms[rows], late, dead, ledger, time)
@@ -198,8 +199,7 @@ def _cells(program: Program, frame: pl.DataFrame, panes_ms: Int64, from_ends: In
     columns = [column_codes(frame[name]) for name in program.stage.group_by]
     for numbers_ms in (panes_ms, from_ends):
         if len(numbers_ms) and numbers_ms.min() != numbers_ms.max():
-            found, codes = np.unique(numbers_ms, return_inverse=True)
-            columns.append((codes.astype(np.int64), len(found)))
+            columns.append(integer_codes(numbers_ms))
     cell_of, first_rows = combined_codes(columns, len(panes_ms))
     fields = _fields_of(program, frame, first_rows, from_ends[first_rows])
     return CellKeys(panes_ms[first_rows], fields), first_rows, cell_of.astype(np.intp)
@@ -336,8 +336,12 @@ def as_numpy(column: pl.Series) -> npt.NDArray[Any]:
         values[:] = column.to_list()
         return values
     if column.dtype == pl.Float64:
-        return column.fill_null(0.0).to_numpy()
-    return column.cast(pl.Int64).fill_null(0).to_numpy()
+        return _filled(column, 0.0).to_numpy()
+    return _filled(column.cast(pl.Int64), 0).to_numpy()
+
+
+def _filled(column: pl.Series, value: float) -> pl.Series:
+    return column.fill_null(value) if column.null_count() else column
 
 
 def ledger_of(batch: Batch, rows: Rows, late: Mask, dead: int, from_some: Mask | None = None) -> Ledger:

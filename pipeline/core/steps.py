@@ -25,6 +25,7 @@ from pipeline.core.column_types import stream_columns, type_of
 from pipeline.core.definitions import Config, Engine, Lookup, Stage, Transform
 from pipeline.core.expressions import Expression, compile_expression, reason_of
 from pipeline.core.failing_rows import failing_rows
+from pipeline.core.frames import kept, with_column
 from pipeline.core.python_calls import CallError
 from pipeline.core.registered_transforms import TRANSFORMS
 from pipeline.core.sketch_user import UserPartials, what_failed
@@ -311,7 +312,7 @@ def _run(step: Step, frame: pl.DataFrame, tables: Mapping[str, str], contents: C
         case PythonStep():
             return _call(step, frame)
         case LiftStep():
-            return frame.with_columns(_lift(step.sketch, frame))
+            return with_column(frame, _lift(step.sketch, frame))
     assert_never(step)
 
 
@@ -322,7 +323,7 @@ def _join(step: LookupStep, frame: pl.DataFrame, tables: Mapping[str, str], cont
     if lookup.table not in tables:
         raise MissingTableError(f"{step.transform}: no content of the table {lookup.table} is known; set-up stores it")
     values = contents[tables[lookup.table]].values_of(lookup, frame[lookup.on])
-    return frame.with_columns(values.alias(step.name))
+    return with_column(frame, values.alias(step.name))
 
 
 def _call(step: PythonStep, frame: pl.DataFrame) -> pl.DataFrame:
@@ -370,7 +371,7 @@ def _without_failing(
                 dead.setdefault(row, DeadRow(row, EXPRESSION_FAILED, f"{_place_in(step, number)}: {why}"))
             left = np.ones(len(frame), dtype=np.bool_)
             left[list(found)] = False
-            frame = frame.filter(pl.Series(left))
+            frame = kept(frame, left)
     return _halve_poison(compute, frame, dead, lambda row, error: _dead_row(step, row, error))
 
 

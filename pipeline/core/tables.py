@@ -12,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from pipeline.core import texts
 from pipeline.core.column_types import type_of, type_text
 from pipeline.core.definitions import Lookup, ScalarType
+from pipeline.core.frames import taken
 
 MAX_SHOWN = 3  # key values in a message
 
@@ -40,11 +42,12 @@ class _Index:
 
     def values_of(self, keys: pl.Series) -> pl.Series:
         if keys.dtype != pl.String or not texts.IS_BUILT:
-            return self.values.gather(self._places_of(keys))
+            return taken(self.values, self._places_of(keys))
         codes, firsts = texts.codes(keys)  # each distinct key is looked up once
-        found = self.values.gather(self._places_of(keys.gather(firsts)))
-        chosen = pl.Series(codes)
-        return found.gather(chosen.set(chosen < 0, None) if keys.null_count() else chosen)
+        found = taken(self.values, self._places_of(taken(keys, firsts)))
+        if not keys.null_count():
+            return taken(found, codes)
+        return taken(found, pl.Series(np.maximum(codes, 0).astype(np.uint32)).set(pl.Series(codes < 0), None))
 
     def _places_of(self, keys: pl.Series) -> pl.Series:
         return pl.Series(list(map(self.place_of.get, keys.to_list())), dtype=pl.UInt32)

@@ -87,6 +87,12 @@ def bytes_of(views: Any) -> int:
     return int(_texts.total(heads, valid, len(views))) if len(views) else 0
 
 
+def number_codes(values: Rows) -> tuple[Int32, Rows]:
+    """The number of each value among the distinct ones, and the first row of each of these."""
+    numbers, rows = _texts.numbers(np.ascontiguousarray(values))
+    return np.frombuffer(numbers, dtype=np.int32), np.frombuffer(rows, dtype=np.int64)
+
+
 def _buffers(views: Any) -> list[Any]:
     """Validity (None where nothing is null), views, and the texts they point into."""
     assert kinds.is_string_view(views.type), views.type

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, groupby
 from typing import Any
 
 from pipeline.core.cells import PaneChange
 from pipeline.errors import FenceError, ForeignKeyError, TornError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
+
+Row = Mapping[str, bytes | str | int]  # of a stream, by field
 
 MAX_CELLS = 10_000  # cells and rows of a commit, the one script allowed to be long: about 20 ms (DESIGN 8.2)
 
@@ -165,7 +168,7 @@ class Commit:
     ids: Sequence[bytes]
     after: Checkpoint
     panes: Mapping[int, PaneChange] = field(default_factory=dict)
-    rows: Mapping[str, Sequence[Mapping[str, bytes | str | int]]] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     hashes: Mapping[str, PaneChange] = field(default_factory=dict)  # by key; of state that is not panes
 
 
@@ -192,7 +195,7 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
             *pane_keys,
             *what.hashes,
         ],
-        args=list(_arguments(what, streams)),
+        args=_arguments(what, streams),
     )
     where = f"{group} on partition {partition} of {stream}"
     if answer == b"ok":
@@ -210,45 +213,44 @@ def commit(scripts: Scripts, stream: str, partition: int, what: Commit) -> None:
     raise ForeignKeyError(f"{where}: cannot commit: {answer!r}; something else writes to our keys; delete it")
 
 
-def _arguments(what: Commit, streams: Sequence[str]) -> Iterator[Any]:
+def _arguments(what: Commit, streams: Sequence[str]) -> list[Any]:
     fence, before = what.fence, what.fence.before
     after = what.after.fields()
-    yield fence.group
-    yield fence.consumer
-    yield before.cursor
-    yield before.commit
-    yield "" if before.max_seen_ms is None else before.max_seen_ms
-    yield fence.n_pending
-    yield fence.first_pending
-    yield "" if not fence.backfills else "none" if before.expired_ms is None else before.expired_ms
-    yield len(what.ids)
-    yield len(after)
-    yield len(streams)
-    yield sum(len(rows) for rows in what.rows.values())
-    yield len(what.panes)
-    yield len(what.hashes)
-    yield from what.ids
-    for value in after.items():
-        yield from value
-    for number, rows in enumerate(what.rows.values(), start=1):
-        for row in rows:
-            yield number
-            yield len(row)
-            for pair in row.items():
-                yield from pair
+    runs = [run for number, name in enumerate(streams, start=1) for run in _runs(number, what.rows[name])]
+    arguments: list[Any] = [
+        fence.group,
+        fence.consumer,
+        before.cursor,
+        before.commit,
+        "" if before.max_seen_ms is None else before.max_seen_ms,
+        fence.n_pending,
+        fence.first_pending,
+        "" if not fence.backfills else "none" if before.expired_ms is None else before.expired_ms,
+        len(what.ids),
+        len(after),
+        len(streams),
+        len(runs),
+        len(what.panes),
+        len(what.hashes),
+        *what.ids,
+        *chain.from_iterable(after.items()),
+        *chain.from_iterable(runs),
+    ]
     mark = str(what.after.mark)
     for start, change in what.panes.items():
-        yield start
-        yield mark
-        yield change.from_end
-        yield len(change.cells)
-        yield len(change.gone)
-        for cell in change.cells.items():
-            yield from cell
-        yield from change.gone
+        arguments += (start, mark, change.from_end)
+        arguments += _changed(change)
     for change in what.hashes.values():
-        yield len(change.cells)
-        yield len(change.gone)
-        for cell in change.cells.items():
-            yield from cell
-        yield from change.gone
+        arguments += _changed(change)
+    return arguments
+
+
+def _runs(number: int, rows: Sequence[Row]) -> Iterator[list[Any]]:
+    """Rows of a stream as they go to the script: those side by side with the same fields name them once."""
+    for names, run in groupby(rows, key=tuple):
+        values = [row.values() for row in run]
+        yield [number, len(names), *names, len(values), *chain.from_iterable(values)]
+
+
+def _changed(change: PaneChange) -> Iterator[Any]:
+    return chain((len(change.cells), len(change.gone)), chain.from_iterable(change.cells.items()), change.gone)

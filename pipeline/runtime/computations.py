@@ -166,31 +166,22 @@ def aside_rows(program: Program, partition: int, batch: Batch, computed: Prepare
 def late_rows(batch: Batch, computed: Prepared) -> list[RowFields]:
     """The rows for the late stream, in stream order."""
     late = computed.late
-    bodies = batch.raw_rows(late.rows.tolist())
-    return [
-        {
-            "entry": batch.entry_id(int(row)),
-            "row": batch.row_in_entry(int(row)),
-            "time": int(time_ms),
-            "late_by_ms": int(watermark_ms - time_ms),
-            "window_start": int(start_ms),
-            "window_end": int(end_ms),
-            "reason": "before_log" if before_log else "expired" if expired else "late",
-            **(FLAT if batch.is_flat(int(row)) else {}),
-            "event": body,
-        }
-        for row, time_ms, start_ms, end_ms, watermark_ms, before_log, expired, body in zip(
-            late.rows,
-            late.times_ms,
-            late.starts_ms,
-            late.ends_ms,
-            late.watermarks_ms,
-            late.before_log,
-            late.expired,
-            bodies,
-            strict=True,
-        )
-    ]
+    numbers = late.rows.tolist()
+    ids, in_entry = batch.places_of(numbers)
+    reasons = np.where(late.before_log, "before_log", np.where(late.expired, "expired", "late")).tolist()
+    columns = {
+        "entry": ids,
+        "row": in_entry,
+        "time": late.times_ms.tolist(),
+        "late_by_ms": (late.watermarks_ms - late.times_ms).tolist(),
+        "window_start": late.starts_ms.tolist(),
+        "window_end": late.ends_ms.tolist(),
+        "reason": reasons,
+        "event": batch.raw_rows(numbers),
+    }
+    rows: list[RowFields] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    flat = {entry.id for entry in batch.entries if isinstance(entry, Row)}
+    return [{**row, **FLAT} if entry in flat else row for entry, row in zip(ids, rows, strict=True)] if flat else rows
 
 
 def dead_letters(
@@ -271,7 +262,7 @@ class PublishComputation:
 
     def compute(self, batch: Batch, before: TimeState) -> Published:
         _, max_seen_ms = batch.prefix_watermarks(before.max_seen_ms, self.stream.time.disorder_ms)
-        numbered = pl.DataFrame({ROW: np.arange(len(batch.times_ms))}).hstack(batch.frame.select(sorted(self.needs)))
+        numbered = batch.numbered(self.needs)
         contents = self.tables.contents(hashes_in(self.steps, before.tables, batch.reloads))
         frame, dead = apply_steps(self.steps, numbered, Joins(before.tables, batch.reloads, contents))
         rows = frame[ROW].to_numpy()

@@ -43,9 +43,9 @@ def check_config(path: Path, environ: Mapping[str, str]) -> Check:
 
 def check_native() -> Check:
     """Say whether bodies are read and packed natively; all numbers are the same without."""
-    from pipeline.core import names, native, texts
+    from pipeline.core import names, native, stored_chunks, texts
 
-    if names.IS_BUILT and native.IS_BUILT and texts.IS_BUILT:
+    if all(part.IS_BUILT for part in (names, native, stored_chunks, texts)):
         return Check("native parts", True, "built")
     seen = "not built, so an event costs more CPU; with a C compiler it is: apt-get install gcc python3-dev, make setup"
     return Check("native parts", True, seen)

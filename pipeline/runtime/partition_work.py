@@ -36,6 +36,7 @@ class PartitionWork:
     runners: Sequence[Runner]
     reader: Reader
     cursor: bytes = b""  # the last id we know of: an entry behind it wakes us
+    is_behind: bool = False  # the last poll brought as many entries as it asked for: there are more
     again: bool = False  # a group lost its state and has to load before anything new comes
     _decoded: tuple[tuple[bytes, ...], Batch] | None = None
 
@@ -65,6 +66,7 @@ class PartitionWork:
             if not loaded[runner.group].pending
         }
         found = groups.read_new(client, self.stream.name, self.partition, wanted) if wanted else {}
+        self.is_behind = any(len(entries) >= wanted[group][1] for group, entries in found.items())
         events = 0
         for runner in runners:
             if runner.group in wanted and runner.group not in found:

@@ -35,11 +35,9 @@ from pipeline.runtime.setup import activate_when_caught_up, set_up
 from pipeline.runtime.tiers import TierCloser
 
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
+GATHER_S = 0.04  # between two reads of a partition that left nothing behind: a batch costs milliseconds, however small
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
 CLOSE_IDLE_S = 1.0  # and while none do: what another worker's commit or a tick made due
-# While little comes, between two reads: a read and a commit cost some milliseconds, with one event or with a thousand.
-PACE_S = 0.04
-FEW_EVENTS = 256  # of a partition: a read takes so many entries and more, so nothing is left behind it
 UPDATE_EVERY_S = 1.0  # between two publications of open windows (`emit: on_update`)
 TIDY_EVERY_S = 5.0
 AWAY_PAUSE_S = 0.5  # between tries while Redis is away
@@ -73,6 +71,7 @@ class Worker:
     tables: TableCache = field(init=False)
     _work: dict[Partition, PartitionWork] = field(default_factory=dict)
     _hot: set[Partition] = field(default_factory=set)
+    _gathers_until_s: dict[Partition, float] = field(default_factory=dict)
     _next_close_s: float = 0.0
     _next_tidy_s: float = 0.0
     _next_update_s: dict[str, float] = field(default_factory=dict)
@@ -90,26 +89,29 @@ class Worker:
     def poll_once(self, block_ms: int | None = None) -> Polled:
         """Do what there is to do; when there is nothing, wait up to `block_ms` for an entry.
 
-        When there was little, let more come before the next time: what comes alone is done at once.
+        Who may wait also leaves a partition that brought events alone for a moment: what comes alone is counted at
+        once, and what comes after it in batches.
         """
-        began_s = time.monotonic()
         if self.leases.beat():
             self._follow_leases()
             self._check_places()
-        events = most = 0
+        events = 0
+        gathering = self._gathering() if block_ms else {}
         for partition in self._ready():
+            if partition in gathering:
+                continue
             work = self._work[partition]
             done = self._poll(work)
             (self._hot.add if done or work.again else self._hot.discard)(partition)
-            events, most = events + done, max(most, done)
+            if done and not work.is_behind:
+                self._gathers_until_s[partition] = time.monotonic() + GATHER_S
+            events += done
         if events:
             self._committed = True
             self._next_close_s = min(self._next_close_s, time.monotonic() + CLOSE_EVERY_S)
         polled = Polled(events, self._close())
         if polled.idle and block_ms:
             self._wait(block_ms)
-        elif block_ms and 0 < most < FEW_EVENTS:
-            time.sleep(max(0.0, began_s + PACE_S - time.monotonic()))
         return polled
 
     def _poll(self, work: PartitionWork) -> int:
@@ -140,6 +142,7 @@ class Worker:
         for partition in [p for p in self._work if p not in self.leases.held]:
             del self._work[partition]
             self._hot.discard(partition)
+            self._gathers_until_s.pop(partition, None)
         for partition in sorted(self.leases.held - self._work.keys()):
             self._work[partition] = partition_work(
                 self.config,
@@ -165,8 +168,16 @@ class Worker:
         self._look({p: work for p, work in self._work.items() if p not in self._hot}, None)
         return sorted(self._hot)
 
+    def _gathering(self) -> dict[Partition, float]:
+        """The partitions that gather entries for their next batch, and for how many seconds yet."""
+        now_s = time.monotonic()
+        return {partition: until_s - now_s for partition, until_s in self._gathers_until_s.items() if until_s > now_s}
+
     def _wait(self, block_ms: int) -> None:
-        if not self._look(self._work, block_ms):
+        gathering = self._gathering()
+        for left_s in gathering.values():
+            block_ms = max(1, min(block_ms, int(left_s * 1000)))  # 0 would be for ever
+        if not self._look({p: work for p, work in self._work.items() if p not in gathering}, block_ms):
             time.sleep(block_ms / 1000)  # holding nothing that could wake us: until the next beat
 
     def _look(self, among: Mapping[Partition, PartitionWork], block_ms: int | None) -> bool:

@@ -8,7 +8,7 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.grouping import column_codes, combined_codes, compact, group_tuples
+from pipeline.core.grouping import column_codes, combined_codes, compact, group_tuples, integer_codes
 from tests.laws.logs import ints, law
 
 SCHEMA: dict[str, Any] = {"text": pl.String, "number": pl.Int64, "flag": pl.Boolean, "at": pl.Datetime("ms")}
@@ -46,3 +46,23 @@ def test_compacting_keeps_codes_apart_and_leaves_no_holes(codes: list[int], size
     assert [codes[first] for first in representative[compacted]] == codes
     assert sorted(set(compacted.tolist())) == list(range(len(set(codes))))
     assert representative.tolist() == [codes.index(codes[first]) for first in representative]
+
+
+@law
+@given(values=st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3), max_size=40))
+def test_integers_have_one_code_exactly_when_they_are_equal(values: list[int]) -> None:
+    codes, size = integer_codes(pl.Series(values, dtype=pl.Int64).to_numpy())
+
+    assert size == len(set(values))
+    assert sorted(set(codes.tolist())) == list(range(size))
+    assert len(set(zip(codes.tolist(), values, strict=True))) == size
+
+
+def test_many_integers_are_told_apart() -> None:
+    """More than the table of codes begins with, so that it grows, twice each."""
+    values = pl.Series([n * n - 10**6 for n in range(9_000)] * 2)
+
+    codes, size = integer_codes(values.to_numpy())
+
+    assert size == 9_000
+    assert codes.tolist() == [*range(9_000)] * 2

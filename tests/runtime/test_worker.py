@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from api.intake import Intake
 from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
 from pipeline.rim import keys
+from pipeline.runtime import runner, worker
 from pipeline.runtime.metric_query import MetricQuery
 from pipeline.runtime.query import Metrics
 from pipeline.runtime.setup import set_up
-from pipeline.runtime.worker import PACE_S, Worker
+from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer
 
 CONFIG = Config(
@@ -58,19 +56,42 @@ def test_a_key_overwritten_by_others_rests_its_partition_and_no_other(server: Ru
     assert counted(server) == 2
 
 
-@pytest.mark.parametrize(("n_events", "may_wait", "paces"), [(1, True, True), (1, False, False), (300, True, False)])
-def test_after_little_came_more_may_come_before_the_next_read(
-    server: RunningServer, monkeypatch: pytest.MonkeyPatch, n_events: int, may_wait: bool, paces: bool
-) -> None:
+def append(server: RunningServer, n: int, partition: int = 0) -> None:
+    with server.client.pipeline(transaction=False) as pipe:
+        for _ in range(n):
+            pipe.xadd(keys.raw("steps", partition), {"ts": "1000"})
+        pipe.execute()
+
+
+@pytest.fixture
+def patient(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """A worker that would gather for ever."""
+    monkeypatch.setattr(worker, "GATHER_S", 3_600.0)
     set_up(server.client, CONFIG)
-    worker = Worker(CONFIG, server.client, server.client, "w")
-    slept_s: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept_s.append)
-    rows = b"\n".join([b'{"ts": 1000}'] * n_events)
-    intake = Intake(server.client, CONFIG.streams["steps"], ())
-    intake.take(rows, "ndjson")
+    found = Worker(CONFIG, server.client, server.client, "w")
+    found.poll_once()
+    return found
 
-    worker.poll_once(block_ms=10 if may_wait else None)
 
-    assert counted(server) == n_events, "what is there is counted at once"
-    assert [0 <= seconds <= PACE_S for seconds in slept_s] == [True] * paces
+def test_what_comes_after_the_first_events_is_gathered(server: RunningServer, patient: Worker) -> None:
+    append(server, 3)
+    assert patient.poll_once(block_ms=1).events == 3
+
+    # What comes now waits, and in the other partition it does not
+    append(server, 1)
+    append(server, 1, partition=1)
+    assert patient.poll_once(block_ms=1).events == 1
+    assert patient.poll_once(block_ms=1).idle
+    assert counted(server) == 4
+
+    # Who may not wait reads it, and so does everybody once the time is over
+    assert patient.poll_once().events == 1
+    append(server, 2)
+    patient._gathers_until_s["steps", 0] = 0.0
+    assert sum(patient.poll_once(block_ms=1).events for _ in range(2)) == 2
+
+
+def test_a_backlog_is_read_at_once(server: RunningServer, patient: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "MAX_ENTRIES", 5)
+    append(server, 13)
+    assert [patient.poll_once(block_ms=1).events for _ in range(3)] == [5, 5, 3]

@@ -9,9 +9,9 @@
 -- ARGV[4] commit number it started from                     ARGV[5] max_seen_ms it started from ('' = none)
 -- ARGV[6] entries pending for this consumer                 ARGV[7] id of the first of them
 -- ARGV[8] expired_ms that backfilled rows were judged by ('none', or '' where there are no such rows)
--- ARGV[9] a: entries to acknowledge  ARGV[10] c: checkpoint values  ARGV[11] S: streams  ARGV[12] r: rows to append
+-- ARGV[9] a: entries to acknowledge  ARGV[10] c: checkpoint values  ARGV[11] S: streams  ARGV[12] r: runs of rows
 -- ARGV[13] P: panes  ARGV[14] H: hashes
--- then a ids; c field/value pairs; r x (stream 1..S, n, n x field/value pairs);
+-- then a ids; c field/value pairs; r x (stream 1..S, n, n names of fields, m, m x n values: m rows to append);
 -- P x (start, mark, from_end, n, d, n x field/value pairs to set, d fields to delete);
 -- H x (n, d, n x field/value pairs to set, d fields to delete)
 -- A due pane is 'MARK FROM_END': the windows that end at FROM_END or later are to be published ('-' = all of its windows).
@@ -31,7 +31,7 @@ local function count(text)
 end
 
 -- parse
-local n_ack, n_values, n_streams, n_rows = count(ARGV[9]), count(ARGV[10]), count(ARGV[11]), count(ARGV[12])
+local n_ack, n_values, n_streams, n_runs = count(ARGV[9]), count(ARGV[10]), count(ARGV[11]), count(ARGV[12])
 local n_panes, n_hashes = count(ARGV[13]), count(ARGV[14])
 if #KEYS ~= 5 + n_streams + n_panes + n_hashes then error('commit.lua: keys do not match their counts') end
 local ids = {}
@@ -41,12 +41,15 @@ for i = 1, n_ack do
 end
 local values_from = at + 1
 at = at + 2 * n_values
-local rows = {}
-for i = 1, n_rows do
+local runs = {}
+for i = 1, n_runs do
   local stream, n = count(take()), count(take())
-  if stream < 1 or stream > n_streams or n < 1 then error('commit.lua: bad row') end
-  rows[i] = {KEYS[5 + stream], at + 1, at + 2 * n}
-  at = at + 2 * n
+  if stream < 1 or stream > n_streams or n < 1 then error('commit.lua: bad rows') end
+  local fields = {}
+  for j = 1, n do fields[2 * j - 1] = take() end
+  local m = count(take())
+  runs[i] = {key = KEYS[5 + stream], n = n, m = m, from = at, fields = fields}
+  at = at + m * n
 end
 local panes = {}
 for i = 1, n_panes do
@@ -118,8 +121,13 @@ for _, pane in ipairs(panes) do
   change(pane)
 end
 for _, hash in ipairs(hashes) do change(hash) end
-for _, row in ipairs(rows) do
-  redis.call('XADD', row[1], '*', unpack(ARGV, row[2], row[3]))
+for _, run in ipairs(runs) do
+  local fields, from = run.fields, run.from
+  for _ = 1, run.m do
+    for j = 1, run.n do fields[2 * j] = ARGV[from + j] end
+    from = from + run.n
+    redis.call('XADD', run.key, '*', unpack(fields, 1, 2 * run.n))
+  end
 end
 in_steps(1, n_ack, function(first, last) redis.call('XACK', KEYS[1], ARGV[1], unpack(ids, first, last)) end)
 redis.call('DEL', KEYS[5])
