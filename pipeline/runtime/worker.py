@@ -35,7 +35,7 @@ from pipeline.runtime.setup import activate_when_caught_up, set_up
 from pipeline.runtime.tiers import TierCloser
 
 BLOCK_MS = 200  # how long an idle worker sleeps in Redis; also how late it notices a lease or a window due
-GATHER_S = 0.04  # between two reads of a partition that left nothing behind: a batch costs milliseconds, however small
+GATHER_S = 0.02  # between two reads of a partition that left nothing behind: a batch costs milliseconds, however small
 CLOSE_EVERY_S = 0.05  # a pass over what is due, while events come in
 CLOSE_IDLE_S = 1.0  # and while none do: what another worker's commit or a tick made due
 UPDATE_EVERY_S = 1.0  # between two publications of open windows (`emit: on_update`)
