@@ -119,11 +119,11 @@ def metric_request(args: Arguments, program: Program, now_ms: int) -> MetricRequ
         calendar=calendar,
         group_by=name_list(args, "group_by", program.stage.group_by, f"group field of {program.name}"),
         values=_values(args, program),
-        fill=_one_of(args, "fill", FILLS),
+        fill=_one_of(args, "fill", FILLS, code="bad_fill"),
         other=flag(args, "other"),
         after=None if page is None else page.after,
     )
-    return MetricRequest(query, _one_of(args, "format", FORMATS))
+    return MetricRequest(query, _one_of(args, "format", FORMATS, code="bad_format"))
 
 
 def _calendar(args: Arguments) -> Calendar | None:
@@ -159,13 +159,13 @@ def _values(args: Arguments, program: Program) -> tuple[str, ...] | None:
     return names
 
 
-def _one_of(args: Arguments, name: str, choices: Sequence[_Choice]) -> _Choice:
+def _one_of(args: Arguments, name: str, choices: Sequence[_Choice], *, code: str) -> _Choice:
     """What a parameter chooses; the first where it is not there."""
     text = args.get(name, choices[0])
     for choice in choices:
         if text == choice:
             return choice
-    raise BadRequestError(f"{name}: there is no '{shown(text)}'.{did_you_mean(text, choices)}", code=f"bad_{name}")
+    raise BadRequestError(f"{name}: there is no '{shown(text)}'.{did_you_mean(text, choices)}", code=code)
 
 
 def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRequest:
@@ -184,14 +184,14 @@ def rolling_request(args: Arguments, program: Program, now_ms: int) -> RollingRe
         window_ms,
         now_ms + 1 if at_ms is None else at_ms,
         group_filters(args, program),
-        _one_of(args, "format", FORMATS),
+        _one_of(args, "format", FORMATS, code="bad_format"),
     )
 
 
 def latest_format(args: Arguments) -> Format:
     """Check the parameters of `GET /v1/metrics/{metric}/latest`, which takes only `format`."""
     check_names(args, ("format",))
-    return _one_of(args, "format", FORMATS)
+    return _one_of(args, "format", FORMATS, code="bad_format")
 
 
 def explain_request(args: Arguments, program: Program, now_ms: int) -> ExplainRequest:

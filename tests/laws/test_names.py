@@ -51,6 +51,14 @@ def test_a_column_is_a_list_of_bytes(listed: list[bytes], more: list[bytes]) -> 
 
 
 @pytest.mark.usefixtures("built")
+@pytest.mark.parametrize("n_parts", [1, 64, 65, 200])
+def test_any_number_of_parts_is_joined(n_parts: int) -> None:
+    parts = [b"%d," % number if number % 2 else Names.of([b"a%d" % number, b"b"]) for number in range(n_parts)]
+    expected = [b"".join(part if isinstance(part, bytes) else part.tolist()[row] for part in parts) for row in (0, 1)]
+    assert joined(parts, 2) == expected
+
+
+@pytest.mark.usefixtures("built")
 @law
 @given(steps=st.lists(lists, max_size=6))
 def test_a_directory_numbers_names_in_the_order_they_came_first(steps: list[list[bytes]]) -> None:
