@@ -6,6 +6,8 @@ Invariant: `init` never overwrites a file; when one is there already it writes n
 from __future__ import annotations
 
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -82,8 +84,8 @@ def project_of_file(folder: Path, source: Path) -> tuple[dict[str, str], list[st
     draft = draft_for(source)
     following = [
         _up(folder),
-        f"streamgauge replay {shlex.quote(str(source.absolute()))} --stream {draft.stream} --shift-to-now",
-        f"streamgauge query {draft.metric} --start -{format_duration(draft.shown_ms)} --spark",
+        f"{_program()} replay {shlex.quote(str(source.absolute()))} --stream {draft.stream} --shift-to-now",
+        f"{_program()} query {draft.metric} --start -{format_duration(draft.shown_ms)} --spark",
     ]
     return {CONFIG: draft.text()}, following
 
@@ -111,13 +113,20 @@ def next_commands(folder: Path, template: Template) -> list[str]:
     """What to type next; each but the first in another terminal, while `up` runs."""
     return [
         _up(folder),
-        f"streamgauge simulate --streams {STREAM_OF[template]}",
-        f"streamgauge query {METRIC_OF[template]} --start -5m",
+        f"{_program()} simulate --streams {STREAM_OF[template]}",
+        f"{_program()} query {METRIC_OF[template]} --start -5m",
     ]
 
 
 def _up(folder: Path) -> str:
-    return "streamgauge up" if folder == Path() else f"cd {shlex.quote(str(folder))} && streamgauge up"
+    up = f"{_program()} up"
+    return up if folder == Path() else f"cd {shlex.quote(str(folder))} && {up}"
+
+
+def _program() -> str:
+    """How to call us: by name where the shell finds it, else where we are installed."""
+    installed = Path(sys.executable).with_name("streamgauge")
+    return "streamgauge" if shutil.which("streamgauge") or not installed.exists() else shlex.quote(str(installed))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,14 +38,27 @@ def test_init_writes_a_config_that_is_taken_and_names_its_schema(tmp_path: Path,
     assert (folder / f"{template}.ipynb").exists()
 
 
-def test_init_prints_three_commands_that_can_be_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("found", ["/usr/bin/streamgauge", None])
+def test_init_prints_three_commands_that_can_be_typed(
+    found: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: found)
+    program = "streamgauge" if found else str(Path(sys.executable).with_name("streamgauge"))
     folder = tmp_path / "my project"
     assert streamgauge("init", str(folder), "--template", "clickstream") == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"cd '{folder}' && streamgauge up",
-        "streamgauge simulate --streams pageviews",
-        "streamgauge query views_by_section --start -5m",
+        f"cd '{folder}' && {program} up",
+        f"{program} simulate --streams pageviews",
+        f"{program} query views_by_section --start -5m",
     ]
+
+
+def test_init_from_a_file_takes_no_template_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert streamgauge("init", str(tmp_path), "--from", "a.csv", "--template", "sensors") == 1
+    assert "--from and --template are two ways to a config" in capsys.readouterr().err
+    assert streamgauge("init", str(tmp_path), "--from", str(tmp_path / "a.csv")) == 1
+    assert f"{tmp_path / 'a.csv'}: No such file or directory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("present", ["config.yaml", "config.schema.json", "sensors.ipynb"])
