@@ -20,7 +20,7 @@ from polars.exceptions import PolarsError
 from pipeline.core.expression_tree import Node, TreeError, kind_of, parse_tree, rebuild, to_expr
 
 MAX_VALUE_LENGTH = 60  # of a value that is shown in a message
-PROVED = 4  # of the rows found, which are computed alone before all of them are believed
+PROVED = 4  # of the rows that one conversion fails on, which are computed alone before all of them are believed
 
 _SQL_NAMES = {
     "Int8": "TINYINT",
@@ -61,16 +61,22 @@ def failing_rows(exprs: Sequence[pl.Expr], frame: pl.DataFrame) -> dict[int, tup
                 values = frame[places].select(pl.first().alias("_"), probe.value.alias("value"))["value"].to_list()
             except PolarsError:
                 return {}
-            for place, value in zip(places, values, strict=True):
-                found.setdefault(place, (number, f"cannot read {shown(value)} as {probe.wanted}"))
-    return found if _is_proved(exprs, frame, sorted(found)) else {}
+            new = {
+                place: (number, f"cannot read {shown(value)} as {probe.wanted}")
+                for place, value in zip(places, values, strict=True)
+                if place not in found
+            }
+            if not _is_proved(expr, frame, list(new)):
+                return {}
+            found |= new
+    return found
 
 
-def _is_proved(exprs: Sequence[pl.Expr], frame: pl.DataFrame, places: Sequence[int]) -> bool:
+def _is_proved(expr: pl.Expr, frame: pl.DataFrame, places: Sequence[int]) -> bool:
     """Whether some of the rows fail alone indeed: a polars that computes less than we think is not to cost events."""
     for place in places[:: max(1, len(places) // PROVED)][:PROVED]:
         try:
-            frame[place : place + 1].select(expr.alias(str(number)) for number, expr in enumerate(exprs))
+            frame[place : place + 1].select(expr.alias("_"))
         except PolarsError:
             continue
         return False

@@ -134,6 +134,23 @@ def test_filters_lose_the_rows_that_halving_finds_2000_times(text: str, rows: li
     filters_lose_what_halving_finds(text, rows)
 
 
+def test_a_part_that_is_never_computed_is_not_why_a_row_is_lost() -> None:
+    # Both branches are one, so polars never asks which; the row is lost by the second field
+    texts = [
+        "CASE WHEN CAST(t AS BIGINT) > 1 THEN SPLIT_PART(s, '-', 1) ELSE SPLIT_PART(s, '-', 1) END",
+        "CAST(s AS BIGINT)",
+    ]
+    row = {"s": "1", "t": "1", "n": 0, "x": 0.0, "b": None}
+    derives_lose_what_halving_finds(texts, [row, row | {"s": "2026-01-31", "t": "1.5"}], [1])
+
+
+def test_a_part_that_is_never_computed_takes_no_row_with_it() -> None:
+    # STRPTIME fails for every row, but of NULLIF(NULL, ...) it is not asked; every fifth row fails otherwise
+    text = "CAST(t AS BIGINT) < NULLIF(TRY_CAST('no' AS BIGINT), EXTRACT(day FROM STRPTIME('12', '%Y-%m-%d')))"
+    row = {"s": "1", "t": "1", "n": 0, "x": 0.0, "b": None}
+    filters_lose_what_halving_finds(text, [row | {"t": "1" if place % 5 else "1.5"} for place in range(20)])
+
+
 def filters_lose_what_halving_finds(text: str, rows: list[dict[str, Any]]) -> None:
     step, frame = FilterStep("t", compiled(text)), frame_of(rows, [1])
 
