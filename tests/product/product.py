@@ -215,7 +215,7 @@ class Product(Process):
 
         def applied() -> bool:
             lags = [self.stage(name)["lag"] for name in stages]
-            return not any(lag["entries"] for lag in lags)
+            return not any(lag["events"] for lag in lags)  # entries are null where the server does not know
 
         wait_for(applied, f"{stages} to have read everything")
 
