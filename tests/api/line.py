@@ -71,7 +71,7 @@ class Line:
         def done() -> bool:
             polled = self.worker.poll_once()
             status = self.get("/v1/stages")["stages"]
-            behind = any(stage["lag"]["entries"] for stage in status if stage["lag"])
+            behind = any(stage["lag"]["events"] for stage in status if stage["lag"])
             return polled.idle and not behind and not self._closable()
 
         wait_for(done, "the worker to have nothing left to do")
