@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from pipeline.core.accumulators import Column, Int64, Slots
 from pipeline.core.cell_layout import RECORDS, Layout
-
-DENSE = 4  # numbers a key may take for each key there is, up to which a table of them all beats sorting
+from pipeline.core.grouping import ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,11 @@ def merged_cells(layout: Layout, parts: Sequence[CellColumns]) -> CellColumns:
         return CellColumns(none, none, layout.blank(0))
     together = _concatenated(layout, parts)
     windows, groups = together.windows, together.groups
-    keys = windows * (int(groups.max()) + 1) + groups
+    n_groups = int(groups.max()) + 1
+    keys = windows * n_groups + groups
     if np.all(keys[1:] > keys[:-1]):
         return together  # nearly always: published windows in order, nothing to merge
-    first, slots = _first_of_each(keys)
+    slots, first = ranked(keys, (int(windows.max()) + 1) * n_groups)
     if len(first) == len(keys):
         return together.taken(first)
     columns = layout.blank(len(first))
@@ -71,23 +71,6 @@ def merged_cells(layout: Layout, parts: Sequence[CellColumns]) -> CellColumns:
     for sketch in layout.sketches:
         sketch.merge_all(columns[sketch.name], slots, together.columns[sketch.name])
     return CellColumns(windows[first], groups[first], columns)
-
-
-def _first_of_each(keys: Int64) -> tuple[Slots, Slots]:
-    """Where each key comes first, in order of keys; and of each place, the number of its key in that order.
-
-    What `np.unique` answers, without sorting where the keys are dense, as they are but for a few rare groups.
-    """
-    size = int(keys.max()) + 1
-    if size > DENSE * len(keys):
-        _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
-        return first, numbers.astype(np.intp, copy=False)
-    place = np.full(size, -1, dtype=np.intp)
-    place[keys[::-1]] = np.arange(len(keys) - 1, -1, -1)
-    distinct = np.flatnonzero(place >= 0)
-    number = np.empty(size, dtype=np.intp)
-    number[distinct] = np.arange(len(distinct))
-    return place[distinct], number[keys]
 
 
 def _concatenated(layout: Layout, parts: Sequence[CellColumns]) -> CellColumns:

@@ -52,6 +52,11 @@ def compact(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
     if texts.IS_BUILT:
         numbers, firsts = texts.number_codes(codes)
         return numbers.astype(np.int64), firsts
+    return ranked(codes, size)
+
+
+def ranked(codes: Codes, size: int) -> tuple[Codes, npt.NDArray[np.intp]]:
+    """As `compact`, with the new codes in the order of the old; sorted only where few in [0, size) are used."""
     if size <= _DENSE_FACTOR * len(codes) + 1024:
         first = np.full(size, -1, dtype=np.intp)
         first[codes[::-1]] = np.arange(len(codes) - 1, -1, -1)
