@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from redis._parsers import Encoder
 from redis.backoff import ExponentialBackoff, NoBackoff
-from redis.connection import ConnectionPool, HiredisRespSerializer, PythonRespSerializer, parse_url
+from redis.connection import AbstractConnection, ConnectionPool, HiredisRespSerializer, PythonRespSerializer, parse_url
 from redis.retry import Retry
 from redis.utils import HIREDIS_AVAILABLE
 
@@ -76,6 +76,38 @@ def reader(url: str, block_ms: int = 0) -> redis.Redis:
     return _client(url, Retry(backoff, READ_RETRIES), REPLY_TIMEOUT_S + block_ms / 1000)
 
 
+def owner(url: str) -> redis.Redis:
+    """Return a writer for a process that keeps in memory what the server holds, such as a worker.
+
+    Connections come back silently, and the server they come back to may have been restored from less than the process
+    wrote (FACTS 1). So the first connection to another run of the server is refused, as if Redis were away: whoever
+    gets that error forgets what it keeps, and loads again.
+
+    Raises:
+        RedisUrlError: the URL's scheme or a part of it is not understood.
+    """
+    return _client(url, Retry(NoBackoff(), 0), REPLY_TIMEOUT_S, on_connect=OneRun())
+
+
+class OneRun:
+    """What a connection does when it is made: it finds out which run of the server it has reached."""
+
+    def __init__(self) -> None:
+        self._run_id: bytes | None = None
+
+    def __call__(self, connection: AbstractConnection) -> None:
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        known, self._run_id = self._run_id, _run_id(connection.read_response())
+        if known not in (None, self._run_id):
+            raise redis.exceptions.ConnectionError("another run of the server than before: it may hold less")
+
+
+def _run_id(info: bytes) -> bytes:
+    [found] = [line for line in info.splitlines() if line.startswith(b"run_id:")]
+    return found
+
+
 def is_away(error: BaseException) -> bool:
     """Tell whether Redis is away, loading, full or not the primary now: the same request may work later (503)."""
     if isinstance(error, _REFUSED_CLASSES):
@@ -85,7 +117,14 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, redis.exceptions.ResponseError) and str(error).partition(" ")[0] in _AWAY_CODES
 
 
-def _client(url: str, retry: Retry, reply_timeout_s: float, *, large_values: bool = False) -> redis.Redis:
+def _client(
+    url: str,
+    retry: Retry,
+    reply_timeout_s: float,
+    *,
+    large_values: bool = False,
+    on_connect: OneRun | None = None,
+) -> redis.Redis:
     """Make a client with a thread-safe pool; what the URL's query says never overrides the retry policy."""
     options: dict[str, Any] = {"protocol": DEFAULT_PROTOCOL, "max_connections": MAX_CONNECTIONS}
     options |= _url_options(url)
@@ -99,6 +138,7 @@ def _client(url: str, retry: Retry, reply_timeout_s: float, *, large_values: boo
         "health_check_interval": 0,  # a PING before a command is one more place to fail in
         "decode_responses": False,
         "driver_info": None,  # no CLIENT SETINFO, which 7.0 does not know
+        "redis_connect_func": on_connect,
     }
     encoder = Encoder("utf-8", "strict", decode_responses=False)
     in_python = PythonRespSerializer(PACKED_TOGETHER_BYTES, encoder.encode)

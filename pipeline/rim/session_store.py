@@ -109,15 +109,6 @@ def accounts(client: redis.Redis, metric: str, version: str, partitions: int) ->
     return [None if text is None else Account.parse(text) for text in found]
 
 
-def last_said(client: redis.Redis, metric: str, version: str, partition: int) -> tuple[bytes | None, Account | None]:
-    """The newest mark that sessions of a partition were published with, and its account; None where there is none."""
-    pipe = client.pipeline(transaction=False)
-    pipe.execute_command("HGET", keys.published(metric, version), partition)
-    pipe.execute_command("HGET", keys.session_accounts(metric, version), partition)
-    mark, account = pipe.execute()
-    return mark, None if account is None else Account.parse(account)
-
-
 def buckets(
     client: redis.Redis, metric: str, version: str, start_ms: int | None = None, end_ms: int | None = None
 ) -> list[int]:

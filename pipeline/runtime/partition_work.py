@@ -120,6 +120,7 @@ class PartitionWork:
         if isinstance(error, redis.ResponseError) and connection.is_away(error):
             raise error
         runner.rest(error)
+        self.again = True
 
     def see(self, entry_id: bytes) -> None:
         """An entry is known to be in the log: the next poll has to bring every group at least there."""

@@ -4,8 +4,8 @@
                                           └──▶ final and published? ──▶ settle_sessions.lua, forgotten
 
 A crash between any two steps is made good by the next worker: what it loads it publishes again, and what is in place is
-skipped row by row. So is a restart of the server that lost publications: connections come back silently (FACTS 1), so a
-pass first looks whether what was said last is still there, and else loads.
+skipped row by row. So is a restart of the server that lost the newest of these steps and not the commit before them:
+the worker's connection to another run is refused (`connection.owner`), and it loads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.core.session_process import doubtful, session_ends, session_window
 from pipeline.core.session_walk import Span
 from pipeline.core.sessions import SessionTable
 from pipeline.rim import publish, session_store, store
-from pipeline.rim.commit import Checkpoint, Mark
+from pipeline.rim.commit import Checkpoint
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.session_publish import (
     NO_PLAIN,
@@ -62,9 +62,6 @@ class SessionCloser:
         watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
         if checkpoints[partition].fence != at.fence or watermark_ms is None or at.max_seen_ms is None:
             return Pass(0, more=False)  # not ours any more: the next commit or the next look finds out
-        if not self._is_as_said(computation):
-            computation.reload(self.client)
-            return Pass(0, more=True)  # the next look finds out whether what was loaded is still ours
         table = computation.table
         waiting = table.closed(watermark_ms)
         waiting = waiting[~doubtful(table.window, table.firsts[waiting], at.floor_ms)]
@@ -85,12 +82,6 @@ class SessionCloser:
         self._settle(computation, at)
         return Pass(published, more)
 
-    def _is_as_said(self, computation: SessionComputation) -> bool:
-        """Whether what was published and said last is still there; else nobody knows what else is gone."""
-        program = self.program
-        mark, account = session_store.last_said(self.client, program.name, program.version, computation.partition)
-        return computation.published in (None, Mark.parse(mark)) and computation.accounted in (None, account)
-
     def _publish(self, of: Snapshot, computation: SessionComputation, slots: Slots) -> int | None:
         """Publish sessions in steps; None when a newer commit's have been published."""
         published = 0
@@ -98,7 +89,6 @@ class SessionCloser:
             changed = publish_sessions(self.scripts, of, sessions, None, plain)
             if changed is None:
                 return None
-            computation.published = of.mark
             computation.table.published[out] = True
             for slot in out.tolist() if computation.table.forebears else ():
                 computation.table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
@@ -131,7 +121,7 @@ class SessionCloser:
         if account != computation.accounted:
             if publish_sessions(self.scripts, of, [], account) is None:
                 return False
-            computation.accounted, computation.published = account, of.mark
+            computation.accounted = account
         return True
 
     def _watermark_ms(self, at: Checkpoint) -> int:

@@ -15,7 +15,6 @@ from pipeline.core.programs import Program
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
 from pipeline.rim import keys, session_store
-from pipeline.rim.commit import Mark
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.computations import Changes, aside_rows, prepared_with
 from pipeline.runtime.user_failures import say_failures
@@ -33,8 +32,7 @@ class PreparedSessions:
 class SessionComputation:
     """A metric's live sessions on one partition.
 
-    `accounted`: what the closer last said of them, and `published`: the mark it last published with, as they were
-    stored; None while it has not since they were loaded.
+    `accounted`: what the closer last said of them; None while it has not since they were loaded.
     """
 
     program: Program
@@ -42,7 +40,6 @@ class SessionComputation:
     tables: TableCache = field(default_factory=TableCache)
     table: SessionTable = field(init=False)
     accounted: session_store.Account | None = None
-    published: Mark | None = None
 
     def __post_init__(self) -> None:
         self.table = self._empty()
@@ -76,11 +73,7 @@ class SessionComputation:
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """Load the live sessions; the closer says again what is published of them."""
-        self.reload(client)
-
-    def reload(self, client: redis.Redis) -> None:
-        """Forget what was published of the live sessions, and load them as of their last commit."""
-        self.accounted = self.published = None
+        self.accounted = None
         self.table = self._empty()
         self.table.load(session_store.live_sessions(client, self.stream.name, self.partition, self.group))
 

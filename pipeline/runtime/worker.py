@@ -162,6 +162,8 @@ class Worker:
                 log.info("not where we left it; loading again", stream=partition[0], partition=partition[1])
                 work.forget()
                 self._hot.add(partition)
+            elif work.again:
+                self._hot.add(partition)
 
     def _ready(self) -> list[Partition]:
         """Partitions that brought events last time, and those that have new entries."""
@@ -306,7 +308,7 @@ def run_worker(*, config: Config, redis_url: str, name: str) -> None:
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
     keep_freed_memory()
-    client = connection.writer(redis_url)
+    client = connection.owner(redis_url)
     waiter = connection.reader(redis_url, block_ms=BLOCK_MS)
     while not stop.is_set():
         try:

@@ -27,6 +27,7 @@ from pipeline.core.definitions import (
 )
 from pipeline.core.partitioning import partition_of
 from pipeline.rim import keys, store
+from pipeline.runtime import runner as runner_module
 from pipeline.runtime.ledger import check_ledger
 from pipeline.runtime.scheduler import Housekeeping
 from pipeline.runtime.setup import set_up, stage_groups
@@ -387,6 +388,30 @@ def test_a_commit_does_not_fill_a_deleted_key_again_with_a_part_of_it(
     assert rebuilds(logged) == {(stage, 1)}
     finish(line, worker)
     is_right(line, expected, what, set())
+
+
+def test_a_stage_that_rested_goes_on_when_nothing_more_comes(
+    server: RunningServer, expected: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "REST_S", 0.0)
+    line = emptied(server)
+    worker = line.worker()
+    write(line, 0, 60)
+    poll(line, worker)
+    finish(line, worker)
+    key = KEYS["live sessions"](1, GROUPS["session"])
+    assert not line.client.exists(key)
+    line.client.set(key, "mine")
+    with capture_logs() as logged:
+        worker._check_places()
+    assert [entry["stage"] for entry in said(logged, "stage rests")] == ["session"]
+
+    line.client.delete(key)
+    line.settle(worker)
+
+    runners = [runner for work in worker._work.values() for runner in work.runners]
+    assert all(runner.state is not None for runner in runners)
+    is_right(line, expected, "live sessions", set())
 
 
 @pytest.mark.parametrize(

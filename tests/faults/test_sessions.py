@@ -16,7 +16,7 @@ from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, S
 from pipeline.core.entries import Entry
 from pipeline.core.events import Reader
 from pipeline.core.programs import Program, compile_programs
-from pipeline.rim import groups, keys, replies, session_publish, session_store
+from pipeline.rim import connection, groups, keys, replies, session_publish, session_store
 from pipeline.rim.scripts import Scripts
 from pipeline.runtime.answer import Row
 from pipeline.runtime.metric_query import MetricQuery
@@ -28,6 +28,7 @@ from pipeline.runtime.setup import set_up
 from pipeline.runtime.verify import verify
 from pipeline.runtime.worker import Worker
 from tests.faults.line import Interrupted, without
+from tests.faults.logs import log_bytes, restart_with_log
 from tests.laws.session_model import Event, Lateness, in_time, sessions_of
 from tests.servers import RunningServer
 
@@ -295,42 +296,42 @@ def test_settling_deletes_only_what_the_caller_knows(server: RunningServer, *, g
     assert line.live() == (2 if guarded else 1)
 
 
-def metric_keys(client: redis.Redis) -> dict[bytes, bytes]:
-    return {key: client.dump(key) for key in client.scan_iter(f"{{{METRIC}}}:*")}  # type: ignore[misc]
-
-
-def rolled_back(client: redis.Redis, kept: Mapping[bytes, bytes]) -> None:
-    """A server that lost the newest of what was written: publications, and not the commit before them."""
-    client.delete(*metric_keys(client))
-    for key, value in kept.items():
-        client.restore(key, 0, value)
-
-
-@pytest.mark.parametrize("revised", [False, True])
-def test_publications_that_a_restarted_server_lost_are_made_again_by_the_worker_that_made_them(
-    server: RunningServer, *, revised: bool
+@pytest.mark.parametrize("lost", ["settle_sessions", "publish_sessions"])
+def test_what_a_restarted_server_lost_after_the_last_commit_is_done_again(
+    throwaway_server: RunningServer, lost: str
 ) -> None:
-    """Its connections come back silently, and it remembers what it published."""
-    line = Line(server.client)
-    runner = three_closed(line)
-    if revised:
-        line.close(runner)
-        line.add(("a", 105, 16.0), ("b", 101, 32.0))
-        line.work(runner)
-    before = metric_keys(server.client)
-    assert line.close(runner) > 0
-    rolled_back(server.client, before)
-
-    assert line.close(runner) == 0  # it loads
-    assert line.close(runner) > 0
+    """The checkpoint is where the worker left it, so no fence would tell; and it remembers what it has published."""
+    line = Line(throwaway_server.client)
+    client = connection.owner(throwaway_server.url)
+    worker = Worker(line.config, client, client, "w")
+    line.add(("a", 100, 1.0), ("b", 101, 2.0), ("c", 102, 4.0), ("open", 130, 8.0))
+    poll(worker, line)
+    line.add(("a", 105, 16.0), ("open", 300, 32.0))  # one is revised, and all of them become final
+    logs: list[bytes] = []
+    worker.scripts = Interrupted(client, lost, lambda: logs.append(log_bytes(throwaway_server)))
+    poll(worker, line)
     assert line.right()
-    line.add(("open", 1_000, 64.0))
-    line.work(runner)
-    line.close(runner)
+    assert line.live() == 1
+
+    restart_with_log(throwaway_server, logs[0])  # so quickly that the worker's connections only reconnect
+    assert line.live() > 1
+    line.add(("open", 310, 64.0))
+    with pytest.raises(redis.exceptions.ConnectionError, match="another run of the server"):
+        worker.poll_once()
+    worker.forget()  # as `run` does
+    poll(worker, line)
 
     assert line.right()
     assert line.all_equal()
     assert line.live() == 1
+    client.close()
+
+
+def poll(worker: Worker, line: Line) -> None:
+    """Until nothing is left to read, to publish or to settle."""
+    for _ in range(4):
+        worker.poll_once()
+        worker.close_sessions(line.program)
 
 
 def test_a_torn_partition_is_rebuilt_and_nothing_goes_out_again(server: RunningServer) -> None:
@@ -344,10 +345,7 @@ def test_a_torn_partition_is_rebuilt_and_nothing_goes_out_again(server: RunningS
     server.client.hset(keys.checkpoint(STREAM, 0, line.program.group), "torn", "1")
     line.add(("d", 131, 64.0))
 
-    worker = Worker(line.config, server.client, server.client, "w")
-    for _ in range(4):
-        worker.poll_once()
-        worker.close_sessions(line.program)
+    poll(Worker(line.config, server.client, server.client, "w"), line)
 
     assert line.right()
     assert line.sent() == before
