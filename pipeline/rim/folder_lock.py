@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 
 
 class FolderLock:
@@ -49,10 +48,3 @@ class FolderLock:
         """Name the process that took the lock last, for a message."""
         text = self._path.read_text().strip() if self._path.exists() else ""
         return f"process {text}" if text else "another process"
-
-    def __enter__(self) -> FolderLock:
-        assert self._fd is not None, "acquire() first: it can fail"
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.let_go()

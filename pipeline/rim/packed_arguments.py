@@ -5,13 +5,10 @@ Invariant: a command with packed arguments at its end is sent as the one that ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from redis.connection import HiredisRespSerializer, PythonRespSerializer
-
-from pipeline.core.names import Names, arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +17,6 @@ class PackedArguments:
 
     data: bytes
     count: int
-
-    @classmethod
-    def of(cls, columns: Sequence[bytes | Names], rows: int) -> PackedArguments:
-        """Row by row the names of some columns; bytes are the same in every row."""
-        return cls(arguments(columns, rows), rows * len(columns))
 
 
 class Packer:

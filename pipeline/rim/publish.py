@@ -17,6 +17,7 @@ from pipeline.core.names import Names
 from pipeline.rim import keys
 from pipeline.rim.commit import Mark
 from pipeline.rim.packed_arguments import PackedArguments
+from pipeline.rim.packed_columns import packed_columns
 from pipeline.rim.scripts import Scripts
 
 STAGING_BYTES = 200_000  # a transaction: under 2 ms of the server's time
@@ -127,11 +128,11 @@ def publish_tier(client: redis.Redis, scripts: Scripts, window: TierWindow) -> i
 
 def _blocks(window: Closed | TierWindow) -> Iterator[PackedArguments]:
     for number, block in enumerate(window.blocks):
-        yield PackedArguments.of([b"b%d" % number, block], 1)
+        yield packed_columns([b"b%d" % number, block], 1)
 
 
 def _pairs(fields: Names, values: Names) -> PackedArguments:
-    return PackedArguments.of([fields, values], len(fields))
+    return packed_columns([fields, values], len(fields))
 
 
 def _stage(client: redis.Redis, steps: Iterable[tuple[str, PackedArguments]]) -> None:

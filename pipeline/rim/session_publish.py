@@ -19,6 +19,7 @@ from pipeline.core.session_walk import Span
 from pipeline.rim import keys
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.packed_arguments import PackedArguments
+from pipeline.rim.packed_columns import packed_columns
 from pipeline.rim.scripts import Argument, Scripts
 from pipeline.rim.session_store import Account, bucket_width_ms
 
@@ -155,7 +156,7 @@ def _packed(plain: PlainSessions, starts: Int64, buckets: Sequence[int], gap_ms:
     spans = joined([json_names(plain.firsts.tolist()), b":", json_names(plain.lasts.tolist()), b" "], len(plain))
     fields = joined([spans, plain.groups], len(plain))
     columns = (Names.of(counts), fields.taken(order), plain.cells.taken(order), plain.groups, plain.latest)
-    return PackedArguments.of([Names.together(columns)], len(counts) + 4 * len(plain))
+    return packed_columns([Names.together(columns)], len(counts) + 4 * len(plain))
 
 
 def _pairs(values: Outgoing) -> list[str | bytes]:
@@ -170,7 +171,7 @@ def settle_sessions(scripts: Scripts, stream: str, partition: int, group: str, a
     seen = "" if at.max_seen_ms is None else at.max_seen_ms
     for step in range(0, len(fields), FIELDS_A_STEP):
         part = fields[step : step + FIELDS_A_STEP]
-        args: list[Argument] = [at.cursor, at.commit, seen, PackedArguments.of([part], len(part))]
+        args: list[Argument] = [at.cursor, at.commit, seen, packed_columns([part], len(part))]
         if int(scripts.run("settle_sessions", keys=where, args=args)) < 0:
             return False
     return True

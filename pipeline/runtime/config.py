@@ -24,7 +24,7 @@ from pipeline.runtime.config_stages import build_stages
 from pipeline.runtime.config_streams import build_streams
 from pipeline.runtime.config_transforms import Sources
 from pipeline.runtime.config_windows import MANY_PANES, pane_count
-from pipeline.runtime.config_yaml import MAX_BYTES, Document, path_text, read_document
+from pipeline.runtime.config_yaml import open_document
 from pipeline.runtime.functions import load_functions
 from pipeline.runtime.kept_config import ENV_FOLDER, ENV_TABLES
 
@@ -56,23 +56,8 @@ def load_config(path: str | Path, environ: Mapping[str, str]) -> Config:
     return replace(config, redis_url=env_url or config.redis_url, path=str(path))
 
 
-def message_at(path: str | Path, place: tuple[str, ...], sentence: str) -> str:
-    """A problem that was found outside the file, at the place in it that it is about."""
-    document = _document(str(path))
-    return document.message(document.position(place), f"{path_text(place)}: {sentence}")
-
-
-def _document(path: str) -> Document:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}. Give the path with --config."]) from error
-    return read_document(data, path)
-
-
 def _read_file(path: str, folder: str, kept_tables: str | None) -> Config:
-    document = _document(path)
+    document = open_document(path)
     report = Report(document)
     top = report.fit(TopShape, (), document.root, {})
     errors = load_functions(Path(path).parent, top.functions) if top is not None else {}

@@ -21,7 +21,8 @@ from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import LookupShape
 from pipeline.runtime.config_streams import check_field_name
 from pipeline.runtime.config_yaml import Path
-from pipeline.runtime.table_files import kept_table_path, read_table_file, table_path
+from pipeline.runtime.table_files import read_table_file
+from pipeline.runtime.table_places import kept_table_path, table_path
 
 KEY_TYPES: tuple[ScalarType, ...] = ("string", "int", "bool", "timestamp")  # equal floats are a matter of rounding
 

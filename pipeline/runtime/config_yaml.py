@@ -79,6 +79,26 @@ def path_text(path: Path) -> str:
     return text
 
 
+def message_at(path: str, place: Path, sentence: str) -> str:
+    """A problem that was found outside the file, at the place in it that it is about."""
+    document = open_document(path)
+    return document.message(document.position(place), f"{path_text(place)}: {sentence}")
+
+
+def open_document(path: str) -> Document:
+    """Read and parse a config file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not one YAML document within the bounds.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}. Give the path with --config."]) from error
+    return read_document(data, path)
+
+
 def read_document(data: bytes, label: str) -> Document:
     """Parse YAML 1.2; duplicate keys and odd keys are listed in `problems`.
 

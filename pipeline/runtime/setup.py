@@ -22,7 +22,7 @@ from pipeline.rim.connection import is_away
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.soundness import Found, set_up_group
 from pipeline.rim.store import load_checkpoints, published_windows
-from pipeline.runtime.config import message_at
+from pipeline.runtime.partition_counts import require_partitions
 from pipeline.runtime.table_reloads import announce_tables
 
 log = structlog.get_logger(__name__)
@@ -103,27 +103,6 @@ def _alone(stage: str, *touched: str) -> Iterator[None]:
             why=str(error),
             next="something else writes to these keys: delete the one that is wrong, its partition is rebuilt",
         )
-
-
-def require_partitions(client: redis.Redis, config: Config) -> None:
-    """Refuse another number of partitions than a stream's data has.
-
-    Raises:
-        ConfigError: at the place in the file.
-    """
-    problems = []
-    for stream in config.streams.values():
-        stored = client.execute_command("HGET", keys.record(stream.name), "partitions")
-        if stored is not None and int(stored) != stream.partitions:
-            sentence = (
-                f"this data has {int(stored)} partitions, the file says {stream.partitions}. Events are already spread "
-                f"over {int(stored)}; set it back to {int(stored)}, or give the stream another name."
-            )
-            place = ("streams", stream.name, "partitions")
-            found = f"config.yaml: {'.'.join(place)}: {sentence}"
-            problems.append(found if config.path is None else message_at(config.path, place, sentence))
-    if problems:
-        raise ConfigError(problems)
 
 
 def _announce_tables(client: redis.Redis, scripts: Scripts, config: Config) -> None:

@@ -1,7 +1,7 @@
 """`streamgauge up`: the embedded server, the API, workers, the scheduler and the demo, as one tree of processes.
 
 Invariant: when this process is gone, however it went, so is every other: each is tied to the life of this main thread,
-which is why everything here starts from it. One folder has one `up`.
+which is why everything here starts from it. One folder has one `up`. It brings no polars: a config is read elsewhere.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from pipeline.rim.connection import is_away, without_password, writer
 from pipeline.rim.embedded import EmbeddedServer
 from pipeline.rim.folder_lock import FolderLock
 from pipeline.runtime.children import Child
-from pipeline.runtime.config import load_config
+from pipeline.runtime.config_reader import ConfigReader
 from pipeline.runtime.kept_config import ENV_FOLDER, ENV_TABLES
+from pipeline.runtime.partition_counts import require_partitions
 from pipeline.runtime.process_tree import ProcessTree
-from pipeline.runtime.setup import require_partitions
 from pipeline.runtime.simulate import SIMULATIONS
-from pipeline.runtime.table_files import kept_table_path, table_path
-from pipeline.runtime.table_reloads import tables_in
+from pipeline.runtime.table_places import kept_table_path, table_path, tables_in
 
 EMBEDDED = "embedded"
 COMMAND_MODULE = "api.main"  # every command; named, not imported: the runtime does not know the API
@@ -92,28 +91,38 @@ def run_up(
     """Run everything until Ctrl-C or SIGTERM, then drain; return the exit code. Main thread only.
 
     Raises:
-        ConfigError, DataDirTakenError, PortTakenError, ServerAwayError, ServerUnfitError, EmbeddedServerError,
-        NoServerError: nothing was started, or all of it was stopped again.
+        ConfigError, ConfigReaderError, DataDirTakenError, PortTakenError, ServerAwayError, ServerUnfitError,
+        EmbeddedServerError, NoServerError: nothing was started, or all of it was stopped again.
     """
     assert threading.current_thread() is threading.main_thread(), "children die with the thread that started them"
     up = Up(config_path, host, port, data_dir, workers, redis_url, demo, allow_volatile)
-    config = load_config(config_path, os.environ)
-    data_dir.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(data_dir / "up.lock")
-    if not lock.acquire():
-        raise DataDirTakenError(
-            f"{data_dir}: `streamgauge up` ({lock.holder()}) runs on this folder. "
-            "Stop it, or take another --data-dir and --port."
-        )
-    with lock:
-        require_free(host, port)
-        folder, kept = config_path.parent.absolute(), _kept(config_path, config, data_dir)
-        up = replace(up, config_path=kept, folder=folder, tables=_kept_tables(config_path, config, data_dir).absolute())
+    try:
+        up, config = _checked(up, lock)
         url = redis_url or config.redis_url
         if url != EMBEDDED:
             return _run_on(up, config, url, None, say)
         with EmbeddedServer(data_dir) as server:
             return _run_on(up, config, server.url, server, say)
+    finally:
+        lock.let_go()
+
+
+def _checked(up: Up, lock: FolderLock) -> tuple[Up, Config]:
+    """Check the config, take the data folder, and keep there what was checked: that is what the children run."""
+    with ConfigReader(up.config_path) as reader:
+        config = reader.read(os.environ)
+        up.data_dir.mkdir(parents=True, exist_ok=True)
+        if not lock.acquire():
+            raise DataDirTakenError(
+                f"{up.data_dir}: `streamgauge up` ({lock.holder()}) runs on this folder. "
+                "Stop it, or take another --data-dir and --port."
+            )
+        require_free(up.host, up.port)
+        kept, tables = _kept(up.config_path, config, up.data_dir), _kept_tables(up.config_path, config, up.data_dir)
+        reader.read({**os.environ, ENV_TABLES: str(tables)})  # a table may have been replaced since it was checked
+    folder = up.config_path.parent.absolute()
+    return replace(up, config_path=kept, folder=folder, tables=tables.absolute()), config
 
 
 def _kept(config_path: Path, config: Config, data_dir: Path) -> Path:
@@ -136,7 +145,7 @@ def _kept_tables(config_path: Path, config: Config, data_dir: Path) -> Path:
     reason for a child to stop.
 
     Raises:
-        ConfigError: a table was replaced, after it was checked, by one that cannot be used.
+        ConfigError: a table was taken away after it was checked.
     """
     kept = data_dir / RUNNING_TABLES
     shutil.rmtree(kept, ignore_errors=True)
@@ -146,7 +155,6 @@ def _kept_tables(config_path: Path, config: Config, data_dir: Path) -> Path:
             shutil.copyfile(table_path(config.folder, table), kept_table_path(str(kept), table))
         except OSError as error:
             raise ConfigError([f"{config_path}: the table {table} cannot be read: {error.strerror}."]) from error
-    load_config(config_path, {**os.environ, ENV_TABLES: str(kept)})
     return kept
 
 

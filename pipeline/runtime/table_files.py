@@ -5,7 +5,6 @@ Invariant: one file gives one content, whichever process reads it; what is wrong
 
 from __future__ import annotations
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -13,21 +12,11 @@ import polars as pl
 
 from pipeline.core.definitions import Config
 from pipeline.core.tables import TableError
+from pipeline.runtime.table_places import table_path
 
 MAX_ROWS = 1_000_000  # a join looks keys up in memory, in every worker
 MAX_BYTES = 64_000_000  # of the file, and of its content in Redis
 KINDS = (".csv", ".parquet")
-
-
-def table_path(folder: str | None, table: str) -> Path:
-    """Where a table's file is: a relative path starts at the folder of the config file."""
-    return Path(folder or ".") / table
-
-
-def kept_table_path(folder: str, table: str) -> Path:
-    """Where `up` keeps a table as it checked it: by a hash, since a table may be named by any path."""
-    named = hashlib.blake2b(table.encode(), digest_size=8).hexdigest()
-    return Path(folder) / f"{named}{Path(table).suffix}"
 
 
 def read_table(config: Config, table: str) -> pl.DataFrame:

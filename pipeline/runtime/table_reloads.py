@@ -19,7 +19,8 @@ from pipeline.rim import keys, tables
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
 from pipeline.rim.tables import Place
-from pipeline.runtime.table_files import kept_table_path, read_table, read_table_file, table_path
+from pipeline.runtime.table_files import read_table, read_table_file
+from pipeline.runtime.table_places import kept_table_path, table_path, tables_in
 
 Stat = tuple[int, int, int]  # modified ns, size, inode
 
@@ -114,10 +115,6 @@ def _without(client: redis.Redis, places: Sequence[Place], table: str) -> list[P
 def _known_hash(client: redis.Redis, config: Config, table: str) -> str | None:
     """The content that stays, as the log of the first partition names it; None where it is what `up` checked."""
     return tables.known(client, places_of(config, table)[0]).get(table)
-
-
-def tables_in(config: Config) -> list[str]:
-    return sorted({lookup.table for _, lookup in _lookups(config)})
 
 
 def places_of(config: Config, table: str) -> list[Place]:

@@ -13,7 +13,8 @@ from pipeline.core import names as module
 from pipeline.core.cell_fields import cell_field
 from pipeline.core.group_texts import text_fields
 from pipeline.core.names import Directory, Names, arguments, joined
-from pipeline.rim.packed_arguments import PackedArguments, Packer
+from pipeline.rim.packed_arguments import Packer
+from pipeline.rim.packed_columns import packed_columns
 from tests.laws.logs import law
 
 alphabet = st.sampled_from(list(b'\x00\x01"[]abcdefg\xff'))
@@ -81,7 +82,7 @@ def test_packed_arguments_go_over_the_wire_as_arguments_do(listed: list[bytes]) 
     packer = Packer(HiredisRespSerializer())
 
     one_by_one = b"".join(packer.pack("HSET", "key", 5, *(part for name in listed for part in (b"f", name))))
-    together = b"".join(packer.pack("HSET", "key", 5, PackedArguments.of([b"f", names], len(names))))
+    together = b"".join(packer.pack("HSET", "key", 5, packed_columns([b"f", names], len(names))))
 
     assert together == one_by_one
     assert arguments([names], len(names)) == b"".join(b"$%d\r\n%b\r\n" % (len(name), name) for name in listed)
