@@ -7,7 +7,6 @@ import redis
 from pipeline.core.definitions import Config
 from pipeline.errors import ConfigError
 from pipeline.rim import keys
-from pipeline.runtime.config_yaml import message_at
 
 
 def require_partitions(client: redis.Redis, config: Config) -> None:
@@ -26,6 +25,12 @@ def require_partitions(client: redis.Redis, config: Config) -> None:
             )
             place = ("streams", stream.name, "partitions")
             found = f"config.yaml: {'.'.join(place)}: {sentence}"
-            problems.append(found if config.path is None else message_at(config.path, place, sentence))
+            problems.append(found if config.path is None else _at(config.path, place, sentence))
     if problems:
         raise ConfigError(problems)
+
+
+def _at(path: str, place: tuple[str, ...], sentence: str) -> str:
+    from pipeline.runtime.config_yaml import message_at  # only where something is wrong: `up` runs without a parser
+
+    return message_at(path, place, sentence)

@@ -13,6 +13,7 @@ import pytest
 from tests.product.product import Product, Row, assert_balanced, gone, listens, wait_for
 from tests.servers import RunningServer
 
+COMPUTING = {"_polars_runtime_32", "pyarrow", "numpy"}
 CHILDREN = {"up", "api", "granian", "worker-1", "scheduler", "demo", "redis"}
 MOVES_S = 25.0  # a window of the demo is 10 s long
 COMES_BACK_S = 30.0  # a lease of 5 s has to run out, and pauses grow
@@ -50,6 +51,15 @@ def test_the_curl_it_prints_answers_with_windows_that_move(demo: Product) -> Non
     wait_for(lambda: newest() > first_ms, f"{demo.curl_it_prints()} to show a newer window", MOVES_S)
     age_ms = time.time() * 1_000 - newest()
     assert age_ms < 20_000, f"the newest window began {age_ms:.0f} ms ago"
+
+
+def test_up_itself_holds_nothing_of_what_computes(demo: Product) -> None:
+    def brought(name: str) -> set[str]:
+        mapped = Path(f"/proc/{demo.tree()[name].pid}/maps").read_text()
+        return {package for package in COMPUTING if f"/{package}/" in mapped}
+
+    assert brought("worker-1") == COMPUTING, "the look does not see what is there"
+    assert brought("up") == set()
 
 
 @pytest.mark.parametrize("victim", ["redis", "worker-1"])
