@@ -27,7 +27,7 @@ from api.window_gauges import window_gauges_blueprint
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError
 from pipeline.rim.connection import reader, writer
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from pipeline.runtime.time_keepers import time_keepers
 
 LIVE_HUB = "live_hub"  # among the app's extensions: what ends the live streams when the server stops

@@ -26,7 +26,7 @@ from pipeline.core.spelling import did_you_mean
 from pipeline.errors import BadRequestError
 from pipeline.rim.aside import AsideRow, Kind, Place, Shelf, count_reasons, newest_ids, page, parse_up_to
 from pipeline.rim.scripts import Scripts
-from pipeline.runtime.setup import stage_groups
+from pipeline.runtime.stage_groups import stage_groups
 
 MAX_IDS = 1_000
 PATHS: Mapping[str, Kind] = {"late": "late", "dead-letters": "dead", "quarantine": "quarantine"}

@@ -17,7 +17,7 @@ from api.bodies import kind_of, may_be_cut, read_body
 from api.intake import Intake, Intakes, Receipt
 from api.parameters import known_name
 from api.problems import RefusedRowsError, error_list
-from pipeline.core.batches import split_id
+from pipeline.core.entry_header import split_id
 from pipeline.core.spelling import did_you_mean
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys

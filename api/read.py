@@ -34,7 +34,7 @@ from api.parameters import (
 from api.skew import skew_account
 from pipeline.core.definitions import Config
 from pipeline.errors import BadRequestError, MissingTableError
-from pipeline.rim import tables
+from pipeline.rim import table_cache
 from pipeline.rim.store import redis_time_ms
 from pipeline.runtime.explain_event import explain_event
 from pipeline.runtime.explain_report import event_json, window_json
@@ -156,7 +156,7 @@ def _add_streams(blueprint: Blueprint, config: Config, client: redis.Redis) -> N
         try:
             if CONTENT_HASH.fullmatch(hash) is None:
                 raise MissingTableError(hash)
-            return Response(tables.stored(client, hash), content_type="application/vnd.apache.parquet")
+            return Response(table_cache.stored(client, hash), content_type="application/vnd.apache.parquet")
         except MissingTableError:
             raise BadRequestError(
                 f"there is no content '{hash:.80}' of a lookup table; it goes when no log names it any more",

@@ -13,8 +13,8 @@ import msgspec
 import redis
 
 from api.intake import Intake
-from pipeline.core.batches import split_id
 from pipeline.core.codings import NDJSON
+from pipeline.core.entry_header import split_id
 from pipeline.core.events import ChunkError, Reader, RowError
 from pipeline.core.partitioning import CHUNK_BYTES, Chunk
 from pipeline.core.validation import PostedKind, Validator

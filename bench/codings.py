@@ -40,7 +40,8 @@ from pipeline.core.entries import parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.process import TimeState, prepare
 from pipeline.core.programs import Program, compile_programs
-from pipeline.core.tables import content_hash, decode, encode
+from pipeline.core.table_names import content_hash
+from pipeline.core.tables import decode, encode
 from pipeline.core.twin import PartitionPanes
 from pipeline.core.validation import MAX_BODY_BYTES, Validator
 from pipeline.rim import keys, replies

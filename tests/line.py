@@ -24,7 +24,8 @@ from pipeline.rim.scripts import Scripts
 from pipeline.runtime.closer import Closer, Pass
 from pipeline.runtime.metric_query import MetricQuery
 from pipeline.runtime.query import Metrics
-from pipeline.runtime.setup import groups_of, set_up
+from pipeline.runtime.setup import set_up
+from pipeline.runtime.stage_groups import groups_of
 from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer, wait_for
 

@@ -21,6 +21,7 @@ import polars as pl
 from pipeline.core.accumulators import PLACE_SHIFT, ROW_BITS, Int64
 from pipeline.core.codings import ARROW, NDJSON
 from pipeline.core.entries import Chunk, Control, Entry, EntryError, Row, Tick
+from pipeline.core.entry_header import split_id
 from pipeline.core.events import ChunkError, Events, Reader, RowError
 from pipeline.core.partitioning import partition_of
 from pipeline.core.watermarks import NO_TIME_MS, prefix_watermarks
@@ -323,12 +324,6 @@ def read_row(row: Row, reader: Reader, partition: int) -> Any:
             )
             raise RowError(stream.partition_by, "misplaced", message)
     return struct
-
-
-def split_id(entry_id: bytes) -> tuple[int, int]:
-    """(milliseconds, sequence) of an entry id."""
-    ms, _, sequence = entry_id.partition(b"-")
-    return int(ms), int(sequence)
 
 
 def read_batch(entries: Sequence[Entry], reader: Reader, *, partition: int, max_future_ms: int) -> Batch:

@@ -245,6 +245,7 @@ class Config:
     path: str | None = None
     folder: str | None = None  # where the paths of tables start; None: the current one
     functions: tuple[str, ...] = ()  # Python files beside the config file, as it names them
+    sources: Mapping[str, str] = field(default_factory=dict)  # of registered aggregates: name → hash of the source
     kept_tables: str | None = None  # of a process that `up` started: the tables as `up` checked them
 
     def transforms_of(self, stage: Stage) -> tuple[Transform, ...]:

@@ -1,35 +1,28 @@
 """An aggregate stage with its fused transforms, compiled: the one definition of a stage's numbers.
 
-The worker, the query and the notebooks run the same program. Whatever in the config decides the numbers is hashed to
-the program's version, which is part of the stage's keys: another definition is another stage (DESIGN section 4).
+The worker, the query and the notebooks run the same program.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import msgspec
 import polars as pl
 
 from pipeline.core.accumulators import Accumulator
 from pipeline.core.aggregates import Finisher, bind
 from pipeline.core.cell_layout import Layout
 from pipeline.core.column_types import type_text
-from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform, Window
+from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Window
 from pipeline.core.expressions import compile_expression
 from pipeline.core.registry import RegisteredAggregate, aggregate_of_source, registered_aggregate
-from pipeline.core.registry import aggregates as registered
 from pipeline.core.selection import Selection
 from pipeline.core.sketch_user import UserPartials
 from pipeline.core.sketches import Sketch
 from pipeline.core.steps import DeriveStep, LiftStep, Step, compile_steps, where_column
+from pipeline.core.versions import decode_definition, version_of
 from pipeline.core.windows import Horizon, Panes, panes_of
-
-PROGRAM_FORMAT = 5  # raise when the same definition would be computed or packed differently
-_VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,72 +124,6 @@ def compile_program(
 def compile_programs(config: Config) -> dict[str, Program]:
     """All programs of a config by stage name."""
     return {stage.name: compile_program(config, stage) for stage in config.aggregates()}
-
-
-def version_of(config: Config, stage_name: str) -> str:
-    """Hash what decides a stage's numbers: schema, time, partitions, transforms, window, lateness and values.
-
-    Descriptions, units of measure, retention, rollups, and what is made of finished aggregates (`select`, `emit`,
-    `output`) are not part of it: changing them keeps the results.
-    """
-    stage = config.stages[stage_name]
-    stream = config.stream_of(stage)
-    chain = [*config.transforms_of(stage), *([stage] if isinstance(stage, Transform) else [])]
-    definition: dict[str, Any] = {
-        "format": PROGRAM_FORMAT,
-        "stream": stream.name,
-        "fields": sorted([f.name, f.type, f.item or "", f.nullable, f.unit, f.zone] for f in stream.fields),
-        "time": [stream.time.field, stream.time.disorder_ms, stream.time.max_future_ms, stream.time.max_age_ms or 0],
-        "partitions": [stream.partition_by, stream.partitions],
-        "transforms": [_decisive(transform) for transform in chain],
-    }
-    if isinstance(stage, Aggregate):
-        definition |= {
-            "window": msgspec.to_builtins(stage.window),
-            "group_by": stage.group_by,
-            "aggregates": [[s.name, s.function, s.field, s.argument, s.where] for s in stage.aggregates],
-            "allowed_lateness": stage.allowed_lateness_ms,
-            "max_groups": stage.max_groups,
-            "sources": _sources(stage),
-        }
-    text = msgspec.json.encode(definition, order="sorted")
-    return hashlib.blake2b(text).hexdigest()[:_VERSION_LENGTH]
-
-
-def _sources(stage: Aggregate) -> dict[str, str]:
-    """The hash of the source of every registered aggregate of a stage."""
-    return {s.function: registered[s.function].source_hash for s in stage.aggregates if s.function in registered}
-
-
-def _decisive(transform: Transform) -> list[Any]:
-    """What of a transform decides numbers: of a table how it is joined, since its contents are in the log."""
-    more = {
-        "lookup": {name: msgspec.to_builtins(lookup) for name, lookup in transform.lookup.items()},
-        "explode": transform.explode,
-        "python": msgspec.to_builtins(transform.python),
-    }
-    return [transform.filter, dict(transform.derive), *([more] if any(more.values()) else [])]
-
-
-class Definition(msgspec.Struct):
-    """A stage with everything that decides its numbers, as kept beside its results."""
-
-    stream: Stream
-    transforms: tuple[Transform, ...]
-    stage: Aggregate
-    sources: dict[str, str] = {}  # hash of the source of each registered aggregate
-
-
-def encode_definition(config: Config, stage: Aggregate) -> bytes:
-    """A stage's definition as JSON: what an older version's results are read with after the config has changed."""
-    return msgspec.json.encode(Definition(config.stream_of(stage), config.transforms_of(stage), stage, _sources(stage)))
-
-
-def decode_definition(text: bytes) -> Definition:
-    """Read a definition kept by `encode_definition`; before there were other kinds, a window did not say its own."""
-    stored = msgspec.json.decode(text)
-    stored["stage"]["window"].setdefault("type", "tumbling")
-    return msgspec.convert(stored, Definition)
 
 
 def program_of_definition(text: bytes, version: str) -> Program:

@@ -99,6 +99,11 @@ def registered_aggregate(name: str) -> RegisteredAggregate:
     return aggregates[name]
 
 
+def registered_sources() -> dict[str, str]:
+    """The hash of the source of every aggregate that is registered in this process."""
+    return {name: entry.source_hash for name, entry in aggregates.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class _Gone:
     """Stands for an aggregate whose source this process does not have: its values are null, and say why."""

@@ -6,7 +6,6 @@ config joins with what was there. A CSV holds texts, so `007` stays what it is; 
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,17 +18,13 @@ from pipeline.core import texts
 from pipeline.core.column_types import type_of, type_text
 from pipeline.core.definitions import Lookup, ScalarType
 from pipeline.core.frames import taken
+from pipeline.core.table_names import TableError
 
 MAX_SHOWN = 3  # key values in a message
 
-_HASH_BYTES = 16
 _INT_TEXT = r"^-?(0|[1-9][0-9]{0,18})$"  # with a leading zero it is a code, and stays text
 _FLOAT_TEXT = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _BOOL_TEXT = r"^(true|false)$"
-
-
-class TableError(ValueError):
-    """A table that a lookup cannot use: a sentence that says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +86,6 @@ def encode(frame: pl.DataFrame) -> bytes:
 def decode(content: bytes) -> Table:
     """The content that `encode` made; the caller has compared the hash."""
     return Table(pl.read_parquet(io.BytesIO(content)))
-
-
-def content_hash(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=_HASH_BYTES).hexdigest()
 
 
 def column_kind(frame: pl.DataFrame, name: str) -> ScalarType:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
-from pipeline.core.batches import Batch, split_id
+from pipeline.core.batches import Batch
 from pipeline.core.cell_fields import ALWAYS, from_end_order
 from pipeline.core.cell_keys import CellKeys
 from pipeline.core.cells import CellTable
+from pipeline.core.entry_header import split_id
 from pipeline.core.merging import Merged, Piece, merged, pieces_from, taken, windows_by_end
 from pipeline.core.process import Ledger, Prepared, TimeState, fold, prepare
 from pipeline.core.programs import Program

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.definitions import HOUR_MS, SECOND_MS, TimePolicy
-from pipeline.core.entries import TickCause
+from pipeline.core.entry_header import TickCause
 from pipeline.core.windows import Horizon
 
 NO_TIME_MS = -(2**62)

@@ -15,8 +15,8 @@ from typing import Literal
 
 import redis
 
-from pipeline.core.batches import split_id
 from pipeline.core.definitions import Stream
+from pipeline.core.entry_header import split_id
 from pipeline.rim import keys, replies
 from pipeline.rim.scripts import Scripts
 

@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 
 import redis
 
-from pipeline.core.batches import read_batch, split_id
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import BACKFILL, KIND, Row, parse_entry
-from pipeline.core.events import Reader
+from pipeline.core.entry_header import BACKFILL, KIND, split_id
 from pipeline.core.watermarks import PartitionClock
 from pipeline.rim import keys, replies
 from pipeline.rim.scripts import Scripts
@@ -38,7 +36,6 @@ def look(
     scripts: Scripts,
     stream: Stream,
     groups: Sequence[str],
-    reader: Reader,
     *,
     steps: int = STEPS_A_LOOK,
 ) -> Look:
@@ -59,7 +56,7 @@ def look(
     for partition in range(stream.partitions):
         door = replies.parse_hash(next(answers))
         checkpoints = [next(answers) for _ in groups]
-        clock, whole = _corrected(client, scripts, stream, _clock(partition, door), checkpoints, reader, steps)
+        clock, whole = _corrected(client, scripts, stream, _clock(partition, door), checkpoints, steps)
         clocks.append(clock)
         complete = complete and whole
     return Look(tuple(clocks), complete)
@@ -87,7 +84,6 @@ def _corrected(
     stream: Stream,
     door: PartitionClock,
     checkpoints: Sequence[Sequence[bytes | None]],
-    reader: Reader,
     steps: int,
 ) -> tuple[PartitionClock, bool]:
     """Follow the log from the door's last entry to its end; store what was found in the door."""
@@ -97,7 +93,7 @@ def _corrected(
     count = 1
     for _ in range(steps):
         entries = replies.parse_entries(client.execute_command("XRANGE", key, f"({clock.last_id}", "+", "COUNT", count))
-        clock = _after(clock, entries, stream, reader)
+        clock = _after(clock, entries, stream)
         if len(entries) < count:
             whole = True
             break
@@ -127,9 +123,9 @@ def _ahead(door: PartitionClock, checkpoints: Sequence[Sequence[bytes | None]]) 
     return clock
 
 
-def _after(clock: PartitionClock, entries: Sequence[replies.Entry], stream: Stream, reader: Reader) -> PartitionClock:
+def _after(clock: PartitionClock, entries: Sequence[replies.Entry], stream: Stream) -> PartitionClock:
     """The clock after `entries`. Rows that fail validation do not move time; a chunk's header says what it holds."""
-    rows: list[Row] = []
+    rows: list[tuple[bytes, Mapping[bytes, bytes]]] = []
     for entry_id, fields in entries:
         assert fields is not None, f"XRANGE gave entry {entry_id!r} without fields"
         if fields.get(KIND) == b"chunk":
@@ -138,14 +134,25 @@ def _after(clock: PartitionClock, entries: Sequence[replies.Entry], stream: Stre
                 clock = _backfilled(clock, newest_ms, arrival_ms)
             else:
                 clock = _moved(clock, entry_id, min(arrival_ms, newest_ms), newest_ms, arrival_ms)
-        elif isinstance(row := parse_entry(entry_id, fields), Row):
-            rows.append(row)
+        elif KIND not in fields:
+            rows.append((entry_id, fields))
     if rows:
-        batch = read_batch(rows, reader, partition=clock.partition, max_future_ms=stream.time.max_future_ms)
-        if len(batch.times_ms):
-            seen_ms, newest_ms = int(batch.effective_ms.max()), int(batch.times_ms.max())
-            clock = _moved(clock, rows[-1].id, seen_ms, newest_ms, rows[-1].arrival_ms)
+        clock = _after_rows(clock, rows, stream)
     return replace(clock, last_id=entries[-1][0].decode()) if entries else clock
+
+
+def _after_rows(
+    clock: PartitionClock, rows: Sequence[tuple[bytes, Mapping[bytes, bytes]]], stream: Stream
+) -> PartitionClock:
+    """The clock after rows by plain `XADD`: their times are read as the worker reads them."""
+    # What reads rows brings polars and pyarrow, 50 MB that a scheduler does without while every event passes the door.
+    from pipeline.rim.row_times import times_of
+
+    times = times_of(stream, clock.partition, rows)
+    if times is None:
+        return clock
+    last_id = rows[-1][0]
+    return _moved(clock, last_id, times.seen_ms, times.newest_ms, split_id(last_id)[0])
 
 
 def _backfilled(clock: PartitionClock, newest_ms: int, arrival_ms: int) -> PartitionClock:

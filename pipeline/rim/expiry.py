@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.core.batches import split_id
 from pipeline.core.definitions import Aggregate, Rollup, Session, Stream, Transform, Tumbling
+from pipeline.core.entry_header import split_id
 from pipeline.core.windows import Span, final_panes, panes_of
 from pipeline.rim import keys, replies, store
 from pipeline.rim.scripts import Scripts

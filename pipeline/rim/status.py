@@ -12,7 +12,7 @@ from typing import Any
 
 import redis
 
-from pipeline.core.batches import split_id
+from pipeline.core.entry_header import split_id
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.scripts import Scripts

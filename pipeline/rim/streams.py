@@ -11,7 +11,7 @@ from typing import Any
 
 from isal.isal_zlib import crc32
 
-from pipeline.core.entries import BACKFILL
+from pipeline.core.entry_header import BACKFILL
 from pipeline.core.partitioning import Chunk
 from pipeline.core.refusals import Refusal
 from pipeline.errors import BackpressureError, BadRequestError, StreamgaugeError

@@ -10,19 +10,16 @@ with what was joined then (DESIGN section 3). Workers take contents from here an
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import redis
 
-from pipeline.core.batches import split_id
 from pipeline.core.definitions import HOUR_MS
-from pipeline.core.tables import Contents, Table, content_hash, decode
-from pipeline.errors import MissingTableError
+from pipeline.core.entry_header import split_id
+from pipeline.core.table_names import content_hash
 from pipeline.rim import keys, replies
 from pipeline.rim.scripts import Scripts
 
 KEPT_UNNAMED_MS = HOUR_MS  # a content that no log names: its writer may be about to append the entry that does
-MAX_CACHED = 8  # contents a worker keeps decoded; with more in use at once, all of those stay
 
 Place = tuple[str, int]  # stream, partition
 
@@ -81,61 +78,6 @@ def announce(
         operands = [keys.raw(*place), keys.door(*place), keys.tables(*place), keys.cut(*place)]
         written += bool(scripts.run("reload", keys=operands, args=[table, named]))
     return written
-
-
-def load(client: redis.Redis, named: str) -> Table:
-    """The content with a hash.
-
-    Raises:
-        MissingTableError: it is not there, or not what its hash says.
-    """
-    return decode(stored(client, named))
-
-
-def stored(client: redis.Redis, named: str) -> bytes:
-    """The bytes of the content with a hash.
-
-    Raises:
-        MissingTableError: it is not there, or not what its hash says.
-    """
-    key = keys.table_content(named)
-    content: bytes | None = client.execute_command("GET", key)
-    if content is None:
-        raise MissingTableError(
-            f"{key}: a log names this content of a lookup table, and it is not there. Something else deleted it; "
-            "put the file back as it was and start a worker or the scheduler, which stores it again."
-        )
-    if content_hash(content) != named:
-        raise MissingTableError(f"{key}: the content of this lookup table is not the one of its hash; it was changed.")
-    return content
-
-
-@dataclass(slots=True)
-class TableCache:
-    """Contents by hash, each read and decoded once; one cache serves all partitions of a worker."""
-
-    client: redis.Redis | None = None  # None: of a program that joins nothing, or whose contents were put in
-    _tables: dict[str, Table] = field(default_factory=dict)
-
-    def put(self, content: bytes) -> str:
-        """Keep a content without Redis; return its hash."""
-        named = content_hash(content)
-        self._tables[named] = decode(content)
-        return named
-
-    def contents(self, hashes: frozenset[str]) -> Contents:
-        """The contents with these hashes.
-
-        Raises:
-            MissingTableError: one is not there.
-        """
-        for named in hashes - self._tables.keys():
-            if self.client is None:
-                raise MissingTableError(f"no Redis to read the content {named} of a lookup table from")
-            self._tables[named] = load(self.client, named)
-        for named in [each for each in self._tables if each not in hashes][: max(0, len(self._tables) - MAX_CACHED)]:
-            del self._tables[named]
-        return {named: self._tables[named] for named in hashes}
 
 
 def drop_unused(client: redis.Redis, scripts: Scripts, now_ms: int) -> int:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 import redis
 
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import TickCause
-from pipeline.core.events import Reader
+from pipeline.core.entry_header import TickCause
 from pipeline.core.times import about_duration, format_duration
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, end_tick_time, idle_ticks
 from pipeline.core.windows import Horizon
@@ -47,7 +46,6 @@ class TimeKeeper:
     stream: Stream
     horizons: Sequence[Horizon]
     groups: Sequence[str]
-    reader: Reader
     _looks: deque[tuple[int, tuple[PartitionClock, ...]]] = field(default_factory=deque)
 
     def tick_idle(self, now_ms: int) -> list[str]:
@@ -118,8 +116,8 @@ class TimeKeeper:
 
     def _look(self, steps: int | None = None) -> Look:
         if steps is None:
-            return look(self.client, self.scripts, self.stream, self.groups, self.reader)
-        return look(self.client, self.scripts, self.stream, self.groups, self.reader, steps=steps)
+            return look(self.client, self.scripts, self.stream, self.groups)
+        return look(self.client, self.scripts, self.stream, self.groups, steps=steps)
 
     def _append(self, tick: Tick) -> str | None:
         """Write one tick; None when another entry came first."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.core.batches import split_id
 from pipeline.core.definitions import Stream
+from pipeline.core.entry_header import split_id
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
 

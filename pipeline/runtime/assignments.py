@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.core.definitions import Config, Session, Stream, Transform
-from pipeline.core.programs import Program, version_of
+from pipeline.core.programs import Program
 from pipeline.core.steps import compile_steps
-from pipeline.rim.tables import TableCache
+from pipeline.core.versions import version_of
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.computations import AggregateComputation, Computation, PublishComputation
 from pipeline.runtime.session_computation import SessionComputation
 

@@ -119,12 +119,14 @@ def scheduler(
     allow_volatile: AllowVolatile = False,
 ) -> None:
     """Run the housekeeping: trim, expiry, idle ticks, server checks."""
-    from pipeline.runtime.redis_url import find_redis_url
+    from pipeline.runtime.config_reader import ConfigReader
+    from pipeline.runtime.redis_url import redis_url_of
     from pipeline.runtime.scheduler import run_scheduler
 
     start_logging(context)
-    url = find_redis_url(config, redis_url, data_dir, os.environ)
-    run_scheduler(config_path=config, redis_url=url, allow_volatile=allow_volatile)
+    with ConfigReader(config) as reader:
+        checked = reader.read(os.environ)
+    run_scheduler(checked, redis_url or redis_url_of(checked, data_dir), allow_volatile=allow_volatile)
 
 
 @app.command()

@@ -15,18 +15,19 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import ROW, Batch, split_id
+from pipeline.core.batches import ROW, Batch
 from pipeline.core.blocks import BLOCK_FROM
 from pipeline.core.cells import CellTable, PaneChange
 from pipeline.core.codings import NDJSON
 from pipeline.core.definitions import PaneWindow, Session, Stream
 from pipeline.core.entries import Row
+from pipeline.core.entry_header import split_id
 from pipeline.core.process import Ledger, Prepared, Rows, TimeState, fold, ledger_of, prepare
 from pipeline.core.programs import Program
 from pipeline.core.steps import DeadRow, Joins, Step, apply_steps, hashes_in
 from pipeline.core.windows import final_panes
 from pipeline.rim import keys, replies, store
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.user_failures import say_failures
 
 RowFields = Mapping[str, bytes | str | int]

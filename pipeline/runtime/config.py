@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.core.column_types import stream_columns
 from pipeline.core.definitions import Aggregate, Config, Session, Stage, Stream, Transform
 from pipeline.core.expressions import Expression, compile_expression
+from pipeline.core.registry import registered_sources
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.steps import columns_after
 from pipeline.errors import ConfigError
@@ -76,6 +77,7 @@ def _read_file(path: str, folder: str, kept_tables: str | None) -> Config:
         top.redis.url,
         folder=folder,
         functions=functions,
+        sources=registered_sources() if functions else {},
         kept_tables=kept_tables,
     )
 

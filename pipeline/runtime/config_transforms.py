@@ -15,7 +15,7 @@ from pipeline.core.column_types import type_of, type_text
 from pipeline.core.definitions import Lookup, PythonFunction, ScalarType
 from pipeline.core.registered_transforms import TRANSFORMS
 from pipeline.core.spelling import did_you_mean
-from pipeline.core.tables import TableError
+from pipeline.core.table_names import TableError
 from pipeline.runtime.config_columns import Columns
 from pipeline.runtime.config_report import Report
 from pipeline.runtime.config_shapes import LookupShape

@@ -32,7 +32,7 @@ from pipeline.errors import BadRequestError, LogTrimmedError
 from pipeline.rim import keys, replies, store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.log import log_begin, order_of, place_before, read_log
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.assignments import computations_of, reads_log
 from pipeline.runtime.closer import minimum_watermark, state_at
 from pipeline.runtime.computations import AggregateComputation, PublishComputation

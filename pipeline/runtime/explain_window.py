@@ -29,7 +29,7 @@ from pipeline.errors import BadRequestError, LogTrimmedError
 from pipeline.rim import replies, store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.log import LogPlace, log_begin, place_before, read_log
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.answer_groups import group_filter
 from pipeline.runtime.closer import minimum_watermark
 from pipeline.runtime.computations import AggregateComputation

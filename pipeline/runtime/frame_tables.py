@@ -17,10 +17,11 @@ from pipeline.core.frame_log import FrameLog
 from pipeline.core.process import prepare
 from pipeline.core.programs import Program
 from pipeline.core.steps import tables_of
-from pipeline.core.tables import Contents, Table, TableError, content_hash, decode
+from pipeline.core.table_names import TableError, content_hash
+from pipeline.core.tables import Contents, Table, decode
 from pipeline.core.twin import Compute
 from pipeline.errors import FrameError
-from pipeline.runtime.table_reloads import table_content
+from pipeline.runtime.table_announcing import table_content
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import redis
 
 from pipeline.core.definitions import Config
 from pipeline.rim.pressure import MEMORY_LIMIT, backlog_bytes
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 
 
 @dataclass(frozen=True, slots=True)

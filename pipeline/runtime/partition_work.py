@@ -20,7 +20,7 @@ from pipeline.errors import FenceError, ForeignKeyError, MissingTableError, Torn
 from pipeline.rim import connection, groups, keys
 from pipeline.rim.rebuild import rebuild_partition
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.assignments import computations_of
 from pipeline.runtime.runner import Loaded, Runner
 

@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 import redis
 
-from pipeline.core.batches import read_row, split_id
+from pipeline.core.batches import read_row
 from pipeline.core.definitions import Stream
-from pipeline.core.entries import KIND, Chunk, EntryError, Row, parse_entry
+from pipeline.core.entries import Chunk, EntryError, Row, parse_entry
+from pipeline.core.entry_header import KIND, split_id
 from pipeline.core.events import ChunkError, Events, Reader, RowError
 from pipeline.rim import keys, replies
 from pipeline.rim.replies import Entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.core.definitions import Config
 from pipeline.errors import StreamgaugeError
 
 
@@ -20,11 +21,20 @@ def find_redis_url(config_path: Path, redis_url: str | None, data_dir: Path, env
     """
     if redis_url is not None:
         return redis_url
-    from pipeline.rim.running import running_url
     from pipeline.runtime.config import load_config
 
-    configured = load_config(config_path, environ).redis_url
-    found = running_url(data_dir) if configured == "embedded" else configured
+    return redis_url_of(load_config(config_path, environ), data_dir)
+
+
+def redis_url_of(config: Config, data_dir: Path) -> str:
+    """Return the URL that a config names, or that of its embedded server.
+
+    Raises:
+        StreamgaugeError: the config says `embedded`, and no `up` runs on this data folder.
+    """
+    from pipeline.rim.running import running_url
+
+    found = running_url(data_dir) if config.redis_url == "embedded" else config.redis_url
     if found is None:
         raise StreamgaugeError(
             f"redis.url is 'embedded' and no `streamgauge up` runs on {data_dir}: "

@@ -2,20 +2,18 @@
 
 Safe to run several: every effect is decided inside a script (a tick by the last entry, a trim by the checkpoints, an
 expiry by the publishing time), so a second scheduler finds nothing left to do. No window is closed here, and none by
-the wall clock: ticks go through the log.
+the wall clock: ticks go through the log. None of it needs polars, except for rows past the door and changed tables.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 
 import redis
 import structlog
@@ -24,7 +22,7 @@ from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from pipeline.core.definitions import MINUTE_MS, Aggregate, Config
-from pipeline.core.programs import decode_definition, version_of
+from pipeline.core.versions import decode_definition, version_of
 from pipeline.rim import connection, expiry, keys, replies, trim
 from pipeline.rim.checks import check_server
 from pipeline.rim.expiry import Expired, Kept
@@ -33,9 +31,8 @@ from pipeline.rim.result_lists import restore_lists
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import redis_time_ms
 from pipeline.rim.trim import Trimmed
-from pipeline.runtime.config import load_config
 from pipeline.runtime.ledger import check_ledger
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from pipeline.runtime.table_reloads import TableReloads
 from pipeline.runtime.time_keepers import time_keepers
 
@@ -224,13 +221,8 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
     return scheduler
 
 
-def run_scheduler(config_path: Path, redis_url: str, *, allow_volatile: bool = False) -> None:
-    """Run until SIGTERM or SIGINT, then let the jobs that are running end.
-
-    Raises:
-        ConfigError: the config file cannot be used.
-    """
-    config = load_config(config_path, os.environ)
+def run_scheduler(config: Config, redis_url: str, *, allow_volatile: bool = False) -> None:
+    """Run until SIGTERM or SIGINT, then let the jobs that are running end."""
     client = connection.writer(redis_url)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

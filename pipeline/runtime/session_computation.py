@@ -15,7 +15,7 @@ from pipeline.core.programs import Program
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
 from pipeline.rim import keys, session_store
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.computations import Changes, aside_rows, prepared_with
 from pipeline.runtime.user_failures import say_failures
 

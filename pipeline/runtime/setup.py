@@ -13,9 +13,9 @@ import msgspec
 import redis
 import structlog
 
-from pipeline.core.definitions import Aggregate, Config, Rollup, Stage, Transform, Tumbling
-from pipeline.core.programs import encode_definition, version_of
-from pipeline.core.tables import TableError
+from pipeline.core.definitions import Aggregate, Config, Rollup, Tumbling
+from pipeline.core.table_names import TableError
+from pipeline.core.versions import encode_definition, version_of
 from pipeline.errors import ConfigError
 from pipeline.rim import groups, keys, replies
 from pipeline.rim.connection import is_away
@@ -23,27 +23,10 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.soundness import Found, set_up_group
 from pipeline.rim.store import load_checkpoints, published_windows
 from pipeline.runtime.partition_counts import require_partitions
-from pipeline.runtime.table_reloads import announce_tables
+from pipeline.runtime.stage_groups import stage_groups
+from pipeline.runtime.table_announcing import announce_tables
 
 log = structlog.get_logger(__name__)
-
-
-def stage_groups(config: Config) -> dict[str, str]:
-    """Consumer group of every stage that reads the log itself: all aggregates, and transforms with `publish: true`."""
-    return {
-        stage.name: f"{stage.name}@{version_of(config, stage.name)}"
-        for stage in config.stages.values()
-        if not isinstance(stage, Transform) or stage.publish
-    }
-
-
-def groups_of(config: Config, stream: str) -> tuple[str, ...]:
-    """The consumer groups that read a stream's log."""
-    return tuple(group for name, group in stage_groups(config).items() if _reads(config, config.stages[name], stream))
-
-
-def _reads(config: Config, stage: Stage, stream: str) -> bool:
-    return config.stream_of(stage).name == stream
 
 
 def set_up(client: redis.Redis, config: Config) -> None:

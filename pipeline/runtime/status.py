@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import redis
 
-from pipeline.core.batches import split_id
 from pipeline.core.definitions import Config, Stage, Stream, Transform
-from pipeline.core.programs import version_of
+from pipeline.core.entry_header import split_id
+from pipeline.core.versions import version_of
 from pipeline.core.watermarks import watermark_ms
 from pipeline.rim import status as state
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.status import GroupState, PartitionState, Versions
 from pipeline.rim.store import redis_time_ms
-from pipeline.runtime.setup import groups_of, stage_groups
+from pipeline.runtime.stage_groups import groups_of, stage_groups
 
 LEDGER = ("read", "accepted", "filtered", "late", "dead")
 OUTCOMES = ("accepted", "filtered", "late", "dead")

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.core.definitions import Config
-from pipeline.core.tables import TableError
+from pipeline.core.table_names import TableError
 from pipeline.runtime.table_places import table_path
 
 MAX_ROWS = 1_000_000  # a join looks keys up in memory, in every worker

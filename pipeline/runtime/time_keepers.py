@@ -5,11 +5,10 @@ from __future__ import annotations
 import redis
 
 from pipeline.core.definitions import Config, Stream
-from pipeline.core.events import Reader
 from pipeline.core.windows import Horizon
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.ticks import TimeKeeper
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 
 
 def time_keepers(client: redis.Redis, config: Config, scripts: Scripts | None = None) -> dict[str, TimeKeeper]:
@@ -31,5 +30,4 @@ def _time_keeper(client: redis.Redis, scripts: Scripts, config: Config, stream: 
         stream=stream,
         horizons=horizons_of(config, stream.name),
         groups=groups_of(config, stream.name),
-        reader=Reader(stream, ()),
     )

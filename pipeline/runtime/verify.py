@@ -31,7 +31,7 @@ from pipeline.errors import LogTrimmedError, MissingTableError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.log import BEGIN, LogPlace, log_begin, order_of
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.closer import minimum_watermark
 from pipeline.runtime.computations import AggregateComputation
 from pipeline.runtime.log_batches import killed_rows, side_rows, stage_batches, time_at

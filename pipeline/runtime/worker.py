@@ -22,7 +22,7 @@ from pipeline.core.programs import Program, compile_programs
 from pipeline.rim import connection, groups
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import load_checkpoints
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.assignments import reads_log
 from pipeline.runtime.closer import Closer, Pass, PieceCache
 from pipeline.runtime.leases import Leases, Partition

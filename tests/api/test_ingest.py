@@ -22,7 +22,7 @@ from pipeline.rim import keys
 from pipeline.rim.connection import writer
 from pipeline.rim.replies import parse_entries
 from pipeline.rim.streams import append
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from tests.servers import RunningServer
 
 FIELDS = (

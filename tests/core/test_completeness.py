@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.core.completeness import CompleteBy, least_sure, moved_by
-from pipeline.core.entries import Tick, TickCause, parse_entry
+from pipeline.core.entries import Tick, parse_entry
+from pipeline.core.entry_header import TickCause
 
 
 @pytest.mark.parametrize(

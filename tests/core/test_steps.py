@@ -27,11 +27,12 @@ from pipeline.core.definitions import (
 from pipeline.core.entries import Control, parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.process import TimeState, ledger_of, prepare
-from pipeline.core.programs import compile_program, encode_definition, program_of_definition, version_of
+from pipeline.core.programs import compile_program, program_of_definition
 from pipeline.core.registered_transforms import TRANSFORMS
 from pipeline.core.steps import POISON_ATTEMPTS, DeadRow, Joins, apply_steps, compile_steps
 from pipeline.core.tables import Table
 from pipeline.core.tracebacks import MAX_TRACEBACK_LENGTH
+from pipeline.core.versions import encode_definition, version_of
 from pipeline.errors import MissingTableError
 from tests.line import chunk_fields
 

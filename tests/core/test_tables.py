@@ -6,7 +6,8 @@ import polars as pl
 import pytest
 
 from pipeline.core.definitions import Lookup, ScalarType
-from pipeline.core.tables import Table, TableError, check, column_kind, content_hash, decode, encode
+from pipeline.core.table_names import TableError, content_hash
+from pipeline.core.tables import Table, check, column_kind, decode, encode
 
 FRAME = pl.DataFrame({"id": ["1", "007", "3"], "limit": ["1.5", None, "2"], "name": ["a", "b", None]})
 

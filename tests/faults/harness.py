@@ -29,7 +29,8 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.streams import IdempotencyKey, Step, append
 from pipeline.runtime.config import load_config
 from pipeline.runtime.leases import LEASE_MS
-from pipeline.runtime.setup import set_up, stage_groups
+from pipeline.runtime.setup import set_up
+from pipeline.runtime.stage_groups import stage_groups
 from pipeline.runtime.verify import verify
 from pipeline.runtime.verify_report import MetricReport
 from tests.faults.logs import cut_log, written

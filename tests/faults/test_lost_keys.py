@@ -30,7 +30,8 @@ from pipeline.rim import keys, store
 from pipeline.runtime import runner as runner_module
 from pipeline.runtime.ledger import check_ledger
 from pipeline.runtime.scheduler import Housekeeping
-from pipeline.runtime.setup import set_up, stage_groups
+from pipeline.runtime.setup import set_up
+from pipeline.runtime.stage_groups import stage_groups
 from pipeline.runtime.verify import verify
 from pipeline.runtime.worker import Worker
 from tests.examples import examples

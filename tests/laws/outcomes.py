@@ -10,7 +10,7 @@ import msgspec
 
 from pipeline.core.definitions import Transform
 from pipeline.rim import keys, store
-from pipeline.runtime.setup import stage_groups
+from pipeline.runtime.stage_groups import stage_groups
 from tests.line import Line, Row
 
 LEDGER = ("entries", "ticks", "read", "accepted", "filtered", "late", "dead", "max_seen_ms", "max_ts_ms", "cursor")

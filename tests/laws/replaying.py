@@ -15,7 +15,7 @@ from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
 from pipeline.rim import keys
-from pipeline.rim.tables import TableCache
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.assignments import aggregate_computation
 from pipeline.runtime.computations import AggregateComputation, Changes
 from pipeline.runtime.session_computation import SessionComputation

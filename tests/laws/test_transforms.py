@@ -22,8 +22,9 @@ from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Field, L
 from pipeline.core.process import TimeState
 from pipeline.core.programs import Program, compile_program
 from pipeline.core.registered_transforms import TRANSFORMS
-from pipeline.core.tables import content_hash, encode
-from pipeline.rim.tables import TableCache
+from pipeline.core.table_names import content_hash
+from pipeline.core.tables import encode
+from pipeline.rim.table_cache import TableCache
 from pipeline.runtime.finishing import finished_rows
 from tests.laws import naive
 from tests.laws.logs import DISORDER_MS, STREAM, Logged, config, events, law, logs

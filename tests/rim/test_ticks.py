@@ -9,7 +9,6 @@ import pytest
 from redis.exceptions import ResponseError
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, Field, Stream, TimePolicy, Tumbling
-from pipeline.core.events import Reader
 from pipeline.core.windows import Horizon
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys
@@ -31,9 +30,7 @@ TEN_SECONDS = Tumbling(10_000)
 
 
 def keeper(server: RunningServer, stream: Stream = STREAM) -> TimeKeeper:
-    return TimeKeeper(
-        server.client, Scripts(server.client), stream, (Horizon(TEN_SECONDS),), ("stage@v1",), Reader(stream, ())
-    )
+    return TimeKeeper(server.client, Scripts(server.client), stream, (Horizon(TEN_SECONDS),), ("stage@v1",))
 
 
 def add_row(server: RunningServer, partition: int, time_ms: object, **fields: str) -> str:
@@ -78,7 +75,7 @@ def test_a_tick_is_an_entry_and_moves_the_door_but_not_the_last_arrival(any_serv
 
 def door_after(server: RunningServer, time_ms: int) -> dict[bytes, bytes]:
     add_row(server, 0, time_ms)
-    look(server.client, Scripts(server.client), STREAM, (), Reader(STREAM, ()))
+    look(server.client, Scripts(server.client), STREAM, ())
     return door(server, 0)
 
 
@@ -125,7 +122,7 @@ def test_rows_by_plain_xadd_correct_the_door(any_server: RunningServer) -> None:
     ids = [add_row(any_server, 0, now_ms - ahead) for ahead in (9_000, 2_000, 5_000)]
     ids += [add_row(any_server, 0, now_ms + 60_000)]
 
-    seen = look(any_server.client, Scripts(any_server.client), STREAM, (), Reader(STREAM, ()))
+    seen = look(any_server.client, Scripts(any_server.client), STREAM, ())
 
     clock = seen.clocks[0]
     arrival_ms = int(ids[-1].partition("-")[0])
@@ -159,7 +156,7 @@ def test_chunks_that_follow_a_row_are_counted_by_their_header(server: RunningSer
     parts = [part for pair in (chunk | {"body": "x"}).items() for part in pair]
     server.client.execute_command("XADD", keys.raw(STREAM.name, 0), "*", *parts)
     add_row(server, 0, 8_000)
-    clock = look(server.client, Scripts(server.client), STREAM, (), Reader(STREAM, ())).clocks[0]
+    clock = look(server.client, Scripts(server.client), STREAM, ()).clocks[0]
     assert (clock.max_seen_ms, clock.max_ts_ms) == (9_000, 9_000)
 
 
@@ -168,7 +165,7 @@ def test_a_long_backlog_of_rows_is_caught_up_over_several_looks_without_ticks(se
     for row in range(3_000):
         pipe.execute_command("XADD", keys.raw(STREAM.name, 0), "*", "ts", 1_000 + row)
     pipe.execute()
-    scripts, reader = Scripts(server.client), Reader(STREAM, ())
+    scripts, reader = Scripts(server.client)
     looks: list[Look] = []
     while not (looks and looks[-1].complete):
         looks.append(look(server.client, scripts, STREAM, (), reader, steps=4))
@@ -181,7 +178,7 @@ def test_a_checkpoint_ahead_of_the_door_saves_reading_up_to_it(server: RunningSe
     cursor = add_row(server, 0, 2_000)
     said = ("cursor", cursor, "max_seen_ms", 5_000, "max_ts_ms", 6_000)  # not what the rows say: they are not read
     server.client.execute_command("HSET", keys.checkpoint(STREAM.name, 0, "stage@v1"), *said)
-    clock = look(server.client, Scripts(server.client), STREAM, ("stage@v1",), Reader(STREAM, ()), steps=1).clocks[0]
+    clock = look(server.client, Scripts(server.client), STREAM, ("stage@v1",), steps=1).clocks[0]
     assert (clock.last_id, clock.max_seen_ms, clock.max_ts_ms) == (cursor, 5_000, 6_000)
     assert clock.last_arrival_ms == int(cursor.partition("-")[0])
 
@@ -251,7 +248,7 @@ def test_an_end_tick_is_written_again_behind_an_event_that_came_first(server: Ru
                 raced.append(add_row(server, 0, 33_333))
             return super().run(name, keys=keys, args=args)
 
-    racing = TimeKeeper(server.client, Raced(server.client), STREAM, (Horizon(TEN_SECONDS),), (), Reader(STREAM, ()))
+    racing = TimeKeeper(server.client, Raced(server.client), STREAM, (Horizon(TEN_SECONDS),), ())
     ticked = racing.end()
 
     assert ticked.time_ms == 40_000 + STREAM.time.disorder_ms

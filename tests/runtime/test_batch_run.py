@@ -27,9 +27,9 @@ from pipeline.core.definitions import (
 from pipeline.errors import FrameError, StreamgaugeError
 from pipeline.rim import keys, store
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.tables import MAX_CACHED
+from pipeline.rim.table_cache import MAX_CACHED
 from pipeline.rim.trim import trim_stream
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from tests.clicks import CONFIG as SESSIONS
 from tests.clicks import METRICS as SESSION_METRICS
 from tests.clicks import clicks, filled_with_sessions, send

@@ -27,7 +27,8 @@ from pipeline.core.definitions import (
     Tumbling,
     Window,
 )
-from pipeline.core.programs import compile_programs, encode_definition, version_of
+from pipeline.core.programs import compile_programs
+from pipeline.core.versions import encode_definition, version_of
 from pipeline.errors import ConfigError
 from pipeline.runtime.config import config_warnings, load_config
 from pipeline.runtime.config_describe import describe

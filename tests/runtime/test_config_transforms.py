@@ -11,9 +11,10 @@ import polars as pl
 import pytest
 
 from pipeline.core.definitions import Aggregate, Lookup, Transform
-from pipeline.core.programs import compile_programs, version_of
+from pipeline.core.programs import compile_programs
 from pipeline.core.registered_transforms import TRANSFORMS
-from pipeline.core.tables import TableError
+from pipeline.core.table_names import TableError
+from pipeline.core.versions import version_of
 from pipeline.errors import ConfigError
 from pipeline.runtime import table_files
 from pipeline.runtime.children import RunningChild

@@ -32,7 +32,7 @@ from pipeline.runtime.explain_event import event_named
 from pipeline.runtime.explain_subject import window_named
 from pipeline.runtime.explain_window import explain_window
 from pipeline.runtime.query import Metrics
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from tests.line import CHUNK_ROWS, Line, chunk_fields
 from tests.oracle import duck
 from tests.oracle.real_files import WEB_LOG, shipped, web_log_events

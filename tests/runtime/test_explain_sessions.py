@@ -12,7 +12,7 @@ from pipeline.core.definitions import Aggregate, AggregateSpec, Config, Session
 from pipeline.rim import keys, session_store
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.trim import trim_stream
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from tests.clicks import CONFIG, PARTITIONS, STREAM, USERS, filled_with_sessions, partition, send
 from tests.line import Line, Row
 from tests.servers import RunningServer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.core.definitions import Config, Field, Stream, TimePolicy, Transform
 from pipeline.rim import keys, replies
-from pipeline.runtime.setup import stage_groups
+from pipeline.runtime.stage_groups import stage_groups
 from tests.line import Line
 from tests.servers import RunningServer
 

@@ -17,7 +17,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from structlog.testing import capture_logs
 
 from pipeline.core.definitions import HOUR_MS, Aggregate, AggregateSpec, Config, Field, Stream, TimePolicy, Tumbling
-from pipeline.core.programs import encode_definition, version_of
+from pipeline.core.versions import encode_definition, version_of
 from pipeline.rim import keys
 from pipeline.rim.expiry import Expired
 from pipeline.rim.replies import parse_entries
@@ -248,10 +248,8 @@ def test_the_process_ticks_a_silent_stream_and_ends_cleanly_on_sigterm(server: R
     now_ms = redis_time_ms(server.client)
     for partition in (0, 1):
         add_row(server, partition, now_ms)
-    code = "import sys; from pathlib import Path; from pipeline.runtime.scheduler import run_scheduler;"
-    code += "run_scheduler(Path(sys.argv[1]), sys.argv[2])"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(config), server.url],
+        [sys.executable, "-m", "api.main", "scheduler", "--config", str(config), "--redis-url", server.url],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=Path(__file__).resolve().parents[2],

@@ -21,8 +21,8 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime import cli
 from pipeline.runtime.log_batches import Killed, killed_rows
-from pipeline.runtime.setup import groups_of
-from pipeline.runtime.table_reloads import announce_tables
+from pipeline.runtime.stage_groups import groups_of
+from pipeline.runtime.table_announcing import announce_tables
 from pipeline.runtime.tiers import TierCloser
 from pipeline.runtime.verify import verify
 from pipeline.runtime.verify_report import Difference, MetricReport, report_json, report_lines

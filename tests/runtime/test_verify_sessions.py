@@ -17,7 +17,7 @@ from pipeline.rim.scripts import Scripts
 from pipeline.rim.session_store import PublishedSession
 from pipeline.rim.trim import trim_stream
 from pipeline.runtime.closer import Pass
-from pipeline.runtime.setup import groups_of
+from pipeline.runtime.stage_groups import groups_of
 from pipeline.runtime.verify import verify
 from pipeline.runtime.verify_report import Difference, MetricReport, report_json, report_lines
 from pipeline.runtime.worker import Worker
