@@ -31,12 +31,3 @@ def load_app(
         config_text=Path(config_path).read_text("utf-8"),
     )
     return app, app.extensions[LIVE_HUB].close
-
-
-def check_config(config_path: str | Path) -> None:
-    """Raise what is wrong with a config.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    load_config(config_path, os.environ)

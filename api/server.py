@@ -6,13 +6,11 @@ Invariant: nothing outlives its parent: the kernel kills the worker process when
 from __future__ import annotations
 
 import ipaddress
-import multiprocessing
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +22,7 @@ from granian.server import Server
 from api.live_policy import LivePolicy
 from pipeline.errors import ConfigError
 from pipeline.rim.lifeline import die_with_parent
+from pipeline.runtime.config_reader import ConfigReader
 from pipeline.runtime.kept_config import ENV_TABLES
 
 if TYPE_CHECKING:
@@ -102,15 +101,8 @@ def serve(
 def _require_usable(config_path: str | Path) -> None:
     """Raise the config's errors in this process, but load it in another: polars starts threads at its first use, and
     granian's worker, forked from here after that, hung in the first expression it compiled (measured)."""
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, mp_context=fork, initializer=die_with_parent()) as other:
-        other.submit(_check_config, config_path).result()
-
-
-def _check_config(config_path: str | Path) -> None:
-    from api.loading import check_config  # only in the other process: what it brings stays there
-
-    check_config(config_path)
+    with ConfigReader(Path(config_path)) as reader:
+        reader.read(os.environ)
 
 
 def _end_by_signal() -> None:

@@ -53,13 +53,16 @@ def test_the_curl_it_prints_answers_with_windows_that_move(demo: Product) -> Non
     assert age_ms < 20_000, f"the newest window began {age_ms:.0f} ms ago"
 
 
-def test_up_itself_holds_nothing_of_what_computes(demo: Product) -> None:
+def test_up_and_the_scheduler_hold_nothing_of_what_computes(demo: Product) -> None:
     def brought(name: str) -> set[str]:
         mapped = Path(f"/proc/{demo.tree()[name].pid}/maps").read_text()
         return {package for package in COMPUTING if f"/{package}/" in mapped}
 
+    wait_for(lambda: "scheduler started" in demo.said, "the scheduler to have read the config")
+
     assert brought("worker-1") == COMPUTING, "the look does not see what is there"
     assert brought("up") == set()
+    assert brought("scheduler") == {"numpy"}
 
 
 @pytest.mark.parametrize("victim", ["redis", "worker-1"])

@@ -144,7 +144,7 @@ def test_rows_that_fail_validation_do_not_move_time(server: RunningServer) -> No
     add_row(server, 0, 8_000, value="warm")
     last_id = add_row(server, 0, now_ms + DAY_MS)
 
-    clock = look(server.client, Scripts(server.client), STREAM, (), Reader(STREAM, ("value",))).clocks[0]
+    clock = look(server.client, Scripts(server.client), STREAM, ()).clocks[0]
 
     assert (clock.max_seen_ms, clock.max_ts_ms) == (7_000, 7_000)
     assert clock.last_id == last_id
@@ -165,10 +165,10 @@ def test_a_long_backlog_of_rows_is_caught_up_over_several_looks_without_ticks(se
     for row in range(3_000):
         pipe.execute_command("XADD", keys.raw(STREAM.name, 0), "*", "ts", 1_000 + row)
     pipe.execute()
-    scripts, reader = Scripts(server.client)
+    scripts = Scripts(server.client)
     looks: list[Look] = []
     while not (looks and looks[-1].complete):
-        looks.append(look(server.client, scripts, STREAM, (), reader, steps=4))
+        looks.append(look(server.client, scripts, STREAM, (), steps=4))
     assert len(looks) > 1
     assert looks[-1].clocks[0].max_ts_ms == 3_999
 
