@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from pipeline.core.accumulators import Slots, Values, part_name
 from pipeline.core.hashing import Hashes, canonical_bits, hash_values
-from pipeline.core.sketches import OneByOne, as_slots, count_items, decode, items_weight, rising, runs, stable_order
+from pipeline.core.item_counts import count_items
+from pipeline.core.sketches import OneByOne, as_slots, decode, items_weight, rising, runs, stable_order
 
 INDEX_BITS = 14  # 16,384 registers: a standard error of 1.04 / sqrt(16,384) = 0.81 %
 REGISTERS = 1 << INDEX_BITS

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import msgspec
 
 from pipeline.core.accumulators import Slots, Values, part_name
-from pipeline.core.sketches import OneByOne, as_slots, count_items, decode, items_weight, rising
+from pipeline.core.item_counts import count_items
+from pipeline.core.sketches import OneByOne, as_slots, decode, items_weight, rising
 
 ITEMS_CAP = 10_000  # distinct items of a cell that are counted
 

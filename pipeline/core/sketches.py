@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-import polars as pl
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
 
@@ -117,17 +116,6 @@ def stable_order(slots: Slots) -> Int64:
     """
     keys = np.sort((slots.astype(np.int64) << _POSITION_BITS) | np.arange(len(slots)))
     return keys & ((1 << _POSITION_BITS) - 1)
-
-
-def count_items(slots: Slots, values: Column) -> Iterator[tuple[int, list[Any], list[int]]]:
-    """Yield (slot, distinct items, how often each) by ascending slot, the items in order of their first occurrence."""
-    dtype = pl.String() if values.dtype == object else pl.Int64()
-    frame = pl.DataFrame({"slot": slots.astype(np.int64), "item": pl.Series(values, dtype=dtype)})
-    counted = frame.group_by("slot", "item", maintain_order=True).agg(pl.len().alias("n").cast(pl.Int64))
-    order = stable_order(counted["slot"].to_numpy())
-    items, counts = counted["item"].gather(order).to_list(), counted["n"].to_numpy()[order].tolist()
-    for slot, begin, end in runs(counted["slot"].to_numpy()[order]):
-        yield slot, items[begin:end], counts[begin:end]
 
 
 def items_weight(items: Any, count: int) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from pipeline.core.definitions import Aggregate, Config, Stream, Transform
 from pipeline.core.registry import registered_sources
 
-PROGRAM_FORMAT = 5  # raise when the same definition would be computed or packed differently
+PROGRAM_FORMAT = 6  # raise when the same definition would be computed or packed differently
 _VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
 
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from pipeline.core.cells import PaneChange
 from pipeline.errors import FenceError, ForeignKeyError, TornError
 from pipeline.rim import keys
 from pipeline.rim.scripts import Scripts
-
-if TYPE_CHECKING:  # cells bring polars, which who reads checkpoints does without
-    from pipeline.core.cells import PaneChange
 
 Row = Mapping[str, bytes | str | int]  # of a stream, by field
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import redis
@@ -12,12 +11,10 @@ import redis
 from pipeline.core.accumulators import Column
 from pipeline.core.blocks import BLOCK_MARK, Packed, decode_block
 from pipeline.core.cell_fields import ALWAYS, from_end_order
+from pipeline.core.cell_layout import Layout
 from pipeline.core.names import Names
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
-
-if TYPE_CHECKING:  # it brings polars, which who reads checkpoints does without
-    from pipeline.core.cell_layout import Layout
 
 SMALL_PANE = 50  # fields read by one HGETALL: as many blocks are 4 MB, some 2 ms of the server
 BLOCKS_A_READ = 20
