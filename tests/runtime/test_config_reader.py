@@ -6,15 +6,28 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipeline.core.registry import registered_sources
 from pipeline.errors import ConfigError
 from pipeline.runtime.config import ENV_REDIS_URL, load_config
 from pipeline.runtime.config_reader import ConfigReader, ConfigReaderError
+from pipeline.runtime.stage_groups import stage_groups
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN_AGGREGATE = """
+from pipeline import aggregate
+
+
+@aggregate("only_read_elsewhere")
+class Sum:
+    def lift(self, value): return value
+    def merge(self, a, b): return a + b
+    def finish(self, partial): return partial
+"""
 
 
 def test_it_reads_what_load_config_reads_and_as_often_as_it_is_asked() -> None:
@@ -56,3 +69,21 @@ def test_what_reading_brings_does_not_come_here() -> None:
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=kept, capture_output=True, text=True, check=True)
 
     assert said.stdout.strip() == "[]"
+
+
+def test_a_stage_with_an_aggregate_of_ones_own_has_the_same_group_where_it_is_not_registered(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_AGGREGATE)
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "functions: [own.py]\n"
+        "streams: {visits: {schema: {price: float}}}\n"
+        "stages: {sums: {from: visits, window: {tumbling: 1m}, aggregates: {own: only_read_elsewhere(price)}}}\n"
+    )
+    with ConfigReader(path) as reader:
+        there = reader.read({})
+    assert "only_read_elsewhere" not in registered_sources()
+
+    group = stage_groups(there)["sums"]
+
+    assert group == stage_groups(load_config(path, {}))["sums"]
+    assert group != stage_groups(replace(there, sources={"only_read_elsewhere": "another"}))["sums"]
