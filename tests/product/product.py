@@ -256,13 +256,13 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _name(process: psutil.Process) -> str | None:
-    """What a process of the tree is; None when it has just ended."""
+    """What a process of the tree is; None when it has just ended, or only reads the config for another one."""
     try:
         words, parent = process.cmdline(), process.parent()
         inherited = parent is not None and parent.cmdline() == words  # forked, such as Granian's worker
     except psutil.NoSuchProcess:
         return None
-    if not words:  # a zombie
+    if not words or "pipeline.runtime.config_reader" in words:  # a zombie, or soon one
         return None
     if "--name" in words:
         return words[words.index("--name") + 1]
