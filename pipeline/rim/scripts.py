@@ -6,7 +6,8 @@ Invariant: a script is sent a second time only after NOSCRIPT, the one error tha
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -46,6 +47,14 @@ def script(name: str, source: bytes) -> Script:
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a script is run with."""
+
+    keys: Sequence[str | bytes]
+    args: Sequence[Argument] = ()
+
+
 class Scripts:
     """The scripts, on one client; as thread-safe as the client."""
 
@@ -67,3 +76,37 @@ class Scripts:
         except redis.exceptions.NoScriptError:
             # EVAL, not SCRIPT LOAD and EVALSHA again: one round trip, and a flush in between cannot part the two.
             return self._client.execute_command("EVAL", wanted.source, *operands)
+
+    def run_each(self, name: str, calls: Iterable[Operands]) -> Generator[Any]:
+        """Run script `name` for each of the operands and yield its raw replies, in order.
+
+        While the server runs one call the next one is taken from `calls` and sent. So a call may have run although one
+        before it failed, or although nobody asked for its reply: for calls that do not rest on each other.
+
+        Raises:
+            redis.exceptions.RedisError: as `run`.
+        """
+        wanted = self._scripts[name]
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        waiting: deque[Operands] = deque()
+
+        def reply() -> Any:
+            oldest = waiting.popleft()
+            try:
+                return connection.read_response()
+            except redis.exceptions.NoScriptError:
+                return self.run(name, keys=oldest.keys, args=oldest.args)
+
+        try:
+            for call in calls:
+                connection.send_command("EVALSHA", wanted.sha1, len(call.keys), *call.keys, *call.args)
+                waiting.append(call)
+                if len(waiting) > 1:
+                    yield reply()
+            while waiting:
+                yield reply()
+        finally:
+            if waiting:
+                connection.disconnect()  # or the next command would be answered with a reply of ours
+            pool.release(connection)
