@@ -1,6 +1,6 @@
 """Runs the Lua scripts of `scripts/*.lua` by their SHA1, and gives the server the source when it does not know them.
 
-Invariant: a script is sent a second time only after NOSCRIPT, the one error that proves it did not run.
+Invariant: a script that writes is sent a second time only after NOSCRIPT, the one error that proves it did not run.
 """
 
 from __future__ import annotations
@@ -67,3 +67,17 @@ class Scripts:
         except redis.exceptions.NoScriptError:
             # EVAL, not SCRIPT LOAD and EVALSHA again: one round trip, and a flush in between cannot part the two.
             return self._client.execute_command("EVAL", wanted.source, *operands)
+
+    def read_each(self, name: str, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Argument]]]) -> list[Any]:
+        """Run a script that only reads once for each of some keys and arguments, in one round trip.
+
+        Raises:
+            redis.exceptions.RedisError: whatever the server or the connection said.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for keys, args in calls:
+            pipe.execute_command("EVALSHA", self._scripts[name].sha1, len(keys), *keys, *args)
+        try:
+            return pipe.execute()
+        except redis.exceptions.NoScriptError:  # another client may have brought it meanwhile, and some have run
+            return [self.run(name, keys=keys, args=args) for keys, args in calls]
