@@ -76,7 +76,23 @@ def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> 
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
         pipe.execute_command("HGETALL", keys.due(stream, partition, group))
-    return [{int(s): Due.parse(d) for s, d in replies.parse_hash(reply).items()} for reply in pipe.execute()]
+    return [_due(replies.parse_hash(reply)) for reply in pipe.execute()]
+
+
+def load_progress(
+    client: redis.Redis, stream: str, partitions: int, group: str
+) -> tuple[list[Checkpoint], list[dict[int, Due]]]:
+    """Every partition's checkpoint, and after all of them its due panes, in one round trip."""
+    pipe = client.pipeline(transaction=False)
+    for key_of in (keys.checkpoint, keys.due):
+        for partition in range(partitions):
+            pipe.execute_command("HGETALL", key_of(stream, partition, group))
+    found = [replies.parse_hash(reply) for reply in pipe.execute()]
+    return list(map(Checkpoint.parse, found[:partitions])), list(map(_due, found[partitions:]))
+
+
+def _due(stored: Mapping[bytes, bytes]) -> dict[int, Due]:
+    return {int(start): Due.parse(due) for start, due in stored.items()}
 
 
 def load_pane(client: redis.Redis, stream: str, partition: int, group: str, start: int) -> dict[bytes, bytes]:

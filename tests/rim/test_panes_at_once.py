@@ -106,3 +106,24 @@ def test_panes_of_a_partition_are_of_one_moment(server: RunningServer) -> None:
 
     assert all(found[0, 0] == found[0, 10] for found in seen)
     assert len({found[0, 0].get(b"- []") for found in seen}) > 10, "too few commits came in between to see anything"
+
+
+def test_what_is_due_is_read_after_every_checkpoint(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a window could be called complete, and be neither due nor published (see metric_completeness)."""
+    read: list[Any] = []
+    execute = redis.client.Pipeline.execute
+
+    def noted(pipe: Any, *args: Any, **kwargs: Any) -> Any:
+        read.extend(words[1] for words, _ in pipe.command_stack)
+        return execute(pipe, *args, **kwargs)
+
+    monkeypatch.setattr(redis.client.Pipeline, "execute", noted)
+    for partition in (0, 1):
+        server.client.hset(keys.checkpoint(STREAM, partition, GROUP), "max_seen_ms", 70 + partition)
+        server.client.hset(keys.due(STREAM, partition, GROUP), str(10 * partition), "1-2 -")
+
+    checkpoints, due = store.load_progress(server.client, STREAM, 2, GROUP)
+
+    assert [each.max_seen_ms for each in checkpoints] == [70, 71]
+    assert [list(each) for each in due] == [[0], [10]]
+    assert read == [of(STREAM, partition, GROUP) for of in (keys.checkpoint, keys.due) for partition in (0, 1)]
