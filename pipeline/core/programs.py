@@ -28,7 +28,7 @@ from pipeline.core.sketches import Sketch
 from pipeline.core.steps import DeriveStep, LiftStep, Step, compile_steps, where_column
 from pipeline.core.windows import Horizon, Panes, panes_of
 
-PROGRAM_FORMAT = 5  # raise when the same definition would be computed or packed differently
+PROGRAM_FORMAT = 6  # raise when the same definition would be computed or packed differently
 _VERSION_LENGTH = 10  # hex digits: 40 bits tell a stage's definitions apart
 
 

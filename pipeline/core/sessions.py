@@ -56,10 +56,11 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What a batch changed: slots of the sessions to write, and the stored fields of those that are gone."""
+    """What a batch changed: slots of the sessions to write, the fields of those that are gone, and slots set free."""
 
     slots: Slots
     gone: list[bytes]
+    released: Slots
 
 
 class SessionTable:
@@ -89,7 +90,8 @@ class SessionTable:
     def fold(self, new: Arrivals, fold_values: FoldValues) -> Changed:
         """Fold a batch into its sessions; `fold_values` folds values of rows into slots of `columns`."""
         if not len(new.key_of):
-            return Changed(np.empty(0, dtype=np.intp), [])
+            nothing = np.empty(0, dtype=np.intp)
+            return Changed(nothing, [], nothing)
         runs, heads = new.runs, self._heads_of(new.keys)
         walked = np.zeros(len(new.keys), dtype=np.bool_)
         walked[runs.keys[~self._is_plain(runs, heads[runs.keys], new.watermarks_ms)]] = True
@@ -104,7 +106,8 @@ class SessionTable:
             changed, gone = np.concatenate([changed, walked_slots]), gone + walked_gone
         self._fold(walk, slots, fold_values)
         self.published[changed] = False
-        return Changed(changed, gone)
+        merged = [slot for pairs in walk.merges.values() for _, slot in pairs]
+        return Changed(changed, gone, np.array(merged, dtype=np.intp))
 
     def _heads_of(self, keys: Sequence[Key]) -> Slots:
         """The newest session of each key, _NONE where it has none."""
@@ -293,14 +296,15 @@ class SessionTable:
         forebears = [self.forebears.get(slot, ()) for slot in slots.tolist()]
         return pack_sessions(self.lasts[slots], cells, forebears)
 
-    def load(self, stored: Mapping[bytes, bytes]) -> None:
-        """Take live sessions as they are stored.
+    def load(self, stored: Mapping[bytes, bytes]) -> Slots:
+        """Take live sessions as they are stored, by field; return their slots.
 
         Raises:
             ValueError: one is cut off or of another format.
         """
-        found = sorted(map(parse_session, stored.keys(), stored.values()), key=lambda each: (each.group, each.first))
-        slots = self._allocate(len(found))
+        read = list(map(parse_session, stored.keys(), stored.values()))
+        order = sorted(range(len(read)), key=lambda place: (read[place].group, read[place].first))
+        found, slots = [read[place] for place in order], self._allocate(len(read))
         if found:
             self._merge_cells(slots, self.layout.unpack([each.cell for each in found]))
         for slot, each in zip(slots.tolist(), found, strict=True):
@@ -311,6 +315,9 @@ class SessionTable:
             heads[name] = slot
             if each.forebears:
                 self.forebears[slot] = list(each.forebears)
+        as_stored = np.empty_like(slots)
+        as_stored[order] = slots
+        return as_stored
 
     # --- slots
 

@@ -23,7 +23,8 @@ A partition of a stream. Kept as long as the stream is, unless said.
     {s.p}:panes:g      hash    pane start → mark of the last commit that changed it; with the results that use the pane
     {s.p}:due:g        hash    pane start → `MARK FROM_END`: windows that end there or later; until published
     {s.p}:pane:g:START hash    cells: `FROM_END GROUPJSON` → packed partial, sketches beside; with its results
-    {s.p}:live_sessions:g hash live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final
+    {s.p}:live_sessions:g hash live sessions: `FIRST GROUPJSON` → last, forebears, packed partial; until final; many of
+                               them as `#N` → a block and `!N` → those of it that are no more; `n` → how many are live
     {s.p}:late:g       stream  late rows; trimmed by the scheduler
     {s.p}:dead:g       stream  dead letters; trimmed by the scheduler
     {s.p}:replayed:g   hash    `ENTRY ROW` of a late row or dead letter → the request that replayed it; with the row

@@ -6,7 +6,8 @@ Invariant: a script that writes is sent a second time only after NOSCRIPT, the o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -46,6 +47,14 @@ def script(name: str, source: bytes) -> Script:
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a script is run with."""
+
+    keys: Sequence[str | bytes]
+    args: Sequence[Argument] = ()
+
+
 class Scripts:
     """The scripts, on one client; as thread-safe as the client."""
 
@@ -68,16 +77,50 @@ class Scripts:
             # EVAL, not SCRIPT LOAD and EVALSHA again: one round trip, and a flush in between cannot part the two.
             return self._client.execute_command("EVAL", wanted.source, *operands)
 
-    def read_each(self, name: str, calls: Sequence[tuple[Sequence[str | bytes], Sequence[Argument]]]) -> list[Any]:
-        """Run a script that only reads once for each of some keys and arguments, in one round trip.
+    def run_each(self, name: str, calls: Iterable[Operands]) -> Generator[Any]:
+        """Run script `name` for each of the operands and yield its raw replies, in order.
+
+        While the server runs one call the next one is taken from `calls` and sent. So a call may have run although one
+        before it failed, or although nobody asked for its reply: for calls that do not rest on each other.
+
+        Raises:
+            redis.exceptions.RedisError: as `run`.
+        """
+        wanted = self._scripts[name]
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        waiting: deque[Operands] = deque()
+
+        def reply() -> Any:
+            oldest = waiting.popleft()
+            try:
+                return connection.read_response()
+            except redis.exceptions.NoScriptError:
+                return self.run(name, keys=oldest.keys, args=oldest.args)
+
+        try:
+            for call in calls:
+                connection.send_command("EVALSHA", wanted.sha1, len(call.keys), *call.keys, *call.args)
+                waiting.append(call)
+                if len(waiting) > 1:
+                    yield reply()
+            while waiting:
+                yield reply()
+        finally:
+            if waiting:
+                connection.disconnect()  # or the next command would be answered with a reply of ours
+            pool.release(connection)
+
+    def read_each(self, name: str, calls: Sequence[Operands]) -> list[Any]:
+        """Run a script that only reads once for each of the operands, in one round trip, again where the client may.
 
         Raises:
             redis.exceptions.RedisError: whatever the server or the connection said.
         """
         pipe = self._client.pipeline(transaction=False)
-        for keys, args in calls:
-            pipe.execute_command("EVALSHA", self._scripts[name].sha1, len(keys), *keys, *args)
+        for call in calls:
+            pipe.execute_command("EVALSHA", self._scripts[name].sha1, len(call.keys), *call.keys, *call.args)
         try:
             return pipe.execute()
         except redis.exceptions.NoScriptError:  # another client may have brought it meanwhile, and some have run
-            return [self.run(name, keys=keys, args=args) for keys, args in calls]
+            return [self.run(name, keys=call.keys, args=call.args) for call in calls]

@@ -6,12 +6,13 @@ one: a worker that was paused cannot bring back a form that grew since. What is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.accumulators import Int64
+from pipeline.core.cells import PaneChange
 from pipeline.core.definitions import OutputKind, Session
 from pipeline.core.json_names import json_names
 from pipeline.core.names import Names, joined
@@ -19,12 +20,11 @@ from pipeline.core.session_walk import Span
 from pipeline.rim import keys
 from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.packed_arguments import PackedArguments
-from pipeline.rim.scripts import Argument, Scripts
+from pipeline.rim.scripts import Argument, Operands, Scripts
 from pipeline.rim.session_store import Account, bucket_width_ms
 
 ROWS_A_STEP = 250  # published or retracted: some 6 µs each, with its row downstream
 PLAIN_A_STEP = 500  # of plain sessions, some 3 µs each
-FIELDS_A_STEP = 2_000  # deleted by one script
 
 
 Outgoing = Mapping[str, str] | bytes
@@ -58,13 +58,9 @@ class PlainSessions:
     def __len__(self) -> int:
         return len(self.firsts)
 
-    def steps(self) -> Iterator[PlainSessions]:
-        """Portions for a call each."""
-        for at in range(0, len(self), PLAIN_A_STEP):
-            part = slice(at, at + PLAIN_A_STEP)
-            columns = (self.groups[part], self.cells[part], self.latest[part])
-            yield PlainSessions(self.firsts[part], self.lasts[part], *columns)
 
+Step = tuple[Sequence[ClosedSession], PlainSessions]
+"""What one call publishes."""
 
 NO_PLAIN = PlainSessions(np.empty(0, np.int64), np.empty(0, np.int64), *(Names.of(()) for _ in range(3)))
 
@@ -95,17 +91,28 @@ def steps(sessions: Sequence[ClosedSession]) -> Iterator[list[ClosedSession]]:
         yield step
 
 
-def publish_sessions(
-    scripts: Scripts,
-    of: Snapshot,
-    sessions: Sequence[ClosedSession],
-    account: Account | None,
-    plain: PlainSessions = NO_PLAIN,
-) -> int | None:
-    """Publish one step, and say how far the partition is if `account` is given; return the rows that changed.
+def publish_sessions(scripts: Scripts, of: Snapshot, steps: Iterable[Step]) -> Iterator[int | None]:
+    """Publish steps, one put together while the server works on the one before; yield the rows each has changed.
 
     None: sessions of a newer commit have been published, nothing was written.
     """
+    calls = (_operands(of, sessions, plain, None) for sessions, plain in steps)
+    return map(_changed, scripts.run_each("publish_sessions", calls))
+
+
+def say_account(scripts: Scripts, of: Snapshot, account: Account) -> bool:
+    """Say how far the partition is; False when sessions of a newer commit have been published."""
+    call = _operands(of, (), NO_PLAIN, account)
+    return _changed(scripts.run("publish_sessions", keys=call.keys, args=call.args)) is not None
+
+
+def _changed(reply: int) -> int | None:
+    return None if int(reply) < 0 else int(reply)
+
+
+def _operands(
+    of: Snapshot, sessions: Sequence[ClosedSession], plain: PlainSessions, account: Account | None
+) -> Operands:
     numbers: dict[int, int] = {}  # bucket → its number among those of this call
     width_ms = bucket_width_ms(of.window)
 
@@ -129,8 +136,7 @@ def publish_sessions(
     args += rows
     if len(plain):
         args.append(_packed(plain, starts, list(numbers), of.window.gap_ms))
-    changed = scripts.run(
-        "publish_sessions",
+    return Operands(
         keys=[
             keys.published(of.metric, of.version),
             keys.session_accounts(of.metric, of.version),
@@ -143,7 +149,6 @@ def publish_sessions(
         ],
         args=args,
     )
-    return None if int(changed) < 0 else int(changed)
 
 
 def _packed(plain: PlainSessions, starts: Int64, buckets: Sequence[int], gap_ms: int) -> PackedArguments:
@@ -164,13 +169,13 @@ def _pairs(values: Outgoing) -> list[str | bytes]:
     return [part for pair in values.items() for part in pair]
 
 
-def settle_sessions(scripts: Scripts, stream: str, partition: int, group: str, at: Checkpoint, fields: Names) -> bool:
-    """Delete final sessions from the hash of live ones; False when the partition is not at this checkpoint any more."""
+def settle_sessions(
+    scripts: Scripts, stream: str, partition: int, group: str, at: Checkpoint, change: PaneChange
+) -> bool:
+    """Take final sessions out of the hash of live ones; False when the partition is not at this checkpoint any more."""
     where = [keys.checkpoint(stream, partition, group), keys.live_sessions(stream, partition, group)]
     seen = "" if at.max_seen_ms is None else at.max_seen_ms
-    for step in range(0, len(fields), FIELDS_A_STEP):
-        part = fields[step : step + FIELDS_A_STEP]
-        args: list[Argument] = [at.cursor, at.commit, seen, PackedArguments.of([part], len(part))]
-        if int(scripts.run("settle_sessions", keys=where, args=args)) < 0:
-            return False
-    return True
+    args: list[Argument] = [at.cursor, at.commit, seen, len(change.cells)]
+    args += [part for pair in change.cells.items() for part in pair]
+    args += change.gone
+    return int(scripts.run("settle_sessions", keys=where, args=args)) >= 0

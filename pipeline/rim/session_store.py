@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import redis
 
 from pipeline.core.definitions import HOUR_MS, SECOND_MS, Session
+from pipeline.core.session_blocks import COUNT, StoredSessions
 from pipeline.rim import keys, replies
 
 SCAN_COUNT = 1_000  # fields a step: some 100 kB, well under 2 ms of the server
@@ -75,20 +76,29 @@ def parse_published(field: bytes, value: bytes) -> PublishedSession:
     )
 
 
+def stored_sessions(client: redis.Redis, stream: str, partition: int, group: str) -> StoredSessions:
+    """The live sessions of a partition as of one commit, and where each is.
+
+    Raises:
+        ValueError: something else wrote into them.
+    """
+    key = keys.live_sessions(stream, partition, group)
+    return StoredSessions.read(replies.parse_hash(client.execute_command("HGETALL", key)))
+
+
 def live_sessions(client: redis.Redis, stream: str, partition: int, group: str) -> dict[bytes, bytes]:
-    """The live sessions of a partition as they are stored; the caller sees to it that they stand still."""
-    return dict(scan(client, keys.live_sessions(stream, partition, group)))
+    """The live sessions of a partition as of one commit, by `FIRST GROUPJSON`."""
+    return stored_sessions(client, stream, partition, group).pairs()
 
 
-def scan(client: redis.Redis, key: str, match: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+def scan(client: redis.Redis, key: str) -> Iterator[tuple[bytes, bytes]]:
     """Every field of a hash, in steps when it is large; a field that changes meanwhile may come twice."""
-    if match is None and int(client.execute_command("HLEN", key)) <= SMALL_HASH:
+    if int(client.execute_command("HLEN", key)) <= SMALL_HASH:
         yield from replies.parse_hash(client.execute_command("HGETALL", key)).items()
         return
-    pattern = () if match is None else ("MATCH", match)
     cursor = b"0"
     while True:
-        cursor, page = client.execute_command("HSCAN", key, cursor, *pattern, "COUNT", SCAN_COUNT)
+        cursor, page = client.execute_command("HSCAN", key, cursor, "COUNT", SCAN_COUNT)
         yield from replies.parse_hash(page).items()
         if int(cursor) == 0:
             return
@@ -98,8 +108,8 @@ def count_live(client: redis.Redis, stream: str, partitions: int, group: str) ->
     """How many live sessions a metric has in all partitions."""
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
-        pipe.execute_command("HLEN", keys.live_sessions(stream, partition, group))
-    return sum(map(int, pipe.execute()))
+        pipe.execute_command("HGET", keys.live_sessions(stream, partition, group), COUNT)
+    return sum(int(count or 0) for count in pipe.execute())
 
 
 def accounts(client: redis.Redis, metric: str, version: str, partitions: int) -> list[Account | None]:

@@ -15,7 +15,7 @@ from pipeline.core.cell_layout import Layout
 from pipeline.core.names import Names
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
-from pipeline.rim.scripts import Scripts
+from pipeline.rim.scripts import Operands, Scripts
 
 SMALL_PANE = 50  # fields read by one HGETALL: as many blocks are 4 MB, some 2 ms of the server
 PANES_A_READ = 500  # panes of a partition looked at together, each a microsecond of the server
@@ -120,7 +120,10 @@ def load_panes_of_all(
     waiting = {partition: list(starts) for partition in partitions if starts}
     while waiting:
         calls = [
-            ([keys.pane(stream, partition, group, start) for start in left[:PANES_A_READ]], (SMALL_PANE, ENOUGH_BYTES))
+            Operands(
+                [keys.pane(stream, partition, group, start) for start in left[:PANES_A_READ]],
+                (SMALL_PANE, ENOUGH_BYTES),
+            )
             for partition, left in waiting.items()
         ]
         replies_of = dict(zip(waiting, Scripts(client).read_each("hashes", calls), strict=True))

@@ -10,6 +10,7 @@ the worker's connection to another run is refused (`connection.owner`), and it l
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +31,14 @@ from pipeline.rim.commit import Checkpoint
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.session_publish import (
     NO_PLAIN,
+    PLAIN_A_STEP,
     ClosedSession,
     Outgoing,
     PlainSessions,
     Snapshot,
+    Step,
     publish_sessions,
+    say_account,
     settle_sessions,
     steps,
 )
@@ -84,32 +88,34 @@ class SessionCloser:
 
     def _publish(self, of: Snapshot, computation: SessionComputation, slots: Slots) -> int | None:
         """Publish sessions in steps; None when a newer commit's have been published."""
-        published = 0
-        for out, sessions, plain in self._calls(of, computation.table, slots):
-            changed = publish_sessions(self.scripts, of, sessions, None, plain)
+        published, table = 0, computation.table
+        under_way: deque[Slots] = deque()
+        for changed in publish_sessions(self.scripts, of, self._steps(of, table, slots, under_way)):
             if changed is None:
                 return None
-            computation.table.published[out] = True
-            for slot in out.tolist() if computation.table.forebears else ():
-                computation.table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
+            out = under_way.popleft()
+            table.published[out] = True
+            for slot in out.tolist() if table.forebears else ():
+                table.forebears.pop(slot, None)  # retracted for good; what is stored of them does no harm
             published += changed
         return published
 
-    def _calls(
-        self, of: Snapshot, table: SessionTable, slots: Slots
-    ) -> Iterator[tuple[Slots, Sequence[ClosedSession], PlainSessions]]:
-        """The sessions of each call: one by one where they retract something or go downstream, else as columns."""
+    def _steps(self, of: Snapshot, table: SessionTable, slots: Slots, under_way: deque[Slots]) -> Iterator[Step]:
+        """The sessions of each call, whose slots are noted: one by one where they retract something or go downstream,
+        else as columns."""
         is_plain = np.full(len(slots), of.output == "none")
         if table.forebears:
             is_plain &= np.fromiter((slot not in table.forebears for slot in slots.tolist()), np.bool_, len(slots))
         others, done = slots[~is_plain], 0
         for step in steps(closed_sessions(self.program, table, others)):
-            yield others[done : done + len(step)], step, NO_PLAIN
+            under_way.append(others[done : done + len(step)])
+            yield step, NO_PLAIN
             done += len(step)
-        done = 0
-        for portion in plain_sessions(self.program, table, slots[is_plain]).steps():
-            yield slots[is_plain][done : done + len(portion)], (), portion
-            done += len(portion)
+        plain = slots[is_plain]
+        for done in range(0, len(plain), PLAIN_A_STEP):
+            portion = plain[done : done + PLAIN_A_STEP]
+            under_way.append(portion)
+            yield (), plain_sessions(self.program, table, portion)
 
     def _account(self, of: Snapshot, computation: SessionComputation, at: Checkpoint, to_ms: int) -> bool:
         """Say how far the partition is, when that has changed; False when another worker is ahead."""
@@ -119,7 +125,7 @@ class SessionCloser:
         firsts = table.firsts[stays]
         account = Account(to_ms, own_ms, int(firsts.min()) if len(firsts) else None)
         if account != computation.accounted:
-            if publish_sessions(self.scripts, of, [], account) is None:
+            if not say_account(self.scripts, of, account):
                 return False
             computation.accounted = account
         return True
@@ -131,10 +137,10 @@ class SessionCloser:
     def _settle(self, computation: SessionComputation, at: Checkpoint) -> None:
         table, stream = computation.table, self.program.stream
         final = self._settled(table, at.floor_ms, self._watermark_ms(at))
-        fields = table.fields(final)
-        if len(final) and settle_sessions(
-            self.scripts, stream.name, computation.partition, computation.group, at, fields
-        ):
+        if not len(final):
+            return
+        change = computation.blocks.forget(final, len(table) - len(final))
+        if settle_sessions(self.scripts, stream.name, computation.partition, computation.group, at, change):
             table.drop(final)
 
     def _settled(self, table: SessionTable, floor_ms: int | None, own_ms: int) -> Slots:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import redis
 
 from pipeline.core.batches import Batch
-from pipeline.core.cells import PaneChange
 from pipeline.core.definitions import Stream
 from pipeline.core.process import Prepared, TimeState
 from pipeline.core.programs import Program
+from pipeline.core.session_blocks import SessionBlocks, StoredSessions
 from pipeline.core.session_process import arrivals, fold_sessions, session_window
 from pipeline.core.sessions import Arrivals, SessionTable
 from pipeline.rim import keys, session_store
@@ -39,6 +39,7 @@ class SessionComputation:
     partition: int
     tables: TableCache = field(default_factory=TableCache)
     table: SessionTable = field(init=False)
+    blocks: SessionBlocks = field(default_factory=SessionBlocks)
     accounted: session_store.Account | None = None
 
     def __post_init__(self) -> None:
@@ -73,9 +74,12 @@ class SessionComputation:
 
     def load(self, client: redis.Redis, time: TimeState) -> None:
         """Load the live sessions; the closer says again what is published of them."""
-        self.accounted = None
-        self.table = self._empty()
-        self.table.load(session_store.live_sessions(client, self.stream.name, self.partition, self.group))
+        self.restore(session_store.stored_sessions(client, self.stream.name, self.partition, self.group))
+
+    def restore(self, stored: StoredSessions) -> None:
+        """Go on from what the last commit, or the last settling, has left."""
+        self.accounted, self.table = None, self._empty()
+        self.blocks = SessionBlocks.of(stored, self.table.load(stored.pairs()))
 
     def recall(self, client: redis.Redis, computed: PreparedSessions) -> None:
         """Old data joins live sessions, which are all here; what is final and forgotten takes nothing any more."""
@@ -91,11 +95,11 @@ class SessionComputation:
     def apply(self, batch: Batch, computed: PreparedSessions) -> Changes:
         prepared = computed.prepared
         changed = fold_sessions(self.program, batch, prepared, computed.new, self.table)
-        fields, values = self.table.fields(changed.slots), self.table.packed(changed.slots)
         say_failures(self.program)
-        change = PaneChange(cells=dict(zip(fields, values, strict=True)), gone=set(changed.gone))
         rows = aside_rows(self.program, self.partition, batch, prepared)
-        hashes = {self.key: change} if len(fields) or changed.gone else {}
+        hashes = {}
+        if len(changed.slots):
+            hashes[self.key] = self.blocks.change(self.table, changed.slots, changed.released)
         return Changes({}, rows, prepared.ledger, prepared.time, hashes)
 
     def forget(self, time: TimeState) -> None:

@@ -184,9 +184,9 @@ class SessionReader:
     ) -> list[SessionRow]:
         """The live sessions of all partitions."""
         stream, program, window = self.program.stream, self.program, session_window(self.program)
-        match = self._one_group(where)
+        one = self._one_group(where)
         count = session_store.count_live(self.client, stream.name, stream.partitions, program.group)
-        if match is None and count > MAX_SESSIONS:
+        if one is None and count > MAX_SESSIONS:
             raise BadRequestError(
                 f"{program.name} has {count} live sessions; an answer looks at no more than {MAX_SESSIONS} of them. "
                 "Ask with state=closed, which leaves open ones out, or for one group",
@@ -195,8 +195,8 @@ class SessionReader:
             )
         found: list[SessionRow] = []
         for partition, checkpoint in enumerate(checkpoints):
-            key = keys.live_sessions(stream.name, partition, program.group)
-            stored = [parse_session(*pair) for pair in session_store.scan(self.client, key, match)]
+            pairs = session_store.live_sessions(self.client, stream.name, partition, program.group).items()
+            stored = [parse_session(*pair) for pair in pairs if one is None or pair[0].endswith(one)]
             firsts = np.array([session.first for session in stored], dtype=np.int64)
             hidden = doubtful(window, firsts, checkpoint.floor_ms).tolist()
             found += [
@@ -207,12 +207,11 @@ class SessionReader:
         return found
 
     def _one_group(self, where: Mapping[str, Sequence[Any]]) -> bytes | None:
-        """A pattern for the fields of the one group that is asked for, if it is one."""
+        """How the fields of the one group that is asked for end, if it is one."""
         group_by = self.program.stage.group_by
         if not group_by or any(len(where.get(name, ())) != 1 for name in group_by):
             return None
-        group = msgspec.json.encode([where[name][0] for name in group_by])
-        return b"* " + b"".join(b"\\%c" % byte if byte in b"\\*?[]" else b"%c" % byte for byte in group)
+        return b" " + msgspec.json.encode([where[name][0] for name in group_by])
 
     def _published(self, buckets: Sequence[int], matches: Matches) -> list[PublishedSession]:
         name, version = self.program.name, self.program.version

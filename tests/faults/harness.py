@@ -343,11 +343,16 @@ class Storm:
             self.fleet.check()
             assert time.monotonic() < deadline_s, f"after {SETTLED_S} s:\n" + "\n".join(waiting)
             time.sleep(SETTLE_POLL_S)
+        wait_for(self._all_work, "every worker to be there: one that still starts has no way to drain yet")
         self.fleet.drain()
 
     def verified(self) -> list[MetricReport]:
         """What `streamgauge verify` says of everything that is left."""
         return list(verify(self.client, self.config))
+
+    def _all_work(self) -> bool:
+        heard_of = {name.decode() for name in self.client.execute_command("ZRANGE", keys.workers(), 0, -1)}
+        return {worker.name for worker in self.fleet.workers} <= heard_of
 
     def _unsettled(self) -> Iterator[str]:
         for partition in range(self.partitions):

@@ -5,7 +5,7 @@ Invariant: nothing here waits or chooses; which worker does what, and when, is w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.core.events import Reader
 from pipeline.core.programs import Program, compile_programs
 from pipeline.rim import groups, keys, store
 from pipeline.rim.commit import Checkpoint
-from pipeline.rim.scripts import Script, Scripts, all_scripts, script
+from pipeline.rim.scripts import Operands, Script, Scripts, all_scripts, script
 from pipeline.runtime.closer import Closer
 from pipeline.runtime.computations import AggregateComputation, Computation
 from pipeline.runtime.metric_query import MetricQuery
@@ -55,7 +55,14 @@ def without(name: str, guard: str, instead: str = "") -> Mapping[str, Script]:
     return {**all_scripts(), name: script(name, source.replace(guard, instead).encode())}
 
 
-class Interrupted(Scripts):
+class OneByOne(Scripts):
+    """Scripts that are all run by `run`: for those that do something else there."""
+
+    def run_each(self, name: str, calls: Iterable[Operands]) -> Generator[Any]:
+        return (self.run(name, keys=call.keys, args=call.args) for call in calls)
+
+
+class Interrupted(OneByOne):
     """Scripts on which something else happens right before the n-th call of one of them: a pause, made exact."""
 
     def __init__(

@@ -27,7 +27,7 @@ from pipeline.runtime.session_computation import SessionComputation
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.verify import verify
 from pipeline.runtime.worker import Worker
-from tests.faults.line import Interrupted, without
+from tests.faults.line import Interrupted, OneByOne, without
 from tests.faults.logs import log_bytes, restart_with_log
 from tests.laws.session_model import Event, Lateness, in_time, sessions_of
 from tests.servers import RunningServer
@@ -44,7 +44,7 @@ class Crash(Exception):
     """The process ends here."""
 
 
-class Crashing(Scripts):
+class Crashing(OneByOne):
     """Scripts that end the process at the n-th call of one of them: before it, or after it with its reply lost."""
 
     def __init__(self, client: redis.Redis, name: str, *, nth: int = 1, after: bool = False) -> None:

@@ -14,6 +14,7 @@ from pipeline.core.entries import parse_entry
 from pipeline.core.events import Reader
 from pipeline.core.process import Ledger, TimeState
 from pipeline.core.programs import Program
+from pipeline.core.session_blocks import StoredSessions, live_sessions
 from pipeline.rim import keys
 from pipeline.rim.tables import TableCache
 from pipeline.runtime.assignments import aggregate_computation
@@ -30,11 +31,16 @@ class Committed:
     """The state outside the worker."""
 
     panes: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
-    sessions: dict[bytes, bytes] = field(default_factory=dict)
+    live: dict[bytes, bytes] = field(default_factory=dict)  # the hash of live sessions
     late: list[Any] = field(default_factory=list)
     dead: list[Any] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     time: TimeState = field(default_factory=TimeState)
+
+    @property
+    def sessions(self) -> dict[bytes, bytes]:
+        """The live sessions by field."""
+        return live_sessions(self.live)
 
     def ordered(self) -> Committed:
         """With the dead letters by place: a commit writes what it could not decode before what it could not compute."""
@@ -81,7 +87,8 @@ def commit(worker: Worker, committed: Committed, entries: Sequence[Logged], expi
         for name in change.gone:
             del stored[name]
     for change in changes.hashes.values():
-        committed.sessions = {n: v for n, v in committed.sessions.items() if n not in change.gone} | change.cells
+        assert change.gone <= committed.live.keys() - change.cells.keys()
+        committed.live = {n: v for n, v in committed.live.items() if n not in change.gone} | change.cells
     committed.late += changes.rows.get(keys.late(program.stream.name, partition, program.group), [])
     committed.dead += changes.rows.get(keys.dead(program.stream.name, partition, program.group), [])
     assert changes.ledger.balances
@@ -113,7 +120,7 @@ def reloaded(program: Program, committed: Committed, partition: int, tables: Tab
     """A new worker that has loaded the open panes, or the live sessions."""
     worker = aggregate_computation(program, partition, tables)
     if isinstance(worker, SessionComputation):
-        worker.table.load(committed.sessions)
+        worker.restore(StoredSessions.read(committed.live))
         return worker
     for start, cells in committed.panes.items():
         worker.table.load(start, cells)

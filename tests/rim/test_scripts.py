@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 import redis
 
-from pipeline.rim.scripts import Scripts, all_scripts, script
+from pipeline.rim.scripts import Operands, Scripts, all_scripts, script
 from tests.servers import RunningServer
 
 DOUBLE = script("double", b"#!lua\nreturn {KEYS[1], ARGV[1], redis.call('INCRBY', KEYS[1], ARGV[1])}")
@@ -53,6 +54,42 @@ def test_a_script_that_fails_is_not_sent_again(server: RunningServer) -> None:
         scripts.run("failing", keys=["n"])
 
     assert server.client.get("n") == b"1"
+
+
+def test_each_of_many_calls_is_answered_in_order_whoever_knows_the_script(server: RunningServer) -> None:
+    scripts = Scripts(server.client, {"double": DOUBLE})
+    server.client.script_flush()
+    calls = [Operands(["n"], [number]) for number in range(5)]
+
+    assert [argument for _, argument, _ in scripts.run_each("double", calls)] == [b"0", b"1", b"2", b"3", b"4"]
+    assert server.client.get("n") == b"10", "each has run once"
+    assert list(scripts.run_each("double", [])) == []
+
+
+def test_a_call_is_made_while_the_one_before_it_runs(server: RunningServer) -> None:
+    scripts, made = Scripts(server.client, {"double": DOUBLE}), []
+
+    def calls() -> Iterator[Operands]:
+        for number in range(3):
+            made.append(number)
+            yield Operands(["n"], [number])
+
+    replies = scripts.run_each("double", calls())
+    next(replies)
+    assert made == [0, 1]
+    assert len(list(replies)) == 2
+
+
+def test_calls_whose_replies_nobody_reads_answer_no_other_command(server: RunningServer) -> None:
+    scripts = Scripts(server.client, {"double": DOUBLE, "failing": FAILING})
+    replies = scripts.run_each("double", [Operands(["n"], [number]) for number in range(5)])
+    next(replies)
+    replies.close()
+    with pytest.raises(redis.exceptions.ResponseError, match="BROKEN on purpose"):
+        list(scripts.run_each("failing", [Operands(["m"])] * 3))
+
+    assert server.client.ping()
+    assert scripts.run("double", keys=["other"], args=[7]) == [b"other", b"7", 7]
 
 
 def test_a_body_of_megabytes_arrives_whole(server: RunningServer) -> None:

@@ -21,10 +21,10 @@ from pipeline.core.definitions import (
 )
 from pipeline.core.partitioning import partition_of
 from pipeline.errors import BadRequestError
-from pipeline.rim import keys, session_publish, session_store, store
-from pipeline.rim.scripts import Scripts
-from pipeline.runtime import session_query
+from pipeline.rim import keys, session_store, store
+from pipeline.runtime import session_closer, session_query
 from pipeline.runtime.scheduler import Housekeeping
+from tests.faults.line import OneByOne
 from tests.line import Event, Line, Row
 from tests.servers import RunningServer
 
@@ -286,7 +286,7 @@ def test_what_goes_downstream_is_as_asked_for(server: RunningServer, output: Out
     )
 
 
-class CutOff(Scripts):
+class CutOff(OneByOne):
     """Scripts whose n-th publication gets through, and its reply does not."""
 
     def __init__(self, client: redis.Redis, nth: int) -> None:
@@ -305,7 +305,7 @@ class CutOff(Scripts):
 def test_sessions_that_go_nowhere_are_stored_as_those_that_go_downstream(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, crash_at: int
 ) -> None:
-    monkeypatch.setattr(session_publish, "PLAIN_A_STEP", 2)
+    monkeypatch.setattr(session_closer, "PLAIN_A_STEP", 2)
     found = []
     outputs: tuple[OutputKind, ...] = ("rows", "none")
     for output in outputs:
