@@ -9,15 +9,18 @@ export PYTHON VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live bench-query
+.PHONY: help install setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live bench-query
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
-setup: ## make the virtual environment and install the locked packages
+install: ## make the virtual environment with what running needs, from requirements-run.lock
+	@sh scripts/setup.sh run
+
+setup: ## make it with everything: what tests, notebooks, docs and benchmarks need too, from requirements.lock
 	@sh scripts/setup.sh
 
-run: setup ## install what is needed and start everything on http://localhost:8080, with demo data
+run: install ## install what is needed and start everything on http://localhost:8080, with demo data
 	@exec "$(BIN)/streamgauge" up --config config.yaml --data-dir data --demo $(ARGS)
 
 test: ## install what is needed and run the tests
@@ -77,10 +80,13 @@ screenshots: ## take the pictures of docs/dashboard.md again (needs chromium)
 schema: setup ## write the JSON Schema of config.yaml again, from its shapes and docs/configuration.md
 	@PYTHONPATH=. "$(BIN)/python" scripts/config_schema.py
 
-lock: setup ## resolve requirements.lock again, to the newest versions pyproject.toml allows
+lock: setup ## resolve both locks again, to the newest versions pyproject.toml allows
 	@"$(BIN)/uv" pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev \
 		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
 		--output-file requirements.lock pyproject.toml
+	@"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --extra install --constraint requirements.lock \
+		--generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock" \
+		--output-file requirements-run.lock pyproject.toml
 
 clean: ## remove the environment, caches and builds (never data/)
 	@if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi

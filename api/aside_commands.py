@@ -5,7 +5,6 @@ Invariant: `--replay` without ids replays what is there when the command starts,
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from api.commands import DEFAULT_URL, Url
+from api.terminal_texts import json_line, terminal_text
 from pipeline.runtime.cli import EXIT_FAILED
 
 COUNTS = ("replayed", "already_replayed", "refused")
@@ -115,18 +115,18 @@ def _print_rows(said: Mapping[str, Any], as_json: bool) -> None:
     from api.tables import print_aside
 
     if as_json:
-        typer.echo(json.dumps(said, ensure_ascii=False))
+        typer.echo(json_line(said))
         return
     print_aside(said)
 
 
 def _print_outcome(outcome: Mapping[str, Any], as_json: bool) -> None:
     for error in outcome["errors"][:REFUSED_SHOWN]:
-        typer.echo(f"{error['id']}: not replayed: {error['message']}", err=True)
+        typer.echo(terminal_text(f"{error['id']}: not replayed: {error['message']}"), err=True)
     if outcome["refused"] > REFUSED_SHOWN:
         typer.echo(f"{outcome['refused']:,} rows cannot be replayed; they stay where they are.", err=True)
     if as_json:
-        typer.echo(json.dumps({name: outcome[name] for name in (*COUNTS, "errors")}))
+        typer.echo(json_line({name: outcome[name] for name in (*COUNTS, "errors")}))
     else:
         typer.echo(", ".join(f"{name.replace('_', ' ')} {outcome[name]:,}" for name in COUNTS))
     if outcome["refused"] and not outcome["replayed"]:

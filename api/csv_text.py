@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 
+from api.terminal_texts import C1_CONTROLS, PICTURES
+
 # What a spreadsheet takes for a formula (OWASP, CSV injection): a text that begins so gets an apostrophe before it.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 # Control characters end a text early or command a terminal: U+2400 to U+2421 show them, U+FFFD stands for the others.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\r\n"} | {0x7F: 0x2421}
-_CONTROLS = _PICTURES | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_PICTURES = {code: shown for code, shown in PICTURES.items() if chr(code) not in "\t\r\n"}
+_CONTROLS = _PICTURES | dict.fromkeys(C1_CONTROLS, 0xFFFD)
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]')
 
 

@@ -280,7 +280,7 @@ def _state(args: Arguments) -> StateFilter:
             return state
         case _:
             raise BadRequestError(
-                f"state: '{shown(state)}' is none of open, closed (which takes final ones too) and final; without it "
-                "all are included",
+                f"state: '{shown(state)}' is none of open, closed (which takes final ones too), final and retracted "
+                "(sessions alone); without it all are included",
                 code="bad_state",
             )

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 import redis
-from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from api.reference.error_codes import type_of
 from pipeline.core.refusals import Refusal
@@ -83,7 +83,19 @@ def _from_http(error: HTTPException) -> Response:
     kept = {name: value for name, value in error.get_headers() if not name.lower().startswith("content-")}
     status = error.code or 500
     code = HTTPStatus(status).name.lower()
-    return problem(status, code, error.description or HTTPStatus(status).phrase, headers=kept)
+    return problem(status, code, _words(error), headers=kept)
+
+
+def _words(error: HTTPException) -> str:
+    """What Flask says of a path is written for people with browsers; ours says what there is."""
+    match error:
+        case NotFound() if error.description == NotFound.description:
+            return "Nothing is at this path. What there is, is listed at /docs and in /openapi.json."
+        case MethodNotAllowed() if error.valid_methods:
+            allowed = ", ".join(sorted(error.valid_methods))
+            return f"{request.method} is not allowed at this path; allowed are {allowed}."
+        case _:
+            return error.description or HTTPStatus(error.code or 500).phrase
 
 
 def register(app: Flask) -> None:

@@ -5,7 +5,6 @@ Invariant: it asks one request, the one that `--curl` prints, and leaves every j
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from enum import StrEnum
@@ -16,6 +15,7 @@ import typer
 
 from api.commands import DEFAULT_URL, Url
 from api.pairs import read_pairs
+from api.terminal_texts import json_line
 
 
 class Format(StrEnum):
@@ -91,7 +91,7 @@ def _print(url: str, target: str, format: Format, spark: bool) -> None:
             return
         answer = client.get(target)
     if format is Format.json:
-        typer.echo(json.dumps(answer, ensure_ascii=False))
+        typer.echo(json_line(answer))
         return
     print_metric(answer)
     if spark:

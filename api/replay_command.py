@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 PATIENCE_S = 600.0  # a full backlog drains and a Redis restarts in less; a replay is long work that should outlast both
 REFUSED_SHOWN = 5
 
+TimeFormat = Annotated[
+    str | None, typer.Option(help="How a CSV writes its times, as strptime reads it: '%d.%m.%Y %H:%M:%S'.")
+]
+DecimalComma = Annotated[bool, typer.Option("--decimal-comma", help="Numbers of the CSV are written 1.234,5.")]
+
 
 def replay(
     file: Annotated[Path, typer.Argument(help="NDJSON, CSV or Parquet; the first two also gzipped.")],
@@ -43,9 +48,12 @@ def replay(
     shift_to_now: Annotated[
         bool, typer.Option("--shift-to-now", help="Move all times by as much as makes the newest row now.")
     ] = False,
+    time_format: TimeFormat = None,
+    decimal_comma: DecimalComma = False,
 ) -> None:
     """Send a file, each row once and in file order, after a look at where it begins. Exit code 3: it did not send."""
     from api.client import Client
+    from pipeline.runtime.csv_files import CsvStyle
     from pipeline.runtime.replay import Replay, ReplayOrder, ReplayStoppedError
     from pipeline.runtime.replay_state import state_folder
 
@@ -60,6 +68,7 @@ def replay(
         send_anyway=yes,
         backfill=backfill,
         shift_to_now=shift_to_now,
+        style=CsvStyle(time_format, decimal_comma),
     )
     with Client(url, patience_s=PATIENCE_S) as client:
         try:

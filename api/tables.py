@@ -12,11 +12,11 @@ from typing import Any
 
 import typer
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from api.sparklines import sparklines
+from api.terminal_texts import terminal_text
 from api.top import Top
 from pipeline.core.ndjson import iso_time
 from pipeline.runtime.doctor import Check
@@ -30,7 +30,7 @@ def print_metric(answer: Mapping[str, Any]) -> None:
     rows, meta = answer["data"], answer["meta"]
     table = Table(*(rows[0] if rows else ("no rows",)), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(iso_time(v) if name in WINDOW_COLUMNS else _cell(v) for name, v in row.items()))
+        table.add_row(*(_cell(iso_time(v) if name in WINDOW_COLUMNS else v) for name, v in row.items()))
     _print(table)
     complete_to, watermark = iso_time(meta.get("complete_to")), iso_time(meta.get("watermark"))
     typer.echo(f"{len(rows)} rows, complete to {complete_to}, watermark {watermark}", err=True)
@@ -47,7 +47,7 @@ def print_sparklines(answer: Mapping[str, Any]) -> None:
     table = Table("group", "value", "oldest to newest", "least", "most", "last", box=None, pad_edge=False)
     for line in lines:
         numbers = (f"{number:,.6g}" for number in (line.least, line.most, line.last))
-        table.add_row(escape(line.group), line.value, line.drawn, *numbers)
+        table.add_row(_cell(line.group), line.value, line.drawn, *numbers)
     typer.echo()
     _print(table)
 
@@ -64,7 +64,7 @@ def top_screen(top: Top, url: str) -> Group:
 
 
 def _top_parts(top: Top) -> tuple[Text | Table, ...]:
-    memory = f"Redis {top.redis_memory_bytes / 1e6:,.1f} MB, {top.workers} workers"
+    memory = f"Redis {top.redis_memory_bytes / 1e6:,.1f} MB, {top.workers} worker{'' if top.workers == 1 else 's'}"
     streams = _numbers("stream", "events/s", "stored", "duplicate", "rejected", "quarantined")
     for stream in top.streams:
         counts = (stream.stored, stream.duplicate, stream.rejected, stream.quarantined)
@@ -92,10 +92,9 @@ def print_aside(answer: Mapping[str, Any]) -> None:
     table = Table("id", "time", "reason", "replayed", "what", box=None, pad_edge=False)
     for row in answer["rows"]:
         what = row["event"] if "event" in row else row["body"]
-        shown = what if isinstance(what, str) else json.dumps(what, ensure_ascii=False)
         why = row["reason"] + (f": {row['error']}" if row.get("error") else "")
         when = iso_time(row["time"]) if "time" in row else iso_time(int(row["id"].partition(":")[2].partition("-")[0]))
-        table.add_row(row["id"], when, escape(why), "yes" if row["replayed"] else "", escape(shown))
+        table.add_row(row["id"], when, _cell(why), "yes" if row["replayed"] else "", _cell(what))
     _print(table)
     counts = ", ".join(f"{reason} {count:,}" for reason, count in answer["reasons"].items()) or "none"
     among = "" if answer["counted"] == answer["total"] else f" of the newest {answer['counted']:,}"
@@ -104,10 +103,15 @@ def print_aside(answer: Mapping[str, Any]) -> None:
         typer.echo("There are more rows: raise --limit.", err=True)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return escape(json.dumps(value, ensure_ascii=False) if isinstance(value, list) else str(value))
+def _cell(value: Any) -> Text:
+    """A value as it is, never as rich's markup or a terminal's commands."""
+    match value:
+        case None:
+            return Text()
+        case list() | dict():
+            return Text(terminal_text(json.dumps(value, ensure_ascii=False)))
+        case _:
+            return Text(terminal_text(str(value)))
 
 
 def print_checks(checks: Sequence[Check], as_json: bool) -> None:
@@ -117,7 +121,7 @@ def print_checks(checks: Sequence[Check], as_json: bool) -> None:
         return
     table = Table("", "check", "seen", "what to do", box=None, pad_edge=False)
     for check in checks:
-        table.add_row("ok" if check.ok else "FAIL", check.name, check.seen, check.fix)
+        table.add_row("ok" if check.ok else "FAIL", *map(_cell, (check.name, check.seen, check.fix)))
     _print(table)
 
 

@@ -5,7 +5,6 @@ Invariant: an event is printed once; where events came faster than they can be s
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ import typer
 
 from api.commands import DEFAULT_URL, Url
 from api.pairs import matches, read_pairs
+from api.terminal_texts import json_line
 from pipeline.errors import StreamgaugeError
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _tail_metric(client: Client, metric: str, count: int, follow: bool, wanted: 
 
 def _print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
-        typer.echo(json.dumps(row, ensure_ascii=False))
+        typer.echo(json_line(row))
     sys.stdout.flush()  # into a pipe, a row is there when it was published
 
 
@@ -105,7 +105,7 @@ def _show_new(
     events = {_identity(event): event for event in client.events(stream, asked)}
     new = [events[identity] for identity in sorted(events) if identity not in seen]
     for event in [each for each in new if matches(each.get("event") or {}, wanted)][-most:]:
-        typer.echo(json.dumps(event, ensure_ascii=False))
+        typer.echo(json_line(event))
     return frozenset(events)
 
 

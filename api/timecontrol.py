@@ -70,6 +70,6 @@ def _unclear(message: str) -> BadRequestError:
 
 
 def _answer(ticked: Ticked) -> Response:
-    """`time` is null, and there are no ticks, where the end of a stream without events was asked for."""
-    body = msgspec.json.encode({"ticks": ticked.ids, "time": ticked.time_ms})
+    """Times are null, and there are no ticks, where the end of a stream without events was asked for."""
+    body = msgspec.json.encode({"ticks": ticked.ids, "time": ticked.time_ms, "reached": ticked.reached_ms})
     return Response(body, 202, content_type="application/json")

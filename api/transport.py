@@ -108,7 +108,11 @@ class Transport:
 
     def _unreachable(self, error: Exception) -> UnavailableError:
         why = str(error) or type(error).__name__
-        hint = "" if self._answered else " Is it running? `streamgauge up` starts it; or name another address."
+        hint = (
+            ""
+            if self._answered
+            else " Is it running? `streamgauge up` starts it; or name another address (--url, STREAMGAUGE_URL)."
+        )
         return UnavailableError(f"no answer from {self.url}: {why}.{hint}")
 
     def close(self) -> None:

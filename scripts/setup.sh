@@ -1,7 +1,8 @@
 #!/bin/sh
 # Makes the virtual environment and installs the locked packages in it; a second run with nothing changed does nothing.
 #
-#   scripts/setup.sh          what `make run` needs
+#   scripts/setup.sh run      what `make run` needs
+#   scripts/setup.sh          and what tests, notebooks, docs and benchmarks need
 #   scripts/setup.sh test     and what some tests want: a redis-server besides the embedded one, a C compiler, a browser, Prometheus, nginx
 #
 # PYTHON chooses the interpreter (default python3), VENV the folder (default .venv).
@@ -28,7 +29,7 @@ place() {
 }
 # What an installation in it depends on: the lock, the entry points, and the native parts with their compiler.
 contents() {
-    cat requirements.lock pyproject.toml hatch_build.py pipeline/core/*.[ch] | cksum
+    cat "$1" pyproject.toml hatch_build.py pipeline/core/*.[ch] | cksum
     has "${CC:-cc}" && echo "with a C compiler" || true
 }
 recorded() { cat "$VENV/streamgauge-$1" 2>/dev/null || true; }
@@ -67,8 +68,8 @@ venv_works() { "$VENV/bin/python" -m pip --version >/dev/null 2>&1; }
 
 install_packages() {
     say "installing the locked packages into $VENV (the first time takes a minute or two)"
-    "$VENV/bin/python" -m pip install -qq --require-hashes --requirement requirements.lock ||
-        die "pip could not install requirements.lock (its message is above)"
+    "$VENV/bin/python" -m pip install -qq --require-hashes --requirement "$1" ||
+        die "pip could not install $1 (its message is above)"
     "$VENV/bin/python" -m pip install -qq --no-deps --no-build-isolation --editable . ||
         die "pip could not install this folder (its message is above)"
 }
@@ -128,14 +129,16 @@ want_browser() {
 require_python
 if [ "${1:-}" = test ]; then want_compiler; fi
 PLACE=$(place)
-CONTENTS=$(contents)
+if [ "${1:-}" = run ]; then LOCK=requirements-run.lock; else LOCK=requirements.lock; fi
+CONTENTS=$(contents "$LOCK")
 # An environment that somebody made by hand has no record, and is kept if it works.
 if ! venv_works || { [ -n "$(recorded place)" ] && [ "$(recorded place)" != "$PLACE" ]; }; then
     make_venv
     record place "$PLACE"
 fi
-if [ "$(recorded contents)" != "$CONTENTS" ]; then
-    install_packages
+# Whoever has everything has what running needs.
+if [ "$(recorded contents)" != "$CONTENTS" ] && [ "$(recorded contents)" != "$(contents requirements.lock)" ]; then
+    install_packages "$LOCK"
     record contents "$CONTENTS"
 fi
 if [ "${1:-}" = test ]; then

@@ -140,7 +140,9 @@ def text_files() -> Iterator[tuple[Path, str]]:
         at_top = Path(folder) == ROOT
         left_out = {"__pycache__", *(("data", "build", "dist", "venv") if at_top else ())}
         folders[:] = [f for f in folders if f == ".ci" or not (f.startswith(".") or f in left_out)]
-        for path in (Path(folder, name) for name in names):
+        for path in (
+            Path(folder, name) for name in names if name != ".git"
+        ):  # of a worktree, a file that names its clone
             content = path.read_bytes()
             if b"\0" not in content and path.suffix not in {".gz", ".parquet", ".png"}:
                 yield path, content.decode("utf-8")

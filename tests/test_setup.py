@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = ("sh", "cat", "chmod", "cksum", "cp", "dirname", "mkdir", "mktemp", "rm", "tail")
 PARTS = [f"pipeline/core/{name}" for name in ("_chunks.c", "_hash.h", "_names.c", "_ndjson.c", "_texts.c")]
-FILES = ("scripts/setup.sh", "requirements.lock", "pyproject.toml", "hatch_build.py", *PARTS)
+FILES = ("scripts/setup.sh", "requirements.lock", "requirements-run.lock", "pyproject.toml", "hatch_build.py", *PARTS)
 
 # Answers what setup.sh asks of an interpreter; `-m venv FOLDER` puts a copy of this file there. Calls are written down.
 PYTHON = """#!/bin/sh
@@ -97,6 +98,26 @@ def test_a_changed_lock_is_installed_into_the_same_environment(machine: Machine)
     machine.setup()
 
     assert (machine.made_environments(), machine.installs()) == (0, 2)
+
+
+def test_running_installs_the_smaller_lock_and_what_has_everything_has_it(machine: Machine) -> None:
+    machine.setup("run")
+    assert "--requirement requirements-run.lock" in machine.calls.read_text("utf-8")
+    machine.setup("run")
+    assert machine.installs() == 0
+    machine.setup()
+    assert "--requirement requirements.lock" in machine.calls.read_text("utf-8")
+    machine.setup("run")
+    assert (machine.made_environments(), machine.installs()) == (0, 0)
+
+
+def test_both_locks_pin_the_same_versions() -> None:
+    everything, running = (
+        set(re.findall(r"^[a-z0-9._-]+==\S+", (ROOT / name).read_text("utf-8"), re.MULTILINE))
+        for name in ("requirements.lock", "requirements-run.lock")
+    )
+    assert running < everything  # `make lock` writes both
+    assert {each.partition("==")[0] for each in running} >= {"flask", "polars", "hatchling", "editables"}
 
 
 def test_a_moved_folder_gets_a_new_environment(machine: Machine) -> None:

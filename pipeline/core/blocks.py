@@ -55,8 +55,14 @@ def encode_block(block: Packed) -> bytes:
     return BLOCK_FORMAT + msgspec.msgpack.encode(packed)
 
 
-def decode_block(data: bytes) -> Packed:
+KnownNames = dict[tuple[bytes, bytes], Names]  # by their packed ends and bytes: those of other blocks
+
+
+def decode_block(data: bytes, known: KnownNames | None = None) -> Packed:
     """Read a block up to its packed columns.
+
+    `known`: the names of blocks read before, which this one adds its own to. One window after the other has the same
+    groups, and to check and count their names again took longer than everything else in a block.
 
     Raises:
         ValueError: the block is of another format or cut off.
@@ -65,12 +71,21 @@ def decode_block(data: bytes) -> Packed:
         raise ValueError(f"block starts with {data[:1]!r}, not with format {BLOCK_FORMAT!r}")
     try:
         packed_ends, names, records, variable, sketches = _DECODER.decode(memoryview(data)[1:])
-        ends = np.frombuffer(packed_ends, dtype=_ENDS).astype(np.int64)
+        found = None if known is None else known.get((packed_ends, names))
+        if found is None:
+            found = _names_of(packed_ends, names)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"{len(data)} bytes are not a block: {error}") from error
-    if (np.diff(ends, prepend=0, append=len(names)) < 0).any() or (len(ends) and ends[-1] != len(names)):
-        raise ValueError(f"block of {len(ends)} names has {len(names)} bytes of them, which do not fit together")
-    return Packed(Names.one_after_the_other(names, ends), records, variable, sketches)
+    if known is not None:
+        known[packed_ends, names] = found
+    return Packed(found, records, variable, sketches)
+
+
+def _names_of(packed_ends: bytes, names: bytes) -> Names:
+    ends = np.frombuffer(packed_ends, dtype=_ENDS).astype(np.int64)
+    if (ends[1:] < ends[:-1]).any() or (len(ends) and ends[-1] != len(names)):
+        raise ValueError(f"{len(ends)} names have {len(names)} bytes, which do not fit together")
+    return Names.one_after_the_other(names, ends)
 
 
 def block_field(number: int) -> bytes:

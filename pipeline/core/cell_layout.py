@@ -219,6 +219,23 @@ class Layout:
         content = self.read(stored)
         return content.names, content.columns
 
+    def gather_all(self, panes: Sequence[Mapping[bytes, bytes]]) -> list[tuple[Names, dict[str, Column]]]:
+        """Read the fields of several panes' hashes: what `gather` says of each.
+
+        The cells of small panes, which have a field each, are unpacked together: with a few dozen cells in a pane, to
+        make its arrays took longer than everything else in it.
+        """
+        if self.sketches:
+            return [self.gather(stored) for stored in panes]
+        has_blocks = [any(name[:1] == BLOCK_MARK for name in stored) for stored in panes]
+        small = [stored for stored, blocks in zip(panes, has_blocks, strict=True) if not blocks]
+        names = Names.of([name for stored in small for name in stored])
+        columns = self._unpacked([cell for stored in small for cell in stored.values()], ())
+        ends = np.cumsum([0, *map(len, small)]).tolist()
+        parts = map(slice, ends[:-1], ends[1:])
+        cut = ((names[part], {name: column[part] for name, column in columns.items()}) for part in parts)
+        return [self.gather(stored) if blocks else next(cut) for stored, blocks in zip(panes, has_blocks, strict=True)]
+
     def _gather_pieces(self, content: Content, stored: Mapping[bytes, bytes]) -> None:
         """Put the sketches that have fields of their own into their cells."""
         pieces = sketch_pieces(stored)

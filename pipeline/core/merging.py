@@ -40,6 +40,12 @@ def pieces_of(layout: Layout, partition: int, start_ms: int, stored: Mapping[byt
     return pieces_from(partition, start_ms, names, columns)
 
 
+def pieces_of_all(layout: Layout, panes: Mapping[tuple[int, int], Mapping[bytes, bytes]]) -> list[Piece]:
+    """Read the hashes of panes by (partition, start), in their order."""
+    read = zip(panes, layout.gather_all(list(panes.values())), strict=True)
+    return [piece for (partition, start), found in read for piece in pieces_from(partition, start, *found)]
+
+
 def pieces_from(partition: int, start_ms: int, names: Names, columns: Mapping[str, Column]) -> list[Piece]:
     """The cells of a pane as pieces."""
     if names.begin_with(FROM_ALWAYS):

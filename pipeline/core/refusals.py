@@ -68,7 +68,13 @@ def malformed_document(body: bytes, error: Exception) -> Refusal:
         return Refusal(0, None, "too_deep", "the JSON document is nested too deeply to be read", body)
     if has_lone_surrogate(body):
         return Refusal(0, None, "not_utf8", _LONE_SURROGATE, body)
-    return Refusal(0, None, "malformed", f"the body is not JSON: {_reason(str(error))}", body)
+    reason = _reason(str(error))
+    if "trailing characters" in reason and body.lstrip()[:1] == b"[":
+        reason = (
+            f"it begins with an array, so all of it is read as one, and more comes behind its end: {reason}. Put all "
+            "rows into the array; or send NDJSON, where the first line is an object too"
+        )
+    return Refusal(0, None, "malformed", f"the body is not JSON: {reason}", body)
 
 
 def too_large(index: int, line: bytes, limit: int) -> Refusal:

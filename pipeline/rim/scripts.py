@@ -1,6 +1,6 @@
 """Runs the Lua scripts of `scripts/*.lua` by their SHA1, and gives the server the source when it does not know them.
 
-Invariant: a script is sent a second time only after NOSCRIPT, the one error that proves it did not run.
+Invariant: a script that writes is sent a second time only after NOSCRIPT, the one error that proves it did not run.
 """
 
 from __future__ import annotations
@@ -110,3 +110,17 @@ class Scripts:
             if waiting:
                 connection.disconnect()  # or the next command would be answered with a reply of ours
             pool.release(connection)
+
+    def read_each(self, name: str, calls: Sequence[Operands]) -> list[Any]:
+        """Run a script that only reads once for each of the operands, in one round trip, again where the client may.
+
+        Raises:
+            redis.exceptions.RedisError: whatever the server or the connection said.
+        """
+        pipe = self._client.pipeline(transaction=False)
+        for call in calls:
+            pipe.execute_command("EVALSHA", self._scripts[name].sha1, len(call.keys), *call.keys, *call.args)
+        try:
+            return pipe.execute()
+        except redis.exceptions.NoScriptError:  # another client may have brought it meanwhile, and some have run
+            return [self.run(name, keys=call.keys, args=call.args) for call in calls]

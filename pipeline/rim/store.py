@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import redis
 
 from pipeline.core.accumulators import Column
-from pipeline.core.blocks import BLOCK_MARK, Packed, decode_block
+from pipeline.core.blocks import BLOCK_MARK, KnownNames, Packed, decode_block
 from pipeline.core.cell_fields import ALWAYS, from_end_order
 from pipeline.core.cell_layout import Layout
 from pipeline.core.names import Names
 from pipeline.rim import keys, replies
 from pipeline.rim.commit import Checkpoint, Mark
+from pipeline.rim.scripts import Operands, Scripts
 
 SMALL_PANE = 50  # fields read by one HGETALL: as many blocks are 4 MB, some 2 ms of the server
+PANES_A_READ = 500  # panes of a partition looked at together, each a microsecond of the server
+ENOUGH_BYTES = 1_000_000  # of small panes read together: then others get their turn
 BLOCKS_A_READ = 20
 FIELDS_A_READ = 2_000  # of a cell each
 READ_ROUNDS = 10  # over a large pane that changes meanwhile: each reads what is new
@@ -73,7 +76,23 @@ def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> 
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
         pipe.execute_command("HGETALL", keys.due(stream, partition, group))
-    return [{int(s): Due.parse(d) for s, d in replies.parse_hash(reply).items()} for reply in pipe.execute()]
+    return [_due(replies.parse_hash(reply)) for reply in pipe.execute()]
+
+
+def load_progress(
+    client: redis.Redis, stream: str, partitions: int, group: str
+) -> tuple[list[Checkpoint], list[dict[int, Due]]]:
+    """Every partition's checkpoint, and after all of them its due panes, in one round trip."""
+    pipe = client.pipeline(transaction=False)
+    for key_of in (keys.checkpoint, keys.due):
+        for partition in range(partitions):
+            pipe.execute_command("HGETALL", key_of(stream, partition, group))
+    found = [replies.parse_hash(reply) for reply in pipe.execute()]
+    return list(map(Checkpoint.parse, found[:partitions])), list(map(_due, found[partitions:]))
+
+
+def _due(stored: Mapping[bytes, bytes]) -> dict[int, Due]:
+    return {int(start): Due.parse(due) for start, due in stored.items()}
 
 
 def load_pane(client: redis.Redis, stream: str, partition: int, group: str, start: int) -> dict[bytes, bytes]:
@@ -84,18 +103,39 @@ def load_pane(client: redis.Redis, stream: str, partition: int, group: str, star
 def load_panes(
     client: redis.Redis, stream: str, partition: int, group: str, starts: Sequence[int]
 ) -> dict[int, dict[bytes, bytes]]:
-    """The fields of several panes, in two round trips where they are small."""
-    pipe = client.pipeline(transaction=False)
-    for start in starts:
-        pipe.execute_command("HLEN", keys.pane(stream, partition, group, start))
-    sizes = pipe.execute() if starts else []
-    small = [start for start, size in zip(starts, sizes, strict=True) if int(size) <= SMALL_PANE]
-    for start in small:
-        pipe.execute_command("HGETALL", keys.pane(stream, partition, group, start))
-    found = dict(zip(small, map(replies.parse_hash, pipe.execute() if small else []), strict=True))
-    for start in starts:
-        if start not in found:
-            found[start] = _load_large(client, keys.pane(stream, partition, group, start))
+    """The fields of several panes of a partition."""
+    panes = load_panes_of_all(client, stream, [partition], group, starts)
+    return {start: panes[partition, start] for start in starts}
+
+
+def load_panes_of_all(
+    client: redis.Redis, stream: str, partitions: Sequence[int], group: str, starts: Sequence[int]
+) -> dict[tuple[int, int], dict[bytes, bytes]]:
+    """The fields of panes by (partition, start), in one round trip where they are small.
+
+    Those of one partition are then of one moment too: no commit is in one of them and not yet in another.
+    """
+    found: dict[tuple[int, int], dict[bytes, bytes]] = {}
+    large: list[tuple[int, int]] = []
+    waiting = {partition: list(starts) for partition in partitions if starts}
+    while waiting:
+        calls = [
+            Operands(
+                [keys.pane(stream, partition, group, start) for start in left[:PANES_A_READ]],
+                (SMALL_PANE, ENOUGH_BYTES),
+            )
+            for partition, left in waiting.items()
+        ]
+        replies_of = dict(zip(waiting, Scripts(client).read_each("hashes", calls), strict=True))
+        for partition, panes in replies_of.items():
+            for start, fields in zip(waiting[partition], panes, strict=False):  # those behind are for the next round
+                if fields is None:
+                    large.append((partition, start))
+                else:
+                    found[partition, start] = replies.parse_hash(fields)
+        waiting = {p: left[len(replies_of[p]) :] for p, left in waiting.items() if len(replies_of[p]) < len(left)}
+    for partition, start in large:
+        found[partition, start] = _load_large(client, keys.pane(stream, partition, group, start))
     return found
 
 
@@ -276,30 +316,28 @@ def load_results(client: redis.Redis, metric: str, version: str, windows: Sequen
         pipe.execute_command("HGETALL", keys.result(metric, version, start, end))
     answers = pipe.execute() if windows else []
     stored = [(window, replies.parse_hash(reply)) for window, reply in zip(windows, answers, strict=True)]
-    names: KnownNames = {}
-    return [_result(start, end, fields, names) for (start, end), fields in stored if fields]
+    read = _ReadNames()
+    return [_result(start, end, fields, read) for (start, end), fields in stored if fields]
 
 
-KnownNames = dict[tuple[bytes, bytes], list[bytes]]  # lists of names by their bytes and ends
+@dataclass(slots=True)
+class _ReadNames:
+    """The names of the blocks read so far, and each column of them one by one: a thousand are not listed again."""
+
+    columns: KnownNames = field(default_factory=dict)
+    lists: dict[int, list[bytes]] = field(default_factory=dict)  # by the identity of a column, which is kept above
+
+    def listed(self, names: Names) -> list[bytes]:
+        if id(names) not in self.lists:
+            self.lists[id(names)] = names.tolist()
+        return self.lists[id(names)]
 
 
-def _listed(names: Names, known: KnownNames) -> list[bytes]:
-    """The names of a block, one by one.
-
-    One window after the other has the same groups, and to take a thousand names apart again takes longer than
-    everything else in a block.
-    """
-    key = (names.data, names.ends.tobytes())
-    if key not in known:
-        known[key] = names.tolist()
-    return known[key]
-
-
-def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes], known: KnownNames) -> Result:
+def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes], read: _ReadNames) -> Result:
     blocks: list[Packed] = []
     while (block := fields.get(b"b%d" % len(blocks))) is not None:
-        blocks.append(decode_block(block))
-    names = [_listed(block.names, known) for block in blocks]
+        blocks.append(decode_block(block, read.columns))
+    names = [read.listed(block.names) for block in blocks]
     return Result(
         start_ms,
         end_ms,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import redis
 
+from pipeline.core.batches import split_id
 from pipeline.core.definitions import Stream
 from pipeline.core.entry_header import TickCause
 from pipeline.core.times import about_duration, format_duration
@@ -32,6 +33,11 @@ class Ticked:
 
     ids: tuple[str, ...]
     time_ms: int | None
+
+    @property
+    def reached_ms(self) -> int | None:
+        """How far every partition has come by them: a tick moves time no further than its arrival."""
+        return None if self.time_ms is None else min(self.time_ms, *(split_id(each.encode())[0] for each in self.ids))
 
 
 @dataclass(frozen=True, slots=True)

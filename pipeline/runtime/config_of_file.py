@@ -1,7 +1,7 @@
 """A config to begin with, made from the first rows of a file: its columns become fields, and one stage counts them.
 
-Invariant: what is written passes `streamgauge check`, and every row that was looked at fits its schema. What cannot be
-known from rows (units, what the numbers are for) is left to who edits it.
+Invariant: what is written passes `streamgauge check`, and every row that was looked at fits its schema, but for the few
+that `Draft.notes` names. What cannot be known from rows (units, what the numbers are for) is left to who edits it.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import msgspec
-
 from pipeline.core.column_names import field_name
-from pipeline.core.csv_cells import typed_cell
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from pipeline.core.times import format_duration
 from pipeline.errors import StreamgaugeError
 from pipeline.runtime.config_aggregates import RESULT_COLUMNS
-from pipeline.runtime.replay_files import EventTimes, FileRow, file_format, read_rows
+from pipeline.runtime.csv_files import PLAIN, CsvStyle
+from pipeline.runtime.file_columns import ROWS_PER_ODD_ONE, Looked, look_at
+from pipeline.runtime.replay_files import time_ms
 
 LOOKED_AT = 10_000  # rows
 MAX_GROUPS = 1_000  # distinct texts up to which a column tells groups apart
@@ -34,6 +33,7 @@ WINDOWS_MS = (SECOND_MS, 10 * SECOND_MS, MINUTE_MS, 5 * MINUTE_MS, 15 * MINUTE_M
 LEAST_DISORDER_MS = 5 * SECOND_MS
 MOST_DISORDER_MS = HOUR_MS  # a file that is sorted by something else is not out of order as it would arrive
 LEAST_RETENTION_MS = 7 * DAY_MS
+ODD_SHOWN = 3
 NUMBERS = ("int", "float")
 WORDS_OF_TIME = re.compile(r"(^|_)(ts|time|timestamp|date|datetime|at|when)($|_)")
 
@@ -70,6 +70,7 @@ class Draft:
     size_ms: int
     keep_ms: int
     shown_ms: int
+    looked: Looked
 
     def text(self) -> str:
         """The config file."""
@@ -99,6 +100,17 @@ class Draft:
         ]
         return "\n".join(lines) + "\n"
 
+    def notes(self) -> Iterator[str]:
+        """What to know before the file is sent: rows that will be refused, and in which style it was read."""
+        if self.looked.style.time_format is not None:
+            yield f"times are read as {self.looked.style.time_format}, in UTC unless the field names its `zone`"
+        if self.looked.style.decimal_comma:
+            yield "numbers are read with a decimal comma"
+        if odd := self.looked.odd:
+            count = f"{len(odd):,} of {self.looked.rows:,} rows do not fit and will be refused"
+            shown = "; ".join(f"line {each.line}: {each.why}" for each in odd[:ODD_SHOWN])
+            yield f"{count}: {shown}{'; …' if len(odd) > ODD_SHOWN else ''}"
+
     def _fields(self) -> Iterator[str]:
         for column in self.columns:
             kind = "timestamp" if column is self.time else column.type
@@ -117,16 +129,20 @@ class Draft:
         return {name: call for name, call in calls.items() if name != group}
 
 
-def draft_for(path: Path) -> Draft:
-    """Look at the first rows of an NDJSON, CSV or Parquet file.
+def draft_for(path: Path, style: CsvStyle = PLAIN) -> Draft:
+    """Look at the first rows of an NDJSON, CSV or Parquet file; `style` is what is known of a CSV's times and decimals.
 
     Raises:
         StreamgaugeError: it is no such file, has no rows, or no column with times.
     """
-    rows = list(islice(read_rows(path, {}), LOOKED_AT))
-    columns, left_out = _columns(path, rows)
-    time, group = _time_column(path, columns), _group(columns)
-    times = [ms for ms in map(EventTimes(time.title).of, rows) if ms is not None]
+    looked = look_at(path, LOOKED_AT, style)
+    columns, left_out = _named(looked)
+    title = _time_title(path, columns)
+    looked = looked.without_gaps_in(title)
+    columns, _ = _named(looked)
+    (time,) = (column for column in columns if column.title == title)
+    group = _group(columns)
+    times = [ms for ms in map(time_ms, time.values) if ms is not None]
     span_ms, size_ms = max(times) - min(times), _window_ms(times, group)
     stream = _stream_name(path)
     return Draft(
@@ -141,6 +157,7 @@ def draft_for(path: Path) -> Draft:
         size_ms,
         max(LEAST_RETENTION_MS, 2 * -(-span_ms // DAY_MS) * DAY_MS),
         _in_whole_units(min(span_ms + 2 * size_ms, ABOUT_WINDOWS * size_ms)),
+        looked,
     )
 
 
@@ -148,85 +165,38 @@ def _quoted(title: str) -> str:
     return json.dumps(title, ensure_ascii=False)
 
 
-def _columns(path: Path, rows: Sequence[FileRow]) -> tuple[list[Column], list[str]]:
+def _named(looked: Looked) -> tuple[list[Column], list[str]]:
     """The columns that can be fields, and the titles of the others."""
-    if not rows:
-        raise StreamgaugeError(f"{path}: there are no rows to look at. Name a file that has some.")
-    values: dict[str, list[Any]] = {}
-    of_text = file_format(path) == "csv"
-    for number, row in enumerate(_objects(path, rows)):
-        for title, value in row.items():
-            values.setdefault(title, [None] * number).append(value)
-        for column in values.values():
-            column.extend([None] * (number + 1 - len(column)))
     columns: list[Column] = []
-    left_out = []
-    for title, found in values.items():
-        name = field_name(title)
+    left_out = list(looked.untyped)
+    for found in looked.columns:
+        name = field_name(found.title)
         name = f"{name}_" if name in RESULT_COLUMNS else name  # read as the same column, and free to group by
-        kind = _kind(found, of_text=of_text)
-        is_taken = any(name == column.name for column in columns)
-        if kind is None or is_taken or name == field_name(""):
-            left_out.append(title)
+        if any(name == column.name for column in columns) or name == field_name(""):
+            left_out.append(found.title)
         else:
-            columns.append(Column(title, name, kind, found))
+            columns.append(Column(found.title, name, found.type, found.values))
     return columns, left_out
 
 
-def _objects(path: Path, rows: Sequence[FileRow]) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        try:
-            found = msgspec.json.decode(row.body)
-        except msgspec.DecodeError as error:
-            raise StreamgaugeError(f"{path}:{row.line}: not a row: {error}.") from error
-        if not isinstance(found, dict):
-            raise StreamgaugeError(
-                f"{path}:{row.line}: the row has not as many cells as there are columns, or is no object."
-            )
-        yield found
-
-
-def _kind(values: Sequence[Any], *, of_text: bool) -> str | None:
-    """The narrowest type that all values have; None where there is none, or no value."""
-    known = [value for value in values if value is not None]
-    if not known or any(isinstance(value, list | dict) for value in known):
-        return None
-    for kind in ("int", "float", "bool", "timestamp"):
-        read = [typed_cell(kind, value) for value in known] if of_text else known
-        if all(_is(kind, value) for value in read):
-            return kind
-    return "string" if all(isinstance(value, str) for value in known) else None
-
-
-def _is(kind: str, value: Any) -> bool:
-    match kind:
-        case "int":
-            return type(value) is int and abs(value) < 2**63
-        case "float":
-            return type(value) in (int, float)
-        case "bool":
-            return type(value) is bool
-        case _:
-            return isinstance(value, str) and _is_time(value)
-
-
-def _is_time(text: str) -> bool:
-    return EventTimes("at").of(FileRow(1, msgspec.json.encode({"at": text}))) is not None
-
-
-def _time_column(path: Path, columns: Sequence[Column]) -> Column:
+def _time_title(path: Path, columns: Sequence[Column]) -> str:
     """The first column of times; or numbers that are called so and can be some."""
     for column in columns:
-        if column.type == "timestamp" and not column.is_nullable:
-            return column
+        if column.type == "timestamp" and _has_few_gaps(column):
+            return column.title
     for column in columns:
-        if column.type in NUMBERS and WORDS_OF_TIME.search(column.name) and not column.is_nullable:
-            return column
+        if column.type in NUMBERS and WORDS_OF_TIME.search(column.name) and _has_few_gaps(column):
+            return column.title
     titles = ", ".join(f"'{column.title}' ({column.type})" for column in columns)
     raise StreamgaugeError(
         f"{path}: no column has a time in every row. Columns: {titles}. Times are written as "
-        "2026-03-01 08:00:00 or 2026-03-01T08:00:00Z, or as epoch numbers in a column called time, ts or date."
+        "2026-03-01 08:00:00 or 2026-03-01T08:00:00Z, or as epoch numbers in a column called time, ts or date. For a "
+        "CSV that writes them otherwise, say how with --time-format."
     )
+
+
+def _has_few_gaps(column: Column) -> bool:
+    return sum(value is None for value in column.values) * ROWS_PER_ODD_ONE <= len(column.values)
 
 
 def _group(columns: Sequence[Column]) -> Column | None:

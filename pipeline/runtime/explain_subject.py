@@ -130,7 +130,7 @@ def window_named(program: Program, start_ms: int, end_ms: int | None, matches: M
     start, end = min(around, key=lambda span: abs(span[0] - start_ms))
     raise BadRequestError(
         f"start: no window of {program.name} starts at {start_ms} ({iso_time(start_ms)}); the nearest is from {start} "
-        f"({iso_time(start)}) to {end}",
+        f"({iso_time(start)}) to {end} ({iso_time(end)})",
         code="no_window",
         status=422,
     )

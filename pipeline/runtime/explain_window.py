@@ -279,7 +279,7 @@ def _sentence(subject: Subject, state: str, waiting: Sequence[int]) -> str:
         where = _named(subject.partitions, stream.partitions)
         return f"It is final: {where}'s watermark has passed {iso_time(subject.final_ms)}."
     mark_ms = subject.side.span[1] if state == "open" else subject.final_ms
-    what = "It closes" if state == "open" else "It is closed, and becomes final,"
+    what = "It closes" if state == "open" else "It is closed, late events may still revise it, and it becomes final"
     return (
         f"{what} when the watermark of {_named(waiting, stream.partitions)} reaches {iso_time(mark_ms)}: an event (or "
         f"a tick) of {iso_time(mark_ms + stream.time.disorder_ms)} or later there."

@@ -41,8 +41,7 @@ def account(client: redis.Redis, program: Program) -> tuple[Completeness, list[d
     still due or published. The other way round, a window could be called complete and be in neither.
     """
     stream, partitions = program.stream, program.stream.partitions
-    checkpoints = store.load_checkpoints(client, stream.name, partitions, program.group)
-    due = store.due_panes(client, stream.name, partitions, program.group)
+    checkpoints, due = store.load_progress(client, stream.name, partitions, program.group)
     watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
     if watermark_ms is None:
         return Completeness(None, None, None, None), due

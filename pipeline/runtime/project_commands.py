@@ -37,17 +37,26 @@ def init(
     source: Annotated[
         Path | None, typer.Option("--from", help="A CSV, NDJSON or Parquet file of yours, to write the config for.")
     ] = None,
+    time_format: Annotated[
+        str | None,
+        typer.Option(help="With --from: how the CSV writes its times, as strptime reads it: '%d.%m.%Y %H:%M:%S'."),
+    ] = None,
 ) -> None:
     """Write a config.yaml with its schema for editors and a notebook, and print the next three commands."""
+    notes: list[str] = []
+    if source is None and time_format is not None:
+        raise StreamgaugeError("--time-format is how the file of --from writes its times; give both, or neither.")
     if source is None:
         chosen = template or Template.sensors
         texts, following = template_project(chosen), next_commands(folder, chosen)
     elif template is None:
-        texts, following = project_of_file(folder, source)
+        texts, following, notes = project_of_file(folder, source, time_format)
     else:
         raise StreamgaugeError("--from and --template are two ways to a config; give one of them.")
     for path in write_project(folder, texts):
         typer.echo(f"wrote {path}", err=True)
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
     typer.echo("Next:", err=True)
     for line in following:
         typer.echo(line)
@@ -73,21 +82,23 @@ def template_project(template: Template) -> dict[str, str]:
     }
 
 
-def project_of_file(folder: Path, source: Path) -> tuple[dict[str, str], list[str]]:
-    """The config for a file of rows, and what to type next.
+def project_of_file(folder: Path, source: Path, time_format: str | None) -> tuple[dict[str, str], list[str], list[str]]:
+    """The config for a file of rows, what to type next, and what to know before.
 
     Raises:
         StreamgaugeError: the file cannot be read, or has no column of times.
     """
     from pipeline.runtime.config_of_file import draft_for
+    from pipeline.runtime.csv_files import CsvStyle
 
-    draft = draft_for(source)
+    draft = draft_for(source, CsvStyle(time_format))
+    options = shlex.join(["--stream", draft.stream, *draft.looked.style.options, "--shift-to-now"])
     following = [
         _up(folder),
-        f"{_program()} replay {shlex.quote(str(source.absolute()))} --stream {draft.stream} --shift-to-now",
+        f"{_program()} replay {shlex.quote(str(source.resolve()))} {options}",
         f"{_program()} query {draft.metric} --start -{format_duration(draft.shown_ms)} --spark",
     ]
-    return {CONFIG: draft.text()}, following
+    return {CONFIG: draft.text()}, following, list(draft.notes())
 
 
 def write_project(folder: Path, project: Mapping[str, str]) -> list[Path]:

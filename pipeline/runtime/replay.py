@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.errors import StreamgaugeError
+from pipeline.runtime.csv_files import PLAIN, CsvStyle
 from pipeline.runtime.door import ERRORS_KEPT, Door, RowError, SendResult, StreamView
 from pipeline.runtime.replay_files import EventTimes, FileRow, ShiftedTimes, read_rows
 from pipeline.runtime.replay_state import ReplayProgress, ReplayState
@@ -42,6 +43,7 @@ class ReplayOrder:
     send_anyway: bool = False
     backfill: bool = False
     shift_to_now: bool = False
+    style: CsvStyle = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Replay:
                 raise ReplayStoppedError(f"stream {order.stream} has no time field {use}: leave {option} out")
         if not order.file.is_file():
             raise StreamgaugeError(f"{order.file}: no such file")
-        self._state = ReplayState.of(order.file, order.stream, order.url, state_folder)
+        self._state = ReplayState.of(order.file, order.stream, order.url, state_folder, order.style.options)
         before = self._state.load()
         self._resumed = order.resume and before is not None
         self._unfinished = before if before and not before.finished else None
@@ -176,7 +178,7 @@ class Replay:
         return ReplayReport(result, tuple(refused), self._clock() - began, resumed_at)
 
     def _rows(self) -> Iterator[FileRow]:
-        rows = read_rows(self._order.file, self._view.fields)
+        rows = read_rows(self._order.file, self._view.fields, self._order.style)
         if not self.shift_ms or self._view.time_field is None:
             return rows
         return map(ShiftedTimes(self._view.time_field, self.shift_ms).of, rows)

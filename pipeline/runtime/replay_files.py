@@ -6,9 +6,7 @@ after a crash meets its own idempotency record. A row that cannot be converted i
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,11 +14,10 @@ from typing import Any, BinaryIO, Literal, cast
 
 import msgspec
 
-from pipeline.core.column_names import TwoColumnsError, read_as
-from pipeline.core.csv_cells import CellReader, cell_reader
 from pipeline.core.ndjson import encode_rows, iso_time
 from pipeline.core.times import epoch_to_ms, parse_time_ms
 from pipeline.errors import StreamgaugeError
+from pipeline.runtime.csv_files import PLAIN, CsvStyle, columns_as_fields, csv_bodies
 
 GZIP_MAGIC = b"\x1f\x8b"
 PARQUET_MAGIC = b"PAR1"
@@ -38,17 +35,20 @@ class FileRow:
     body: bytes
 
 
-def read_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
-    """Yield the rows of a file; `fields` (name → type) names columns and types the text of a CSV.
+def read_rows(path: Path, fields: Mapping[str, str], style: CsvStyle = PLAIN) -> Iterator[FileRow]:
+    """Yield the rows of a file; `fields` (name → type) names columns and types the text of a CSV of that style.
 
     Raises:
-        StreamgaugeError: the file is of no known format, or is not what its format says.
+        StreamgaugeError: the file is of no known format, is not what its format says, or has no style.
     """
-    match file_format(path):
+    found = file_format(path)
+    if style.options and found != "csv":
+        raise StreamgaugeError(f"{path}: {style.options[0]} says how to read a CSV, and this is {found}: leave it out.")
+    match found:
         case "parquet":
             return _parquet_rows(path, fields)
         case "csv":
-            return _csv_rows(path, fields)
+            return (FileRow(line, body) for line, body in csv_bodies(path, _open, fields, style))
         case "ndjson":
             return _ndjson_rows(path)
 
@@ -92,59 +92,13 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[bytes]:
         raise StreamgaugeError(f"{path}: the gzip file is damaged or cut off: {error}") from error
 
 
-def _csv_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
-    with _open(path) as file:
-        text = io.TextIOWrapper(cast(io.BufferedReader, file), encoding="utf-8-sig", newline="")
-        reader = csv.reader(text, strict=True)
-        try:
-            header = _header(path, reader, fields)
-            readers = [cell_reader(fields.get(name, "string")) for name in header]
-            for cells in reader:
-                if cells:
-                    yield FileRow(reader.line_num, _csv_body(header, readers, cells))
-        except (csv.Error, UnicodeDecodeError, EOFError, gzip.BadGzipFile) as error:
-            raise StreamgaugeError(f"{path}:{reader.line_num + 1}: not CSV in UTF-8: {error}") from error
-
-
-def _header(path: Path, reader: Iterator[list[str]], fields: Mapping[str, str]) -> list[str]:
-    header = [name.strip() for name in next(reader, [])]
-    if not any(header):
-        raise StreamgaugeError(
-            f"{path}:1: there are no columns. The first line of a CSV names them, and this one is empty."
-        )
-    if len(set(header)) != len(header):
-        raise StreamgaugeError(f"{path}:1: the header names a column twice: {', '.join(header)}")
-    header = _read_as(f"{path}:1", header, fields)
-    if fields and not set(header) & set(fields):
-        raise StreamgaugeError(
-            f"{path}:1: no column is a field of the stream. Columns: {', '.join(header)}. Fields: {', '.join(fields)}."
-        )
-    return header
-
-
-def _read_as(place: str, columns: list[str], fields: Mapping[str, str]) -> list[str]:
-    try:
-        return read_as(columns, fields)
-    except TwoColumnsError as error:
-        raise StreamgaugeError(f"{place}: {error}.") from error
-
-
-def _csv_body(header: list[str], readers: list[CellReader], cells: list[str]) -> bytes:
-    if len(cells) != len(
-        header
-    ):  # an unquoted comma, or cut off: which cell is which is not known; the door refuses it
-        return msgspec.json.encode(",".join(cells))
-    row = {name: read(cell) if cell else None for name, read, cell in zip(header, readers, cells, strict=True)}
-    return encode_rows([row]).rstrip()
-
-
 def _parquet_rows(path: Path, fields: Mapping[str, str]) -> Iterator[FileRow]:
     import polars as pl
 
     try:
         source = pl.scan_parquet(path)
         columns = source.collect_schema().names()
-        source = source.rename(dict(zip(columns, _read_as(str(path), columns, fields), strict=True)))
+        source = source.rename(dict(zip(columns, columns_as_fields(str(path), columns, fields), strict=True)))
         for first in range(0, source.select(pl.len()).collect().item(), PARQUET_SLICE_ROWS):
             rows = source.slice(first, PARQUET_SLICE_ROWS).collect().iter_rows(named=True)
             for line, row in enumerate(rows, start=first + 1):
@@ -166,7 +120,7 @@ class EventTimes:
             at = cast(Any, self._decode(row.body)).at
             if type(at) is int and at in EPOCH_MS_RANGE:
                 return at
-            return _time_ms(at)
+            return time_ms(at)
         except (msgspec.DecodeError, ValueError):
             return None
 
@@ -196,7 +150,12 @@ class ShiftedTimes:
         return replace(row, body=msgspec.json.encode(values))
 
 
-def _time_ms(at: Any) -> int | None:
+def time_ms(at: Any) -> int | None:
+    """Epoch milliseconds of a decoded time; None where it is none.
+
+    Raises:
+        ValueError: its text is no time.
+    """
     match at:
         case str():
             return parse_time_ms(at, 0)

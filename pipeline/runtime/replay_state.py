@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,13 @@ class ReplayState:
     """Where the progress of one (content, stream, URL) is kept."""
 
     path: Path
-    content: str  # hash of the file's bytes
+    content: str  # hash of the file's bytes, and of how they are read where that was said
 
     @classmethod
-    def of(cls, file: Path, stream: str, url: str, folder: Path) -> ReplayState:
+    def of(cls, file: Path, stream: str, url: str, folder: Path, read_as: Sequence[str] = ()) -> ReplayState:
         content = content_hash(file)
+        if read_as:
+            content = hashlib.sha256("\n".join((content, *read_as)).encode()).hexdigest()
         name = hashlib.sha256("\n".join((content, stream, url)).encode()).hexdigest()[:32]
         return cls(folder / f"{name}.json", content)
 

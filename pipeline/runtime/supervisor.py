@@ -204,12 +204,17 @@ def command(*args: str) -> tuple[str, ...]:
 
 def welcome(up: Up, config: Config, redis_url: str) -> str:
     """Return what `up` says when the API accepts: where things are, and one command that shows numbers."""
+    from pipeline.runtime.cli import DEFAULT_PORT  # it imports us
+
+    type_there = f"  Type   export STREAMGAUGE_URL={up.api_url}   (where you type replay, query or top)"
+    elsewhere = () if up.port == DEFAULT_PORT else (type_there,)
     return "\n".join(
         (
             f"  Look   {up.api_url}/",
             f"  API    {up.api_url}",
             f"  Redis  {without_password(redis_url)}",
             f"  Try    curl '{up.api_url}{path_to_try(config, demo=up.demo)}'",
+            *elsewhere,
             "  Ctrl-C drains and stops everything.",
         )
     )

@@ -15,7 +15,7 @@ import redis
 
 from pipeline.core.accumulators import Int64, Slots
 from pipeline.core.cell_columns import CellColumns, cells_in_one_window, merged_cells
-from pipeline.core.merging import Piece, pieces_of
+from pipeline.core.merging import Piece, pieces_of_all
 from pipeline.core.programs import Program
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.rim import store
@@ -166,10 +166,11 @@ class WindowCells:
         """The cells of panes by start, in all partitions."""
         program = self.known.program
         found: dict[int, list[Piece]] = {}
-        for partition in range(program.stream.partitions):
-            panes = store.load_panes(self.client, program.stream.name, partition, program.group, starts)
-            for start, stored in panes.items():
-                found.setdefault(start, []).extend(pieces_of(program.layout, partition, start, stored))
+        partitions = range(program.stream.partitions)
+        panes = store.load_panes_of_all(self.client, program.stream.name, partitions, program.group, starts)
+        filled = {place: stored for place, stored in panes.items() if stored}  # many have events in few partitions
+        for piece in pieces_of_all(program.layout, filled):
+            found.setdefault(piece.start_ms, []).append(piece)
         return found
 
     def _see(self, number: int, state: State, revision: int) -> None:

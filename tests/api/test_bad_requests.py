@@ -184,6 +184,24 @@ def test_a_coding_that_is_read_may_be_named_whether_it_is_there_or_not(http: Fla
     assert http.post(URL, data=GOOD, headers={"Content-Encoding": coding}).status_code == 202
 
 
+def test_an_array_before_lines_is_said_to_be_read_as_the_whole_body(http: FlaskClient) -> None:
+    answer = http.post(URL, data=b"[]\n" + GOOD)
+    assert (answer.status_code, answer.get_json()["code"]) == (400, "malformed")
+    assert answer.get_json()["detail"] == (
+        "No event was taken. Row 0: the body is not JSON: it begins with an array, so all of it is read as one, and "
+        "more comes behind its end: trailing characters (byte 4). Put all rows into the array; or send NDJSON, where "
+        "the first line is an object too."
+    )
+
+
+def test_a_path_or_method_that_is_not_there_is_told_what_is(http: FlaskClient) -> None:
+    assert http.get("/v1/metric").get_json()["detail"] == (
+        "Nothing is at this path. What there is, is listed at /docs and in /openapi.json."
+    )
+    refused = http.put(URL, data=GOOD)
+    assert refused.get_json()["detail"] == "PUT is not allowed at this path; allowed are GET, HEAD, OPTIONS, POST."
+
+
 def test_errors_are_capped_and_counts_are_not(http: FlaskClient, server: RunningServer) -> None:
     answer = http.post(URL, data=b"x\n" * 2_500)
     assert answer.status_code == 422

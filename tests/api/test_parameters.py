@@ -150,6 +150,13 @@ def test_a_value_that_cannot_be_used_is_refused_by_name(name: str, text: str, co
     assert name in str(error)
 
 
+def test_a_state_that_is_none_is_told_all_of_them() -> None:
+    assert str(refusal(state="openish")) == (
+        "state: 'openish' is none of open, closed (which takes final ones too), final and retracted (sessions alone); "
+        "without it all are included"
+    )
+
+
 def test_a_parameter_given_twice_is_refused() -> None:
     assert refusal(start=["1", "2"]).code == "repeated_parameter"
 

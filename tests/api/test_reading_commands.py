@@ -55,6 +55,25 @@ def metric_answer() -> dict[str, Any]:
     }
 
 
+# A colour, a bell, a command in one character (CSI), one that turns text round; and what rich takes for markup.
+ODD = "a\x1b[31m\x07\x00\x9b2J\u202egnp.exe\r\nb [red]c[/red] \\"
+
+
+def test_a_value_cannot_command_the_terminal_it_is_shown_in(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = metric_answer()
+    answer["data"] = [answer["data"][0] | {"site": ODD, "window_start": start} for start in (0, 60_000, 120_000)]
+    api.answers["/v1/metrics/m"] = answer
+    for options in (["--spark"], ["--format", "json"]):
+        assert streamgauge("query", "m", *options, "--url", api.url) == 0
+        shown = capsys.readouterr().out
+        assert not [each for each in shown if each != "\n" and not each.isprintable()]
+        if "json" in options:
+            assert json.loads(shown) == answer  # escaped, and the same
+        else:
+            lines = [line for line in shown.splitlines() if "a␛[31m␇␀\ufffd2J\ufffdgnp.exe␍␊b [red]c[/red] \\ " in line]
+            assert len(lines) == 4  # three rows and a sparkline
+
+
 def test_query_prints_a_table_and_how_complete_it_is(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     api.answers["/v1/metrics/m"] = metric_answer()
     assert streamgauge("query", "m", "--start", "-1h", "--where", "site=north", "--url", api.url) == 0

@@ -39,15 +39,25 @@ def test_the_end_is_a_tick_in_every_partition(server: RunningServer, http: Flask
     answer = http.post(PATH, json={"end": True})
     assert answer.status_code == 202
     said = answer.get_json()
-    assert said["time"] == 13_345
+    assert (said["time"], said["reached"]) == (13_345, 13_345)
     assert [ticks(server, partition) for partition in (0, 1)] == [
         [(entry_id.encode(), b"13345")] for entry_id in said["ticks"]
     ]
 
 
+def test_an_end_later_than_now_says_how_far_time_has_come(server: RunningServer, http: FlaskClient) -> None:
+    ahead_ms = redis_time_ms(server.client) + 60_000
+    for partition in (0, 1):
+        server.client.execute_command("XADD", keys.raw("readings", partition), "*", "ts", ahead_ms)
+    said = http.post(PATH, json={"end": True}).get_json()
+    arrivals = [int(entry_id.partition("-")[0]) for entry_id in said["ticks"]]
+    assert said["time"] > ahead_ms
+    assert said["reached"] == min(arrivals) < ahead_ms
+
+
 def test_the_end_of_a_stream_without_events_writes_nothing(http: FlaskClient) -> None:
     answer = http.post(PATH, json={"end": True})
-    assert (answer.status_code, answer.get_json()) == (202, {"ticks": [], "time": None})
+    assert (answer.status_code, answer.get_json()) == (202, {"ticks": [], "time": None, "reached": None})
 
 
 def test_a_heartbeat_may_be_written_as_any_time(server: RunningServer, http: FlaskClient) -> None:

@@ -135,3 +135,23 @@ def test_a_damaged_block_is_an_error() -> None:
     other = Layout.of([Count(None)], [Quantiles("f")])
     with pytest.raises(ValueError, match="block"):
         other.gather({b"#0": block})
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, Layout.of([Count(None), Edge("f", "last", "O")]), Layout.of([Count(None)])])
+def test_panes_that_are_read_together_are_what_each_is_by_itself(layout: Layout) -> None:
+    columns = layout.blank(40)
+    columns["n(*)"][:] = np.arange(40)
+    names = [cell_field([number]) for number in range(40)]
+    cells = dict(zip(names, layout.pack_bases(columns, np.arange(40)), strict=True))
+    block = layout.pack_block(names[5:20], columns, np.arange(5, 20))
+    panes = [{}, dict([*cells.items()][:9]), {b"#3": block}, {**cells, b"#0": block}, {}, dict([*cells.items()][30:])]
+
+    together = layout.gather_all(panes)
+
+    assert len(together) == len(panes)
+    for stored, (found, its_columns) in zip(panes, together, strict=True):
+        alone, columns_alone = layout.gather(stored)
+        every = np.arange(len(alone))
+        assert found == alone
+        assert layout.pack(its_columns, every) == layout.pack(columns_alone, every)
+        assert its_columns["n(*)"].tolist() == columns_alone["n(*)"].tolist()

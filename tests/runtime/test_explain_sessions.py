@@ -138,7 +138,8 @@ def test_an_open_session_a_closed_and_a_final_one_say_what_they_wait_for(server:
     closed = explained(line, "stays", start=BASE_MS, end=BASE_MS + 1_500, user=ADA)
     assert (closed["window"]["state"], closed["window"]["revision"]) == ("closed", 0)
     assert closed["closes_when"] == (
-        "It is closed, and becomes final, when the watermark of partition 0 reaches 2023-11-14T22:14:07.500+00:00: an "
+        "It is closed, late events may still revise it, and it becomes final when the watermark of partition 0 "
+        "reaches 2023-11-14T22:14:07.500+00:00: an "
         "event (or a tick) of 2023-11-14T22:14:09.500+00:00 or later there."
     )
     assert [share["holds_back"] for share in closed["partitions"]] == [True, False]

@@ -22,6 +22,7 @@ from pipeline.runtime.replay import (
     cut_batches,
 )
 from pipeline.runtime.replay_files import EventTimes, FileRow, ShiftedTimes
+from pipeline.runtime.replay_state import ReplayState
 from pipeline.runtime.replay_survey import survey_rows
 
 START_MS = 1_431_857_103_000
@@ -332,3 +333,12 @@ def test_rows_without_an_event_time_are_neither_old_nor_shifted(tmp_path: Path, 
         Replay(replace(order, backfill=True), FakeDoor(time_field=None), folder)
     with pytest.raises(ReplayStoppedError, match="leave --shift-to-now out"):
         Replay(replace(order, shift_to_now=True), FakeDoor(time_field=None), folder)
+
+
+def test_rows_read_in_another_style_are_another_replay(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("ts\n01.03.2026\n")
+    plain, styled = (
+        ReplayState.of(tmp_path / "a.csv", "s", "u", tmp_path, how) for how in ((), ("--time-format", "%d.%m.%Y"))
+    )
+    assert plain.path != styled.path
+    assert plain.content != styled.content  # the door would answer the second with what it said to the first

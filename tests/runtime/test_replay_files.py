@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline.errors import StreamgaugeError
+from pipeline.runtime.csv_files import CsvStyle
 from pipeline.runtime.replay_files import EventTimes, FileRow, read_rows
 
 FIELDS = {"ts": "timestamp", "user": "string", "n": "int", "x": "float", "ok": "bool", "tags": "list[string]"}
@@ -127,3 +128,46 @@ def test_a_gzip_that_is_cut_off_says_so(tmp_path: Path) -> None:
 )
 def test_the_event_time_of_a_row_is_read_or_none(body: bytes, time_ms: int | None) -> None:
     assert EventTimes("ts").of(FileRow(1, body)) == time_ms
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_the_header_tells_the_separator(tmp_path: Path, mark: str) -> None:
+    path = write(tmp_path, "a.csv", f'user{mark}n{mark}other\n"a{mark}b"{mark}7{mark}x\n{mark}{mark}\nlost{mark}1\n')
+    assert rows_of(path) == [
+        {"user": f"a{mark}b", "n": 7, "other": "x"},
+        {"user": None, "n": None, "other": None},
+        f"lost{mark}1",
+    ]
+
+
+def test_times_without_seconds_or_clock_are_completed_as_the_door_takes_them(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "ts\n2026-03-01\n2026-03-01 08:05\n2026-03-01 8:05\n")
+    assert [row["ts"] for row in rows_of(path)] == ["2026-03-01T00:00:00", "2026-03-01T08:05:00", "2026-03-01 8:05"]
+
+
+def test_a_style_reads_times_and_decimals_and_leaves_the_rest_for_the_door(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'ts;n;x;user\n3.4.2026 9:05;1.234;"1.234,5";1,5\n2026-04-03 09:05:00;7;12.5;\n')
+    style = CsvStyle("%d.%m.%Y %H:%M", decimal_comma=True)
+    assert [json.loads(row.body) for row in read_rows(path, FIELDS, style)] == [
+        {"ts": "2026-04-03T09:05:00", "n": "1.234", "x": 1234.5, "user": "1,5"},
+        {"ts": "2026-04-03 09:05:00", "n": 7, "x": "12.5", "user": None},  # 12.5 here may be a thousand of something
+    ]
+    zoned = CsvStyle("%d/%b/%Y:%H:%M:%S %z").reader("timestamp")
+    assert zoned("03/Apr/2026:09:05:00 +0200") == "2026-04-03T09:05:00+02:00"
+
+
+@pytest.mark.parametrize("text", ["", "%H:%M", "%d.%m.", "%Y-%m-%d %I:%M", "%Q", "tomorrow"])
+def test_a_time_format_that_reads_no_complete_time_is_refused(text: str) -> None:
+    with pytest.raises(StreamgaugeError, match="reads no complete time: it needs year, month and day"):
+        CsvStyle(text)
+
+
+def test_a_style_is_of_csv_alone(tmp_path: Path) -> None:
+    with pytest.raises(StreamgaugeError, match=r"a.ndjson: --time-format says how to read a CSV, and this is ndjson"):
+        read_rows(write(tmp_path, "a.ndjson", '{"n":1}'), FIELDS, CsvStyle("%Y-%m-%d"))
+
+
+def test_text_that_is_not_utf8_is_found_in_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", b"n,user\n" + b"1,x\n" * 9_000 + "2,é\n".encode("latin-1"))
+    with pytest.raises(StreamgaugeError, match=r"a.csv:9002: not CSV in UTF-8: byte 0xe9.*iconv -f WINDOWS-1252"):
+        list(read_rows(path, FIELDS))

@@ -162,6 +162,7 @@ def test_it_says_where_everything_is_and_what_to_try(start_up: Any) -> None:
 
     assert f"http://127.0.0.1:{up.port}\n" in up.said()
     assert up.redis_url() in up.said()
+    assert f"export STREAMGAUGE_URL=http://127.0.0.1:{up.port} " in up.said()  # not where commands look by themselves
     assert f"curl 'http://127.0.0.1:{up.port}/v1/metrics/per_a'" in up.said()
 
 

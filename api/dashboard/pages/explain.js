@@ -246,7 +246,7 @@ function partitions(found, at) {
         name: "holds_back",
         label: "",
         sort: false,
-        cell: (row) => (row.holds_back ? h("span", { class: "badge warn" }, "the window waits for it") : ""),
+        cell: (row) => (row.holds_back ? waiting(found.window.state) : ""),
       },
       { name: "lag", label: "Lag", number: true },
       { name: "cursor", label: "Cursor" },
@@ -256,7 +256,15 @@ function partitions(found, at) {
   return list.element;
 }
 
+/** What a partition is waited for: an open window to close, a closed one to be final. */
+function waiting(state) {
+  return state === "open"
+    ? h("span", { class: "badge warn" }, "the window waits for it")
+    : h("span", { class: "badge quiet" }, "late events may still come: not final yet");
+}
+
 function entries({ first_entry: first, last_entry: last }) {
-  const said = (each) => `partition ${each.partition}, entry ${each.id}, row ${each.row}`;
+  const said = (each) =>
+    `partition ${each.partition}, entry ${each.id} (stored ${absolute(Number.parseInt(each.id, 10))}), row ${each.row}`;
   return first ? h("p", { class: "note" }, `First event: ${said(first)}. Last: ${last ? said(last) : NONE}.`) : null;
 }
