@@ -12,9 +12,8 @@ from dataclasses import dataclass, field, replace
 
 import redis
 
-from pipeline.core.batches import split_id
 from pipeline.core.definitions import Stream
-from pipeline.core.entry_header import TickCause
+from pipeline.core.entry_header import TickCause, split_id
 from pipeline.core.times import about_duration, format_duration
 from pipeline.core.watermarks import SETTLE_MS, PartitionClock, Tick, end_tick_time, idle_ticks
 from pipeline.core.windows import Horizon
