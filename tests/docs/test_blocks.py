@@ -297,6 +297,7 @@ def ask(session: Session) -> dict[str, Callable[[], Any]]:
             "stages": [each for each in get("/v1/stages")["stages"] if each["stage"] == "views_by_section"]
         },
         "POST /v1/streams/{stream}/events": refused_and_taken,
+        "POST /v1/streams/{stream}/time": lambda: post("/v1/streams/pageviews/time", {"heartbeat": 1_763_928_012_000}),
         "GET /v1/late": lambda: get("/v1/late", stage="views_by_section"),
         "POST /v1/late/replay": lambda: post(
             "/v1/late/replay",
