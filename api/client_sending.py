@@ -148,7 +148,9 @@ class Sending(ApiConnection):
             if stage["stream"] != stream or stage["lag"] is None:
                 continue  # a transform that runs inside other stages has no lag of its own
             name = str(stage["stage"])
-            if stage["lag"]["entries"] or (stage["kind"] == "aggregate" and self._has_open_window(name)):
+            # null where the server does not know how many: of a stage that no worker has set up yet
+            is_behind = stage["lag"]["entries"] != 0
+            if is_behind or (stage["kind"] == "aggregate" and self._has_open_window(name)):
                 return name
         return None
 

@@ -122,8 +122,10 @@ class Product:
                 process.resume()
 
     def _processes(self) -> list[tuple[str, psutil.Process]]:
+        """The processes of the tree by what they are; a child that has just read the config is none of them."""
         parent = psutil.Process(self.process.pid)
-        return [(_role(process), process) for process in [parent, *parent.children(recursive=True)]]
+        found = [(_role(process), process) for process in [parent, *parent.children(recursive=True)]]
+        return [(role, process) for role, process in found if role is not None]
 
     def end_time(self, stream: str) -> None:
         """Say that nothing more comes, so that the last window closes."""
@@ -152,9 +154,12 @@ class Product:
         return found["complete_to"] or 0
 
 
-def _role(process: psutil.Process) -> str:
-    words = process.cmdline()
-    return next((role for role in ROLES if role in words), "redis" if "server" in process.name() else process.name())
+def _role(process: psutil.Process) -> str | None:
+    try:
+        words, name = process.cmdline(), process.name()
+    except psutil.NoSuchProcess:  # a zombie too: its time is its parent's
+        return None
+    return next((role for role in ROLES if role in words), "redis" if "server" in name else name)
 
 
 @contextmanager

@@ -104,6 +104,9 @@ def _found(node: Node, active: tuple[Node, ...]) -> Iterator[Probe]:
     kind, content = kind_of(node)
     if kind == "Ternary":
         holds = content["predicate"]
+        if content["truthy"] == content["falsy"]:  # polars computes the one, and never asks which
+            yield from _found(content["truthy"], active)
+            return
         yield from _found(holds, active)
         yield from _found(content["truthy"], (*active, holds))
         yield from _found(content["falsy"], (*active, _not(holds)))

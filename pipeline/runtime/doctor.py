@@ -114,7 +114,8 @@ def check_lag(stages: Sequence[Mapping[str, Any]]) -> list[Check]:
 
 def _stage_check(stage: Mapping[str, Any]) -> Check:
     lag = stage["lag"]
-    seconds, entries = lag["seconds"], lag["entries"] or 0
+    entries = "an unknown number of" if lag["entries"] is None else lag["entries"]
+    seconds = lag["seconds"]
     seen = f"{entries} entries, {seconds:.1f} s behind"
     ok = seconds < LAG_WARN_S
     return Check(f"lag {stage['stage']}", ok, seen, "" if ok else "start another worker: streamgauge worker")

@@ -151,6 +151,14 @@ def test_a_part_that_is_never_computed_takes_no_row_with_it() -> None:
     filters_lose_what_halving_finds(text, [row | {"t": "1" if place % 5 else "1.5"} for place in range(20)])
 
 
+def test_what_never_decides_takes_no_row_that_stands_behind_rows_that_fail() -> None:
+    # Both branches are one: of the last row, CAST(t AS BIGINT) would fail, and t || '0' does not
+    branch = "CAST(t || '0' AS BIGINT)"
+    text = f"n < CASE WHEN CAST(t AS BIGINT) > 1 THEN {branch} ELSE {branch} END"
+    row = {"s": "1", "t": "1", "n": 0, "x": 0.0, "b": None}
+    filters_lose_what_halving_finds(text, [row | {"t": t} for t in ["1", "abc", "abc", "abc", "abc", ""]])
+
+
 def filters_lose_what_halving_finds(text: str, rows: list[dict[str, Any]]) -> None:
     step, frame = FilterStep("t", compiled(text)), frame_of(rows, [1])
 
