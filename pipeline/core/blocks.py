@@ -50,8 +50,7 @@ _ENDS = np.dtype("<u4")
 
 def encode_block(block: Packed) -> bytes:
     """The block as one field's value."""
-    data, ends = block.names.packed()
-    packed = (ends.astype(_ENDS).tobytes(), data, block.records, block.variable, block.sketches)
+    packed = (*pack_names(block.names), block.records, block.variable, block.sketches)
     return BLOCK_FORMAT + msgspec.msgpack.encode(packed)
 
 
@@ -73,7 +72,7 @@ def decode_block(data: bytes, known: KnownNames | None = None) -> Packed:
         packed_ends, names, records, variable, sketches = _DECODER.decode(memoryview(data)[1:])
         found = None if known is None else known.get((packed_ends, names))
         if found is None:
-            found = _names_of(packed_ends, names)
+            found = unpack_names(packed_ends, names)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"{len(data)} bytes are not a block: {error}") from error
     if known is not None:
@@ -81,7 +80,18 @@ def decode_block(data: bytes, known: KnownNames | None = None) -> Packed:
     return Packed(found, records, variable, sketches)
 
 
-def _names_of(packed_ends: bytes, names: bytes) -> Names:
+def pack_names(names: Names) -> tuple[bytes, bytes]:
+    """The names as a block holds them: their packed ends, and their bytes one after the other."""
+    data, ends = names.packed()
+    return ends.astype(_ENDS).tobytes(), data
+
+
+def unpack_names(packed_ends: bytes, names: bytes) -> Names:
+    """Read what `pack_names` made.
+
+    Raises:
+        ValueError: ends and bytes do not fit together.
+    """
     ends = np.frombuffer(packed_ends, dtype=_ENDS).astype(np.int64)
     if (ends[1:] < ends[:-1]).any() or (len(ends) and ends[-1] != len(names)):
         raise ValueError(f"{len(ends)} names have {len(names)} bytes, which do not fit together")

@@ -17,14 +17,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.accumulators import Slots
-from pipeline.core.blocks import BLOCK_FROM, LEAST_LIVE, MAX_REWRITTEN, MAX_SINGLES, NOWHERE, SINGLE, steps
+from pipeline.core.blocks import (
+    BLOCK_FROM,
+    BLOCK_MARK,
+    LEAST_LIVE,
+    MAX_REWRITTEN,
+    MAX_SINGLES,
+    NOWHERE,
+    SINGLE,
+    block_field,
+    pack_names,
+    steps,
+    unpack_names,
+)
 from pipeline.core.cells import PaneChange
 from pipeline.core.names import Int32, Names
 from pipeline.core.sessions import SessionTable
 
 FORMAT = b"\x01"  # first byte of every block
-BLOCK_MARK, DEAD_MARK, COUNT = b"#", b"!", b"n"  # a session's own field begins with a digit or a minus
-_ENDS = np.dtype("<u4")
+DEAD_MARK, COUNT = b"!", b"n"  # beside BLOCK_MARK; a session's own field begins with a digit or a minus
 _DECODER = msgspec.msgpack.Decoder(tuple[bytes, bytes, bytes, bytes])
 
 Bits = npt.NDArray[np.bool_]
@@ -55,7 +66,7 @@ class StoredSessions:
             if name[:1] == BLOCK_MARK:
                 number = int(name[1:])
                 names, cells = _decoded(value)
-                gone = _bits(stored.get(b"%b%d" % (DEAD_MARK, number)), len(names))
+                gone = _bits(stored.get(_dead_field(number)), len(names))
                 dead[number], live = gone, np.flatnonzero(~gone)
                 fields += names.taken(live).tolist()
                 values += cells.taken(live).tolist()
@@ -163,19 +174,19 @@ class SessionBlocks:
         for part in steps(len(slots)):
             number, members = self._next, slots[part]
             self._next += 1
-            change.cells[b"%b%d" % (BLOCK_MARK, number)] = _encoded(table.fields(members), table.packed(members))
+            change.cells[block_field(number)] = _encoded(table.fields(members), table.packed(members))
             self._slots[number], self._dead[number] = members.astype(np.int32), np.zeros(len(members), np.bool_)
             self._home[members], self._place[members] = number, np.arange(len(members), dtype=np.int32)
 
     def _finished(self, change: PaneChange, left: set[int], n_live: int) -> PaneChange:
         """The change with what has become of the blocks that sessions left, and how many sessions are live."""
         for number in left:
-            name, mask = b"%b%d" % (BLOCK_MARK, number), b"%b%d" % (DEAD_MARK, number)
+            mask = _dead_field(number)
             if not self._dead[number].all():
                 change.cells[mask] = np.packbits(self._dead[number]).tobytes()
                 self._masked.add(number)
                 continue
-            change.gone.add(name)
+            change.gone.add(block_field(number))
             if number in self._masked:
                 change.gone.add(mask)
                 self._masked.discard(number)
@@ -189,8 +200,7 @@ class SessionBlocks:
 
 
 def _encoded(names: Names, cells: Names) -> bytes:
-    parts = [part for data, ends in (names.packed(), cells.packed()) for part in (ends.astype(_ENDS).tobytes(), data)]
-    return FORMAT + msgspec.msgpack.encode(parts)
+    return FORMAT + msgspec.msgpack.encode((*pack_names(names), *pack_names(cells)))
 
 
 def _decoded(data: bytes) -> tuple[Names, Names]:
@@ -198,16 +208,14 @@ def _decoded(data: bytes) -> tuple[Names, Names]:
         raise ValueError(f"a block of live sessions starts with {data[:1]!r}, not with format {FORMAT!r}")
     try:
         ends, names, cell_ends, cells = _DECODER.decode(memoryview(data)[1:])
-        return _column(names, ends), _column(cells, cell_ends)
+        return unpack_names(ends, names), unpack_names(cell_ends, cells)
     except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"{len(data)} bytes are not a block of live sessions: {error}") from error
 
 
-def _column(data: bytes, packed_ends: bytes) -> Names:
-    ends = np.frombuffer(packed_ends, dtype=_ENDS).astype(np.int64)
-    if (np.diff(ends, prepend=0, append=len(data)) < 0).any() or (len(ends) and ends[-1] != len(data)):
-        raise ValueError(f"{len(ends)} parts and their {len(data)} bytes do not fit together")
-    return Names.one_after_the_other(data, ends)
+def _dead_field(number: int) -> bytes:
+    """The field beside a block that says which of its sessions do not count any more."""
+    return b"%b%d" % (DEAD_MARK, number)
 
 
 def _bits(packed: bytes | None, count: int) -> Bits:
@@ -222,6 +230,6 @@ def live_sessions(stored: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """The live sessions of a hash by field, `FIRST GROUPJSON`.
 
     Raises:
-        ValueError: a block is cut off or of another format.
+        ValueError: as `StoredSessions.read`.
     """
     return StoredSessions.read(stored).pairs()
