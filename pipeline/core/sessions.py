@@ -234,9 +234,15 @@ class SessionTable:
     # --- what has to be published, and what can be forgotten
 
     def closed(self, watermark_ms: int) -> Slots:
-        """The sessions that are over for a watermark and whose present form is not published, by end."""
-        found = np.flatnonzero(self.live & ~self.published & (self.lasts <= watermark_ms - self.window.gap_ms))
-        return found[np.lexsort((self.firsts[found], self.lasts[found]))]
+        """The sessions that are over for a watermark and whose present form is not published, in no order."""
+        return np.flatnonzero(self.live & ~self.published & (self.lasts <= watermark_ms - self.window.gap_ms))
+
+    def first_ended(self, slots: Slots, most: int) -> Slots:
+        """At most so many of some sessions, by end."""
+        if len(slots) > most:
+            lasts = self.lasts[slots]
+            slots = slots[lasts <= np.partition(lasts, most)[most]]
+        return slots[np.lexsort((self.firsts[slots], self.lasts[slots]))][:most]
 
     def final(self, watermark_ms: int, allowed_lateness_ms: int) -> Slots:
         """The sessions that no event can join any more, `watermark_ms` being that of their own partition."""
