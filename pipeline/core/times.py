@@ -54,15 +54,21 @@ def format_duration(duration_ms: int) -> str:
     """Return the shortest text that `parse_duration_ms` reads back exactly; a negative one has its sign in front."""
     if duration_ms == 0:
         return "0s"
-    sign, rest = ("-", -duration_ms) if duration_ms < 0 else ("", duration_ms)
-    single = next((f"{rest // unit}{name}" for name, unit in UNITS_MS.items() if rest % unit == 0), "")
+    sign, size = ("-", -duration_ms) if duration_ms < 0 else ("", duration_ms)
+    single = next((f"{size // unit}{name}" for name, unit in UNITS_MS.items() if size % unit == 0), "")
+    combined = by_units(size)
+    return sign + (single if len(single) <= len(combined) else combined)
+
+
+def by_units(duration_ms: int) -> str:
+    """Return a duration of at least 0, larger units first: `2d7h33m20s`; `parse_duration_ms` reads it back exactly."""
     parts = []
+    rest = duration_ms
     for name, unit in UNITS_MS.items():
         count, rest = divmod(rest, unit)
         if count:
             parts.append(f"{count}{name}")
-    combined = "".join(parts)
-    return sign + (single if len(single) <= len(combined) else combined)
+    return "".join(parts) or "0s"
 
 
 def about_duration(duration_ms: int) -> str:

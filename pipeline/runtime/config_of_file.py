@@ -21,7 +21,7 @@ from pipeline.core.times import format_duration
 from pipeline.errors import StreamgaugeError
 from pipeline.runtime.config_aggregates import RESULT_COLUMNS
 from pipeline.runtime.csv_files import PLAIN, CsvStyle
-from pipeline.runtime.file_columns import ROWS_PER_ODD_ONE, Looked, look_at
+from pipeline.runtime.file_columns import ROWS_PER_ODD_ONE, Looked, look_at, words_among_numbers
 from pipeline.runtime.replay_files import time_ms
 
 LOOKED_AT = 10_000  # rows
@@ -106,10 +106,21 @@ class Draft:
             yield f"times are read as {self.looked.style.time_format}, in UTC unless the field names its `zone`"
         if self.looked.style.decimal_comma:
             yield "numbers are read with a decimal comma"
+        for column in self.columns:
+            if column.type == "string" and self.looked.is_csv:
+                yield from self._words(column)
         if odd := self.looked.odd:
             count = f"{len(odd):,} of {self.looked.rows:,} rows do not fit and will be refused"
             shown = "; ".join(f"line {each.line}: {each.why}" for each in odd[:ODD_SHOWN])
             yield f"{count}: {shown}{'; …' if len(odd) > ODD_SHOWN else ''}"
+
+    def _words(self, column: Column) -> Iterator[str]:
+        if words := words_among_numbers(column.values):
+            yield (
+                f"{column.name} is a text: {len(words):,} values, such as {column.values[words[0]]!r:.60} in line "
+                f"{self.looked.lines[words[0]]}, are not numbers. If numbers are "
+                "meant, leave those cells empty and draft again"
+            )
 
     def _fields(self) -> Iterator[str]:
         for column in self.columns:

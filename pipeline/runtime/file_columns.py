@@ -21,6 +21,7 @@ from pipeline.runtime.replay_files import FileRow, file_format, read_rows, time_
 
 ROWS_PER_ODD_ONE = 100  # a row that does not fit is a mistake in a file, not a kind of row
 TYPES = ("int", "float", "bool", "timestamp")  # narrowest first; a text is what is none of them
+NUMBERS_PER_WORD = 10  # a column with at least as many numbers was meant as numbers
 TRIED_FIRST = 20  # values that rule most formats out
 # What is tried where no column has times as JSON has them. Days before months and the reverse are told by days over 12.
 TIME_FORMATS = (
@@ -68,6 +69,7 @@ class Looked:
     untyped: Sequence[str]
     odd: Sequence[Odd]
     style: CsvStyle
+    is_csv: bool
 
     def without_gaps_in(self, title: str) -> Looked:
         """The same without the rows that have no value in one column, where they are few."""
@@ -112,7 +114,18 @@ def look_at(path: Path, most: int, style: CsvStyle) -> Looked:
     kept = [index for index in range(len(lines)) if index not in misfits]
     fitting = [each.only(kept) for each in columns]
     all_odd = _by_line([*odd, *misfits.values()])
-    return Looked(len(rows), [lines[index] for index in kept], fitting, untyped, all_odd, style)
+    return Looked(len(rows), [lines[index] for index in kept], fitting, untyped, all_odd, style, of_text)
+
+
+def words_among_numbers(texts: Sequence[str | None]) -> list[int]:
+    """Which values alone keep a column of a CSV from being numbers; none where they are more than a few."""
+    places = [index for index, text in enumerate(texts) if text]
+    for style in (PLAIN, CsvStyle(decimal_comma=True)):
+        read = style.reader("float")
+        words = [index for index in places if not _is("float", read(texts[index] or ""))]
+        if len(words) * NUMBERS_PER_WORD < len(places):
+            return words
+    return []
 
 
 def _by_line(odd: Sequence[Odd]) -> Sequence[Odd]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
-from pipeline.core.times import format_duration
+from pipeline.core.times import by_units, format_duration
 from pipeline.core.windows import Span, panes_of
 from pipeline.errors import BadRequestError
 
@@ -229,9 +229,9 @@ def rolling_width(program: Program, window_ms: int) -> int:
     if window_ms <= 0 or window_ms % width_ms or window_ms // width_ms > MAX_PANES:
         nearest = min(max(width_ms, round(window_ms / width_ms) * width_ms), MAX_PANES * width_ms)
         raise BadRequestError(
-            f"window {format_duration(window_ms)} is not a multiple of {program.name}'s pane of "
-            f"{format_duration(width_ms)}, or of more than {MAX_PANES} of them; the nearest that answers exactly is "
-            f"{format_duration(nearest)}",
+            f"window {by_units(window_ms)} is not a multiple of {program.name}'s pane of "
+            f"{by_units(width_ms)}, or of more than {MAX_PANES} of them; the nearest that answers exactly is "
+            f"{by_units(nearest)}",
             code="window_not_exact",
             status=422,
         )

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS
-from pipeline.core.times import MAX_DURATION_MS, about_duration, format_duration, parse_duration_ms, parse_time_ms
+from pipeline.core.times import (
+    MAX_DURATION_MS,
+    about_duration,
+    by_units,
+    format_duration,
+    parse_duration_ms,
+    parse_time_ms,
+)
 
 NOW_MS = 1_800_000_000_000
 MAY_MS = 1_779_012_303_000  # 2026-05-17T10:05:03Z
@@ -80,6 +87,7 @@ def test_a_duration_is_written_as_short_as_it_can_be(duration_ms: int, text: str
 @given(st.integers(0, MAX_DURATION_MS))
 def test_a_written_duration_reads_back_exactly(duration_ms: int) -> None:
     assert parse_duration_ms(format_duration(duration_ms)) == duration_ms
+    assert parse_duration_ms(by_units(duration_ms)) == duration_ms
 
 
 @pytest.mark.parametrize(

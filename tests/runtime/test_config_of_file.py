@@ -177,3 +177,18 @@ def test_a_row_without_a_time_among_a_hundred_is_named(tmp_path: Path) -> None:
     assert [(each.name, each.nullable) for each in config.streams["x"].fields] == [("at", False), ("v", False)]
     (note,) = draft_for(tmp_path / "x.ndjson").notes()
     assert note.startswith("2 of 200 rows do not fit and will be refused: line 8: at is empty; line 10: not a row: ")
+
+
+def test_words_that_make_a_column_of_numbers_a_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rooms.csv"
+    cells = ["n/a" if number % 20 == 5 else f"2{number % 10},5" for number in range(100)]
+    rows = [
+        f"2026-05-17T10:{number // 60:02}:{number % 60:02}Z;R{number % 3};{cell}" for number, cell in enumerate(cells)
+    ]
+    path.write_text("\n".join(["ts;room;temp", *rows]) + "\n")
+    assert list(draft_for(path).notes()) == [
+        "temp is a text: 5 values, such as 'n/a' in line 7, are not numbers. If numbers are meant, leave those cells "
+        "empty and draft again"
+    ]
+    path.write_text(path.read_text().replace("n/a", ""))
+    assert "temp: float?" in draft_for(path).text()

@@ -192,6 +192,8 @@ def test_a_trailing_window_falls_to_empty(server: RunningServer) -> None:
     assert rolling("1m", now_ms + 80 * SECOND) == {}
     refused = line.http.get("/v1/metrics/views/rolling?window=15s")
     assert (refused.status_code, refused.get_json()["code"]) == (422, "window_not_exact")
+    too_long = line.http.get("/v1/metrics/views/rolling?window=200005s").get_json()["detail"]
+    assert too_long.startswith("window 2d7h33m25s is not a multiple")
     assert line.http.get("/v1/metrics/views/rolling").get_json()["code"] == "no_window"
 
 
