@@ -36,6 +36,9 @@ DRAIN_TIMEOUT_S = 300.0
 POLL_S = 0.01
 POLL_SHARE = 0.02  # of the time waited so far, between two looks: each costs the measured cores a millisecond
 REQUEST_TIMEOUT_S = 120
+SCHEDULER_STARTED = (
+    "scheduler started"  # in the log of `up`: the last process whose start would be measured with the work
+)
 ROLES = ("worker", "scheduler", "api", "up")
 THREAD_NUMBER = re.compile(r"[-_ ]?\d+$")
 
@@ -199,7 +202,7 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
+            if connection.getresponse().status == 200 and SCHEDULER_STARTED in log.read_text():
                 return
         except OSError:
             pass  # not listening yet: the deadline bounds this

@@ -11,47 +11,51 @@ that may have been published and now changes) is walked event by event, for that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.core.accumulators import Column, Int64, Slots, Values
 from pipeline.core.cell_fields import ALWAYS
+from pipeline.core.cell_keys import CellKey, CellKeys
 from pipeline.core.cell_layout import RECORDS, Layout
 from pipeline.core.definitions import Session
 from pipeline.core.json_names import json_names
-from pipeline.core.names import Names, joined
+from pipeline.core.names import Int32, Names, joined
 from pipeline.core.session_form import pack_sessions, parse_session
+from pipeline.core.session_keys import NONE, SessionKeys
 from pipeline.core.session_runs import FAR_MS, Mask, Runs, fold_in_order, runs_of
 from pipeline.core.session_walk import Form, Span, Walk
 
-Key = tuple[int, bytes]  # (slice of time, cell field): sessions of different keys never meet
 FoldValues = Callable[[Slots | None, Slots], None]
 """Fold rows (None: all) of the batch into slots, one a row, in stream order."""
 
-_NONE = -1  # no slot
 _GROUP_AT = len(ALWAYS)  # in a cell field, of the blank and the group's JSON
 _FIRST_CAPACITY = 64
+_MOST_KEYS = 2  # for each live session, and _FEW_KEYS beside: then those without a session are forgotten
+_FEW_KEYS = 1_024
 
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """A batch's rows, none of them late, before they meet the sessions there are.
 
-    `keys`: the distinct keys, `key_of` the number of each row's; `times_ms` of each row, `watermarks_ms` the
-    partition's watermark before it.
+    `keys`: the distinct keys, (slice of time, cell field) each: sessions of different keys never meet. `key_of`: the
+    number of each row's; `times_ms` of each row, `watermarks_ms` the partition's watermark before it.
     """
 
-    keys: Sequence[Key]
+    keys: CellKeys
     key_of: Slots
     times_ms: Int64
     watermarks_ms: Int64
     runs: Runs
 
     @classmethod
-    def of(cls, keys: Sequence[Key], key_of: Slots, times_ms: Int64, watermarks_ms: Int64, window: Session) -> Arrivals:
-        return cls(list(keys), key_of, times_ms, watermarks_ms, runs_of(key_of, times_ms, window.gap_ms))
+    def of(
+        cls, keys: Iterable[CellKey], key_of: Slots, times_ms: Int64, watermarks_ms: Int64, window: Session
+    ) -> Arrivals:
+        return cls(CellKeys.of(keys), key_of, times_ms, watermarks_ms, runs_of(key_of, times_ms, window.gap_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +79,10 @@ class SessionTable:
         self.live = np.zeros(_FIRST_CAPACITY, dtype=np.bool_)
         self.published = np.zeros(_FIRST_CAPACITY, dtype=np.bool_)
         self.forebears: dict[int, list[Span]] = {}
-        self._names = np.empty(_FIRST_CAPACITY, dtype=object)  # cell field
-        self._older = np.full(_FIRST_CAPACITY, _NONE, dtype=np.intp)
-        self._newer = np.full(_FIRST_CAPACITY, _NONE, dtype=np.intp)
-        self._heads: dict[int, dict[bytes, int]] = {}  # slice → cell field → newest session of the key
+        self._keys = SessionKeys(window)
+        self._key = np.zeros(_FIRST_CAPACITY, dtype=np.int32)  # its number
+        self._older = np.full(_FIRST_CAPACITY, NONE, dtype=np.intp)
+        self._newer = np.full(_FIRST_CAPACITY, NONE, dtype=np.intp)
         self._free = np.arange(_FIRST_CAPACITY - 1, -1, -1, dtype=np.intp)  # a stack of `_n_free`
         self._n_free = _FIRST_CAPACITY
 
@@ -92,31 +96,23 @@ class SessionTable:
         if not len(new.key_of):
             nothing = np.empty(0, dtype=np.intp)
             return Changed(nothing, [], nothing)
-        runs, heads = new.runs, self._heads_of(new.keys)
+        numbers = self._keys.numbers(new.keys)
+        runs, heads = new.runs, self._keys.heads[numbers]
         walked = np.zeros(len(new.keys), dtype=np.bool_)
         walked[runs.keys[~self._is_plain(runs, heads[runs.keys], new.watermarks_ms)]] = True
         plain = ~walked[runs.keys]
-        run_slots, gone = self._place(new.keys, runs, heads, plain)
+        run_slots, gone = self._place(numbers, runs, heads, plain)
         slots = np.empty(len(new.key_of), dtype=np.intp)
         slots[runs.order] = run_slots[runs.run_of]
         changed = run_slots[plain]
         walk = Walk(self.window.gap_ms, lambda: int(self._allocate(1)[0]))
         if walked.any():
-            walked_slots, walked_gone = self._walk(new, walked, slots, walk)
+            walked_slots, walked_gone = self._walk(new, numbers, walked, slots, walk)
             changed, gone = np.concatenate([changed, walked_slots]), gone + walked_gone
         self._fold(walk, slots, fold_values)
         self.published[changed] = False
         merged = [slot for pairs in walk.merges.values() for _, slot in pairs]
         return Changed(changed, gone, np.array(merged, dtype=np.intp))
-
-    def _heads_of(self, keys: Sequence[Key]) -> Slots:
-        """The newest session of each key, _NONE where it has none."""
-        none: dict[bytes, int] = {}
-        if self.window.max_ms is None:
-            heads = self._heads.get(0, none)
-            return np.fromiter((heads.get(name, _NONE) for _, name in keys), np.intp, len(keys))
-        of = self._heads
-        return np.array([of.get(pane, none).get(name, _NONE) for pane, name in keys], dtype=np.intp)
 
     def _is_plain(self, runs: Runs, heads: Slots, watermarks_ms: Int64) -> Mask:
         """For each run, whether it folds in stream order into one session: its key's newest, or a new one after it."""
@@ -130,7 +126,7 @@ class SessionTable:
         held = (np.where(touches, head_first, FAR_MS), np.where(touches, head_last, -FAR_MS))
         return plain & fold_in_order(runs, held, watermarks_ms, gap_ms)
 
-    def _place(self, keys: Sequence[Key], runs: Runs, heads: Slots, plain: Mask) -> tuple[Slots, list[bytes]]:
+    def _place(self, numbers: Int32, runs: Runs, heads: Slots, plain: Mask) -> tuple[Slots, list[bytes]]:
         """Give every plain run its slot, grown or new; return the slot of each run, and the fields that are gone."""
         slots = heads[runs.keys]
         joins = plain & (slots >= 0) & (runs.lows <= self.lasts[slots] + self.window.gap_ms)
@@ -140,10 +136,10 @@ class SessionTable:
         self.lasts[grown] = np.maximum(self.lasts[grown], runs.highs[joins])
         opens = np.flatnonzero(plain & ~joins)
         if len(opens):
-            self._open(keys, runs, slots, opens)
+            self._open(numbers, runs, slots, opens)
         return slots, gone
 
-    def _open(self, keys: Sequence[Key], runs: Runs, slots: Slots, opens: Slots) -> None:
+    def _open(self, numbers: Int32, runs: Runs, slots: Slots, opens: Slots) -> None:
         """Make the new sessions of the runs `opens` and chain each to the one before it; fill in their slots."""
         new = self._allocate(len(opens))
         older = slots[opens]  # the key's newest so far, if any
@@ -153,10 +149,8 @@ class SessionTable:
         self.firsts[new], self.lasts[new] = runs.lows[opens], runs.highs[opens]
         self._older[new] = older
         self._newer[older[older >= 0]] = new[older >= 0]
-        opened = [keys[number] for number in runs.keys[opens].tolist()]
-        self._names[new] = [name for _, name in opened]
-        for (pane, name), slot in zip(opened, new.tolist(), strict=True):  # by time: the newest of a key is the last
-            self._heads_in(pane)[name] = slot
+        self._key[new] = numbers[runs.keys[opens]]
+        self._keys.heads[self._key[new]] = new  # by time: the newest of a key is the last, which stays
 
     def _fold(self, walk: Walk, slots: Slots, fold_values: FoldValues) -> None:
         """Fold the rows, then the merges that wait for them, then the rows that wait for those merges …"""
@@ -190,7 +184,7 @@ class SessionTable:
 
     # --- keys with anything else than plain runs
 
-    def _walk(self, new: Arrivals, walked: Mask, slots: Slots, walk: Walk) -> tuple[Slots, list[bytes]]:
+    def _walk(self, new: Arrivals, numbers: Int32, walked: Mask, slots: Slots, walk: Walk) -> tuple[Slots, list[bytes]]:
         """Walk the events of some keys; fill in their slots, and return the sessions changed and the fields gone."""
         rows = np.flatnonzero(walked[new.key_of])
         rows = rows[np.argsort(new.key_of[rows], kind="stable")]
@@ -198,50 +192,57 @@ class SessionTable:
         changed: list[int] = []
         gone: list[bytes] = []
         for part in np.split(rows, cuts):
-            pane, name = new.keys[int(new.key_of[part[0]])]
-            forms = self._forms(pane, name)
+            place = int(new.key_of[part[0]])
+            number, name = int(numbers[place]), new.keys.fields[place]
+            forms = self._forms(number)
             before = [form.first for form in forms]
             events = zip(part.tolist(), new.times_ms[part].tolist(), new.watermarks_ms[part].tolist(), strict=True)
             slots[part] = [walk.add(forms, row, time_ms, watermark_ms) for row, time_ms, watermark_ms in events]
-            self._relink(pane, name, forms)
+            self._relink(number, forms)
             changed += [form.slot for form in forms if form.changed]
             after = {form.first for form in forms}
             gone += [b"%d%b" % (first, name[_GROUP_AT:]) for first in before if first not in after]
         return np.array(changed, dtype=np.intp), gone
 
-    def _forms(self, pane: int, name: bytes) -> list[Form]:
+    def _forms(self, number: int) -> list[Form]:
         """The live sessions of a key, oldest first."""
-        slot = self._heads.get(pane, {}).get(name, _NONE)
+        slot = int(self._keys.heads[number])
         forms: list[Form] = []
-        while slot != _NONE:
+        while slot != NONE:
             forms.append(Form(int(self.firsts[slot]), int(self.lasts[slot]), slot, self.forebears.get(slot, [])))
             slot = int(self._older[slot])
         return forms[::-1]
 
-    def _relink(self, pane: int, name: bytes, forms: Sequence[Form]) -> None:
+    def _relink(self, number: int, forms: Sequence[Form]) -> None:
         """Put a walked key back into the columns: its chain, its spans and forebears."""
-        older = _NONE
+        older = NONE
         for form in forms:
             slot = form.slot
-            self.firsts[slot], self.lasts[slot], self._names[slot] = form.first, form.last, name
+            self.firsts[slot], self.lasts[slot], self._key[slot] = form.first, form.last, number
             self._chain(slot, older)
             if form.forebears:
                 self.forebears[slot] = form.forebears
             older = slot
-        self._newer[older] = _NONE
-        self._heads_in(pane)[name] = older
+        self._newer[older] = NONE
+        self._keys.heads[number] = older
 
     def _chain(self, slot: int, older: int) -> None:
         self._older[slot] = older
-        if older != _NONE:
+        if older != NONE:
             self._newer[older] = slot
 
     # --- what has to be published, and what can be forgotten
 
     def closed(self, watermark_ms: int) -> Slots:
-        """The sessions that are over for a watermark and whose present form is not published, by end."""
-        found = np.flatnonzero(self.live & ~self.published & (self.lasts <= watermark_ms - self.window.gap_ms))
-        return found[np.lexsort((self.firsts[found], self.lasts[found]))]
+        """The sessions that are over for a watermark and whose present form is not published, in no order."""
+        return np.flatnonzero(self.live & ~self.published & (self.lasts <= watermark_ms - self.window.gap_ms))
+
+    def first_ended(self, slots: Slots, most: int) -> Slots:
+        """At most so many of some sessions, by end."""
+        if len(slots) > most:
+            lasts = self.lasts[slots]
+            slots = slots[lasts <= np.partition(lasts, most)[most]]
+        return slots[np.lexsort((self.firsts[slots], self.lasts[slots]))][:most]
 
     def final(self, watermark_ms: int, allowed_lateness_ms: int) -> Slots:
         """The sessions that no event can join any more, `watermark_ms` being that of their own partition."""
@@ -249,30 +250,20 @@ class SessionTable:
 
     def drop(self, slots: Slots) -> None:
         """Forget sessions."""
-        alone = (self._older[slots] == _NONE) & (self._newer[slots] == _NONE)
+        alone = (self._older[slots] == NONE) & (self._newer[slots] == NONE)
         for slot in slots[~alone].tolist():
             older, newer = int(self._older[slot]), int(self._newer[slot])
-            if older != _NONE:
+            if older != NONE:
                 self._newer[older] = newer
-            if newer != _NONE:
+            if newer != NONE:
                 self._older[newer] = older
                 continue
-            pane, name = self.slice_of(int(self.firsts[slot])), self._names[slot]
-            if older != _NONE:
-                self._heads[pane][name] = older
-            else:
-                self._forget_key(pane, name)
-        alone_slots = slots[alone]
-        panes = map(self.slice_of, self.firsts[alone_slots].tolist())
-        for pane, name in zip(panes, self._names[alone_slots].tolist(), strict=True):
-            self._forget_key(pane, name)
+            self._keys.heads[self._key[slot]] = older
+        self._keys.heads[self._key[slots[alone]]] = NONE
         self._release(slots)
-
-    def _forget_key(self, pane: int, name: bytes) -> None:
-        heads = self._heads[pane]
-        del heads[name]
-        if not heads:
-            del self._heads[pane]
+        if len(self._keys) > _MOST_KEYS * len(self) + _FEW_KEYS:
+            live = np.flatnonzero(self.live)
+            self._key[live] = self._keys.only(self._key[live])
 
     def slice_of(self, time_ms: int) -> int:
         """The start of the slice that a time is in: sessions never cross multiples of `max`."""
@@ -282,7 +273,7 @@ class SessionTable:
 
     def groups(self, slots: Slots) -> Names:
         """The group JSON of sessions."""
-        return Names.of(self._names[slots].tolist()).without(_GROUP_AT + 1)
+        return self._keys.fields(self._key[slots]).without(_GROUP_AT + 1)
 
     def fields(self, slots: Slots) -> Names:
         """`FIRST GROUPJSON` of each session: its field in the hash of live sessions."""
@@ -307,12 +298,12 @@ class SessionTable:
         found, slots = [read[place] for place in order], self._allocate(len(read))
         if found:
             self._merge_cells(slots, self.layout.unpack([each.cell for each in found]))
-        for slot, each in zip(slots.tolist(), found, strict=True):
-            name = ALWAYS + b" " + each.group
-            heads = self._heads_in(self.slice_of(each.first))
-            self.firsts[slot], self.lasts[slot], self._names[slot] = each.first, each.last, name
-            self._chain(slot, heads.get(name, _NONE))
-            heads[name] = slot
+        keys = CellKeys.of([(self.slice_of(each.first), ALWAYS + b" " + each.group) for each in found])
+        self._key[slots] = self._keys.numbers(keys)
+        for slot, number, each in zip(slots.tolist(), self._key[slots].tolist(), found, strict=True):
+            self.firsts[slot], self.lasts[slot] = each.first, each.last
+            self._chain(slot, int(self._keys.heads[number]))
+            self._keys.heads[number] = slot
             if each.forebears:
                 self.forebears[slot] = list(each.forebears)
         as_stored = np.empty_like(slots)
@@ -321,12 +312,6 @@ class SessionTable:
 
     # --- slots
 
-    def _heads_in(self, pane: int) -> dict[bytes, int]:
-        heads = self._heads.get(pane)
-        if heads is None:
-            heads = self._heads[pane] = {}
-        return heads
-
     def _allocate(self, count: int) -> Slots:
         while self._n_free < count:
             self._grow()
@@ -334,8 +319,8 @@ class SessionTable:
         slots = self._free[self._n_free : self._n_free + count][::-1].copy()
         self.live[slots] = True
         self.published[slots] = False
-        self._older[slots] = _NONE
-        self._newer[slots] = _NONE
+        self._older[slots] = NONE
+        self._newer[slots] = NONE
         return slots
 
     def _release(self, slots: Slots) -> None:
@@ -343,7 +328,6 @@ class SessionTable:
             return
         self.layout.reset(self.columns, slots)
         self.live[slots] = False
-        self._names[slots] = None
         if self.forebears:
             for slot in slots.tolist():
                 self.forebears.pop(slot, None)
@@ -360,9 +344,9 @@ class SessionTable:
         self.columns = grown
         self.firsts, self.lasts = _doubled(self.firsts, 0), _doubled(self.lasts, 0)
         self.live, self.published = _doubled(self.live, False), _doubled(self.published, False)
-        self._older, self._newer = _doubled(self._older, _NONE), _doubled(self._newer, _NONE)
-        self._names = _doubled(self._names, None)
-        self._free = _doubled(self._free, _NONE)
+        self._older, self._newer = _doubled(self._older, NONE), _doubled(self._newer, NONE)
+        self._key = _doubled(self._key, NONE)
+        self._free = _doubled(self._free, NONE)
         self._free[self._n_free : self._n_free + old] = np.arange(2 * old - 1, old - 1, -1)
         self._n_free += old
 

@@ -69,7 +69,7 @@ class SessionCloser:
         table = computation.table
         waiting = table.closed(watermark_ms)
         waiting = waiting[~doubtful(table.window, table.firsts[waiting], at.floor_ms)]
-        taken, more = waiting[:SESSIONS_A_PASS], len(waiting) > SESSIONS_A_PASS
+        taken, more = table.first_ended(waiting, SESSIONS_A_PASS), len(waiting) > SESSIONS_A_PASS
         of = Snapshot(
             program.name,
             program.version,

@@ -18,7 +18,6 @@ from pipeline.core.cells import PaneChange
 from pipeline.core.definitions import Session
 from pipeline.core.session_blocks import SessionBlocks, StoredSessions, live_sessions
 from pipeline.core.session_form import parse_session
-from pipeline.core.session_runs import runs_of
 from pipeline.core.sessions import Arrivals, SessionTable
 from tests.laws.logs import law
 
@@ -42,7 +41,7 @@ def arrived(batch: Batch) -> Arrivals:
     distinct = list(dict.fromkeys(keys))
     key_of = np.array([distinct.index(key) for key in keys], dtype=np.intp)
     times = np.array([time for _, time in batch], dtype=np.int64)
-    return Arrivals(distinct, key_of, times, np.zeros_like(times), runs_of(key_of, times, WINDOW.gap_ms))
+    return Arrivals.of(distinct, key_of, times, np.zeros_like(times), WINDOW)
 
 
 def written(stored: dict[bytes, bytes], change: PaneChange) -> None:

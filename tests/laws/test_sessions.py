@@ -21,7 +21,9 @@ from pipeline.core.accumulators import Count, Edge, FloatSum, Int64, Slots, Valu
 from pipeline.core.cell_fields import cell_field
 from pipeline.core.cell_layout import Layout
 from pipeline.core.definitions import Session
+from pipeline.core.names import Int32
 from pipeline.core.session_form import parse_session
+from pipeline.core.session_keys import NONE
 from pipeline.core.session_runs import Mask
 from pipeline.core.session_walk import Walk
 from pipeline.core.sessions import Arrivals, Changed, SessionTable
@@ -32,6 +34,13 @@ from tests.laws.session_model import Event, Lateness, in_time, sessions_of
 LAYOUT = Layout.of([Count(None), FloatSum("v"), Edge("v", "first", "<f8"), Edge("word", "last", "O")])
 VALUES = [0.1, 0.2, 0.3, 1e16, -1e16, -0.0, 1.0]
 many = settings(law, max_examples=examples(130, whole=400))
+
+
+@pytest.fixture(autouse=True)
+def few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys without a session are forgotten often."""
+    monkeypatch.setattr(sessions, "_FEW_KEYS", 1)
+    monkeypatch.setattr(sessions, "_MOST_KEYS", 1)
 
 
 def modelled(log: Sequence[Event], window: Session) -> dict[tuple[bytes, int], Any]:
@@ -202,7 +211,7 @@ def test_final_sessions_may_be_forgotten_at_any_time(
     assert not forgotten.keys() & stored.fields.keys()
     assert len(stored.table) == len(stored.fields)
     stored.table.drop(np.flatnonzero(stored.table.live))
-    assert not stored.table._heads
+    assert (stored.table._keys.heads == NONE).all()
     stored.fields |= forgotten
     assert stored.sessions() == modelled(log, window)
 
@@ -254,9 +263,11 @@ def test_most_keys_are_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     walked: list[int] = []
     walk = SessionTable._walk
 
-    def counting(self: SessionTable, new: Arrivals, mask: Mask, slots: Slots, into: Walk) -> tuple[Slots, list[bytes]]:
+    def counting(
+        self: SessionTable, new: Arrivals, numbers: Int32, mask: Mask, slots: Slots, into: Walk
+    ) -> tuple[Slots, list[bytes]]:
         walked.append(int(mask.sum()))
-        return walk(self, new, mask, slots, into)
+        return walk(self, new, numbers, mask, slots, into)
 
     monkeypatch.setattr(sessions.SessionTable, "_walk", counting)
     stored = Stored(Session(30_000))
