@@ -101,5 +101,13 @@ def datetime_to_ms(moment: datetime) -> int:
 
 
 def iso_time(time_ms: int | None) -> str | None:
-    """Return `2015-05-20T21:05:59.000+00:00` for epoch milliseconds: exact, and the text pandas compares times with."""
-    return None if time_ms is None else (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
+    """Return `2015-05-20T21:05:59.000+00:00` for epoch milliseconds: exact, and the text pandas compares times with.
+
+    Outside the years 1 to 9999, where only the first and the last calendar window reach, it is the number.
+    """
+    if time_ms is None:
+        return None
+    try:
+        return (EPOCH + timedelta(milliseconds=time_ms)).isoformat(timespec="milliseconds")
+    except OverflowError:
+        return str(time_ms)

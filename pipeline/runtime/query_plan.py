@@ -11,6 +11,7 @@ from itertools import groupby
 
 import redis
 
+from pipeline.core.calendars import BEGINNING_MS, END_MS
 from pipeline.core.programs import Program
 from pipeline.core.windows import Span
 from pipeline.errors import BadRequestError
@@ -71,8 +72,8 @@ def plan_of(client: redis.Redis, program: Program, query: MetricQuery, groups: A
         BadRequestError: the query cannot be answered exactly (422), or the range holds too many windows (400).
     """
     cut = checked_cut(program, query.step_ms, query.calendar)
-    start_ms = None if query.start_ms is None else cut.begin(query.start_ms)
-    end_ms = None if query.end_ms is None else cut.end(query.end_ms)
+    start_ms = None if query.start_ms is None else _dated(cut.begin(query.start_ms), query.start_ms)
+    end_ms = None if query.end_ms is None else _dated(cut.end(query.end_ms), query.end_ms)
     completeness, due = account(client, program)
     tier_ms, coarse = _tier(client, cut, start_ms, end_ms)
     fine = _published(client, program, start_ms, end_ms)
@@ -91,6 +92,11 @@ def plan_of(client: redis.Redis, program: Program, query: MetricQuery, groups: A
     units = {unit for unit in units if _overlaps(unit, start_ms, end_ms) and not is_covered(unit)}
     check_fitting(cut, units, (start_ms, end_ms, completeness.watermark_ms))
     return Plan(query, known, sorted(units), start_ms, end_ms, tier_ms)
+
+
+def _dated(bound_ms: int, asked_ms: int) -> int:
+    """The bound of a range, or what was asked for where no day begins any more to widen it to."""
+    return asked_ms if bound_ms in (BEGINNING_MS, END_MS) else bound_ms
 
 
 def _tier(client: redis.Redis, cut: Cut, start_ms: int | None, end_ms: int | None) -> tuple[int | None, set[Span]]:

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from pipeline.core.calendars import BEGINNING_MS, END_MS
 from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.core.times import by_units, format_duration
@@ -190,7 +191,8 @@ def check_fitting(cut: Cut, units: Iterable[Span], times_ms: Iterable[int | None
         return
     program, width_ms = cut.program, pane_width_ms(cut.program)
     rows = {cut.row_of(unit) for unit in units} | {cut.row_of((ms, ms + 1)) for ms in times_ms if ms is not None}
-    for bound_ms in sorted({ms for row in rows for ms in row}):
+    # where the dates end, no day begins: a range may go there ("until 9999-12-31"), no window is cut by it
+    for bound_ms in sorted({ms for row in rows for ms in row} - {BEGINNING_MS, END_MS}):
         if aligned(program, bound_ms, width_ms) != bound_ms:
             raise BadRequestError(
                 f"a {cut.calendar.unit} in {cut.calendar.zone} begins at {_clock(bound_ms)} UTC, within a window of "

@@ -165,6 +165,7 @@ MISFITS = [
     ("visits", {"fill": "zero"}, 422, "not_for_sessions", "fill"),
     ("visits", {"group_by": ""}, 422, "not_for_sessions", "group_by"),
     ("hourly", {"step": "1d", "tz": "Asia/Kathmandu"}, 422, "zone_not_exact", "Etc/GMT-6 (UTC+06:00)"),
+    ("hourly", {"step": "1d", "tz": "Asia/Kathmandu", "end": "9999-12-31"}, 422, "zone_not_exact", "Etc/GMT-6"),
     ("days", {"step": "1d", "tz": "Europe/London"}, 422, "zone_not_exact", "tz=Europe/Paris"),
     ("weeks", {"step": "month", "tz": "Europe/Paris"}, 422, "zone_not_exact", "step=week"),
     ("fine", {"fill": "zero", "start": "2020-01-01", "end": "2026-04-01"}, 422, "fill_too_large", "shorter range"),
@@ -186,6 +187,23 @@ def test_a_rate_alone_does_not_stop_the_other_values(line: Line) -> None:
         {name: row[name] if name != "n" else row["views"] for name in (*list(row)[:4], "n")}
         for row in rows(line, "in_all")
     ]
+
+
+@pytest.mark.parametrize(("metric", "zone"), [("hourly", "UTC"), ("days", "Europe/Paris"), ("fine", "UTC")])
+def test_a_range_may_go_to_where_the_dates_end(line: Line, metric: str, zone: str) -> None:
+    steps = {"step": "month", "tz": zone}
+
+    found = line.get(metric, start="0001-01-01", end="9999-12-31T23:59:59Z", **steps)
+
+    assert found["data"] == line.get(metric, start="1970-01-01", **steps)["data"] != []
+    assert (found["meta"]["start"], found["meta"]["end"]) == (-62_135_596_800_000, 253_402_300_799_000)
+
+
+@pytest.mark.parametrize("start", ["0001-01-01", "9999-12-31T12:00:00Z"])
+def test_no_window_where_the_dates_end_is_said_so(line: Line, start: str) -> None:
+    answer = line.http.get("/v1/metrics/days/explain", query_string={"start": start})
+
+    assert (answer.status_code, answer.get_json(force=True)["code"]) == (422, "no_window")
 
 
 @pytest.mark.parametrize(("step", "stage"), [("1d", "days"), ("week", "weeks"), ("month", "months")])
