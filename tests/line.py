@@ -120,7 +120,8 @@ class Line:
         return Worker(self.config, self.client, self.client, name)
 
     def settle(self, worker: Worker | None = None) -> None:
-        """Poll one worker until it has committed the whole log, and publish every window that has closed."""
+        """Poll one worker until it has committed the whole log, and publish every window that has closed; one of its
+        own goes then, so that nobody waits for its leases to run out."""
         polled = worker or self.worker()
 
         def committed() -> bool:
@@ -133,6 +134,8 @@ class Line:
         for program in self.programs.values():
             while isinstance(program.window, Session) and polled.close_sessions(program).more:
                 pass
+        if worker is None:
+            polled.drain()
 
     def committed(self) -> Iterator[bool]:
         """For each group and partition, whether its checkpoint is at the end of the log."""

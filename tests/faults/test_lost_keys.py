@@ -195,8 +195,8 @@ SINGLE = [(one,) for one in LOST]
 PAIRS = [("group", other) for other in LOST[1:]]
 PAIRS += [("checkpoint", "pane marks"), ("checkpoint", "due panes"), ("pane marks", "due panes")]
 STAGES = sorted(GROUPS)
-# Each key of each stage, and each pair of one stage: the law below draws the other pairs, `make faults` tries them all.
-DEALT = {stage: [*SINGLE, *PAIRS[number :: len(STAGES)]] for number, stage in enumerate(STAGES)}
+# Each key of each stage, and every other pair of one stage: the law below draws pairs, `make faults` tries them all.
+DEALT = {stage: [*SINGLE, *PAIRS[number :: 2 * len(STAGES)]] for number, stage in enumerate(STAGES)}
 EVERY = {stage: [*SINGLE, *PAIRS] for stage in STAGES}
 
 

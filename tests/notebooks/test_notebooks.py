@@ -138,7 +138,7 @@ def change_one_count(product: Product, metric: str) -> None:
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     "path",
-    [NOTEBOOKS[0], SENSORS, *(pytest.param(path, marks=pytest.mark.slow) for path in (*NOTEBOOKS[1:], CLICKSTREAM))],
+    [NOTEBOOKS[0], *(pytest.param(path, marks=pytest.mark.slow) for path in (*NOTEBOOKS[1:], SENSORS, CLICKSTREAM))],
     ids=name_of,
 )
 def test_a_notebook_runs_without_a_server_on_one_of_its_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
