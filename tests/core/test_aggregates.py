@@ -109,7 +109,7 @@ def same(found: Any, expected: Any, scale: float) -> bool:
     return math.isclose(found, float(expected), rel_tol=1e-9, abs_tol=1e-9 * scale)
 
 
-@settings(max_examples=examples(50, whole=200), deadline=None)
+@settings(max_examples=examples(25, whole=200), deadline=None)
 @given(drawn=rows, use=st.sampled_from([use for use in every_use() if use[0] in SQL]))
 def test_every_exact_function_answers_as_duckdb_does(drawn: list[dict[str, Any]], use: tuple[str, str]) -> None:
     function, field = use
@@ -126,7 +126,7 @@ def test_every_exact_function_answers_as_duckdb_does(drawn: list[dict[str, Any]]
         assert same(found[cell], expected, scale + 1), (found, expected)
 
 
-@settings(max_examples=examples(50, whole=200), deadline=None)
+@settings(max_examples=examples(25, whole=200), deadline=None)
 @given(drawn=rows, field=st.sampled_from(["v", "k"]), q=st.sampled_from([0, 0.25, 0.29, 0.5, 0.95, 1]))
 def test_a_quantile_is_within_its_error_of_the_value_duckdb_sorts_there(
     drawn: list[dict[str, Any]], field: str, q: float
@@ -146,7 +146,7 @@ def test_a_quantile_is_within_its_error_of_the_value_duckdb_sorts_there(
             assert abs(found[cell] - expected) <= 0.01 * abs(expected)
 
 
-@settings(max_examples=examples(50, whole=200), deadline=None)
+@settings(max_examples=examples(25, whole=200), deadline=None)
 @given(drawn=rows, field=st.sampled_from(["s", "k", "b", "t"]))
 def test_topk_is_duckdb_s_count_of_each_value(drawn: list[dict[str, Any]], field: str) -> None:
     frame = frame_of(drawn)
@@ -161,7 +161,7 @@ def test_topk_is_duckdb_s_count_of_each_value(drawn: list[dict[str, Any]], field
         assert found[cell] == [list(row) for row in duckdb.execute(sql, [cell]).fetchall()]
 
 
-@settings(max_examples=examples(50, whole=200), deadline=None)
+@settings(max_examples=examples(25, whole=200), deadline=None)
 @given(drawn=rows, field=st.sampled_from(["v", "k"]))
 def test_increase_and_time_weighted_mean_are_duckdb_s_over_the_rows_in_order(
     drawn: list[dict[str, Any]], field: str

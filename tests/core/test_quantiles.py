@@ -70,7 +70,7 @@ def test_every_quantile_is_within_the_stated_error_of_the_value_at_its_rank(name
         assert abs(found - expected) <= RELATIVE_ERROR * abs(expected), (q, found, expected)
 
 
-@settings(max_examples=examples(50, whole=200), deadline=None)
+@settings(max_examples=examples(25, whole=200), deadline=None)
 @given(
     values=st.lists(st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False), min_size=1, max_size=30),
     q=st.floats(0, 1),
@@ -82,7 +82,7 @@ def test_the_stated_error_holds_for_any_values(values: list[float], q: float) ->
     assert abs(found - expected) <= RELATIVE_ERROR * abs(expected)
 
 
-@settings(max_examples=examples(50, whole=200), deadline=None)
+@settings(max_examples=examples(25, whole=200), deadline=None)
 @given(values=st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30), q=st.floats(0, 1))
 def test_the_stated_error_holds_for_any_integers(values: list[int], q: float) -> None:
     where = np.zeros(len(values), dtype=np.int64)

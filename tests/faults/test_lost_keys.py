@@ -234,7 +234,7 @@ def test_any_one_or_two_lost_keys_of_a_stage_are_made_good_from_the_log(
         is_right(line, expected, damage, lost)
 
 
-@settings(max_examples=examples(12, whole=40), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(8, whole=40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     stage=st.sampled_from(sorted(GROUPS)),
     damage=st.lists(st.sampled_from(LOST), min_size=1, max_size=2, unique=True),

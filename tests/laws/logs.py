@@ -27,8 +27,8 @@ DISORDER_MS = 8_000
 FIRST_ARRIVAL_MS = 20_000
 END_MS = 200_000  # past every window of these logs: an arrival and a tick time
 
-law = settings(max_examples=examples(20, whole=60), deadline=None, derandomize=os.environ.get("CI") == "true")
-small_law = settings(law, max_examples=examples(10, whole=25))  # of laws that run once for each of a dozen accumulators
+law = settings(max_examples=examples(12, whole=60), deadline=None, derandomize=os.environ.get("CI") == "true")
+small_law = settings(law, max_examples=examples(6, whole=25))  # of laws that run once for each of a dozen accumulators
 
 FIELDS = (
     Field("ts", "timestamp", unit="ms"),

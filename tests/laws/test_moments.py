@@ -19,7 +19,7 @@ from pipeline.core.cell_layout import Layout
 from tests.examples import examples
 from tests.laws.sketch_cases import CELLS, Event, batch_of, events_of, finite_floats
 
-moments_law = settings(max_examples=examples(50, whole=200), deadline=None, derandomize=os.environ.get("CI") == "true")
+moments_law = settings(max_examples=examples(25, whole=200), deadline=None, derandomize=os.environ.get("CI") == "true")
 PART = Moments("f")
 LAYOUT = Layout.of([PART])
 SLOTS = np.arange(CELLS)

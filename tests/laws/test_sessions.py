@@ -33,7 +33,7 @@ from tests.laws.session_model import Event, Lateness, in_time, sessions_of
 
 LAYOUT = Layout.of([Count(None), FloatSum("v"), Edge("v", "first", "<f8"), Edge("word", "last", "O")])
 VALUES = [0.1, 0.2, 0.3, 1e16, -1e16, -0.0, 1.0]
-many = settings(law, max_examples=examples(130, whole=400))
+many = settings(law, max_examples=examples(70, whole=400))
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pipeline.core.sketches import Sketch, as_column, as_slots
 from tests.examples import examples
 from tests.laws.sketch_cases import CASES, CELLS, Event, copied, dumps, events_of, fold, folded
 
-sketch_law = settings(max_examples=examples(30, whole=200), deadline=None, derandomize=os.environ.get("CI") == "true")
+sketch_law = settings(max_examples=examples(15, whole=200), deadline=None, derandomize=os.environ.get("CI") == "true")
 every_sketch = pytest.mark.parametrize("case", CASES)
 
 
