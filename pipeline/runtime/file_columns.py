@@ -151,9 +151,9 @@ def _values(path: Path, rows: Sequence[FileRow]) -> tuple[list[int], dict[str, l
         lines.append(row.line)
         for column in values.values():
             column.extend([None] * (len(lines) - len(column)))
-    if len(odd) * ROWS_PER_ODD_ONE > len(rows):
-        few = f"{len(odd):,} of {len(rows):,} rows are none; one in {ROWS_PER_ODD_ONE} may be"
-        raise StreamgaugeError(f"{path}:{odd[0].line}: {odd[0].why} ({few}).")
+    if len(odd) > max(1, len(rows) // ROWS_PER_ODD_ONE) or len(odd) == len(rows) > 0:
+        few = f"{len(odd):,} of {len(rows):,} rows are none; one in {ROWS_PER_ODD_ONE} may be, and one of any file"
+        raise StreamgaugeError(f"{path}:{odd[0].line}: {odd[0].why} ({few}). Mend those rows, or take them out.")
     return lines, values, odd
 
 

@@ -141,6 +141,17 @@ def test_too_many_rows_that_do_not_fit_are_no_mistakes(tmp_path: Path) -> None:
         draft_for(tmp_path / "x.csv")
 
 
+def test_one_row_of_a_short_file_may_be_a_mistake(tmp_path: Path) -> None:
+    lines = messy(6, odd=False).splitlines()
+    (tmp_path / "x.csv").write_text("\n".join([*lines, "nur;drei;Zellen"]), "utf-8")
+    draft = draft_for(tmp_path / "x.csv")
+    assert any("line 8: the row has not as many cells" in note for note in draft.notes())
+
+    (tmp_path / "x.csv").write_text("\n".join([*lines[:1], "nur;drei;Zellen"]), "utf-8")
+    with pytest.raises(StreamgaugeError, match=r"\(1 of 1 rows are none; .*\)\. Mend those rows, or take them out\."):
+        draft_for(tmp_path / "x.csv")
+
+
 def test_a_column_that_is_mostly_something_else_stays_text(tmp_path: Path) -> None:
     rows = "".join(f"2026-03-01 08:00:{n % 60:02d},{'A3' if n % 50 == 0 else n}\n" for n in range(300))
     config = drafted(tmp_path, "x.csv", f"ts,room\n{rows}")
