@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
@@ -185,6 +186,15 @@ KINDS = (
         ("window: {session: 30s}", COUNT, "output: rows"),
     ),
 )
+
+
+def write_config(case: Case, tables: Mapping[str, str], folder: Path) -> Path:
+    """Write a case's config and the files beside it; return where the config is."""
+    path = folder / "config.yaml"
+    path.write_text(case.config)
+    for name, text in tables.items():
+        path.with_name(name).write_text(text)
+    return path
 
 
 @dataclass(frozen=True, slots=True)

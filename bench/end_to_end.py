@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.cases import METRIC, Case, Task
+from bench.cases import METRIC, Case, Task, write_config
 from bench.product import DRAIN_TIMEOUT_S, POLL_S, Product, product
 from bench.sending import Post, Sender
 from bench.window_loads import n_correct
@@ -50,13 +50,11 @@ class Run:
 @contextmanager
 def started(case: Case, tables: Mapping[str, str], workers: int = 1) -> Iterator[Product]:
     """A product of the case's own, with files beside its config."""
-    with tempfile.TemporaryDirectory(prefix="streamgauge-bench-config-") as folder:
-        config = Path(folder) / "config.yaml"
-        config.write_text(case.config)
-        for name, text in tables.items():
-            config.with_name(name).write_text(text)
-        with product(config, workers) as running:
-            yield running
+    with (
+        tempfile.TemporaryDirectory(prefix="streamgauge-bench-config-") as folder,
+        product(write_config(case, tables, Path(folder)), workers) as running,
+    ):
+        yield running
 
 
 def post_of(case: Case, task: Task, connections: int) -> Post:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.cases import CROWD, DISTINCT, HOPPING, SESSIONS, YAHOO, Case, Coding, Loads
+from bench.cases import CROWD, DISTINCT, HOPPING, SESSIONS, YAHOO, Case, Coding, Loads, write_config
 from bench.end_to_end import Run, run_once
 from bench.figures import Figure
 from bench.footprint import OPEN_WINDOWS, idle_cost, memory_with_open_windows
@@ -147,10 +147,7 @@ def _retained(name: str, settings: tuple[str, ...]) -> Callable[[Scale], Iterato
 
 def _require_config(case: Case, tables: Mapping[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="streamgauge-bench-config-") as folder:
-        config = Path(folder) / "config.yaml"
-        config.write_text(case.config)
-        for name, text in tables.items():
-            config.with_name(name).write_text(text)
+        config = write_config(case, tables, Path(folder))
         try:
             load_config(config, {})
         except ConfigError as error:

@@ -36,9 +36,7 @@ DRAIN_TIMEOUT_S = 300.0
 POLL_S = 0.01
 POLL_SHARE = 0.02  # of the time waited so far, between two looks: each costs the measured cores a millisecond
 REQUEST_TIMEOUT_S = 120
-SCHEDULER_STARTED = (
-    "scheduler started"  # in the log of `up`: the last process whose start would be measured with the work
-)
+SCHEDULER_STARTED = "scheduler started"  # in the log of `up`; else its start would be measured with the work
 ROLES = ("worker", "scheduler", "api", "up")
 THREAD_NUMBER = re.compile(r"[-_ ]?\d+$")
 

@@ -297,7 +297,7 @@ class Storm:
         Without fsync no answer waits for one that is under way, so none is lost between the look and the kill.
         """
         self.server.client.config_set("appendfsync", "no")
-        written(self.server)
+        written(self.client)
         self.server.kill()
         self.server.restart()
         self.server_kills += 1

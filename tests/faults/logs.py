@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import redis
+
 from tests.servers import RunningServer, wait_for
 
 
@@ -18,14 +20,14 @@ def log_file(server: RunningServer) -> Path:
     return max(files, key=lambda path: int(path.name.split(".")[-3]))
 
 
-def written(server: RunningServer) -> None:
+def written(client: redis.Redis) -> None:
     """Wait until everything that was answered is in the file."""
-    wait_for(lambda: server.client.info("persistence")["aof_buffer_length"] == 0, "the log to be written")
+    wait_for(lambda: client.info("persistence")["aof_buffer_length"] == 0, "the log to be written")
 
 
 def log_bytes(server: RunningServer) -> bytes:
     """The whole of it: everything that was answered so far, and nothing else."""
-    written(server)
+    written(server.client)
     return log_file(server).read_bytes()
 
 

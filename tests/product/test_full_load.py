@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.cases import METRIC, YAHOO, Loads, Task
+from bench.cases import METRIC, YAHOO, Loads, Task, write_config
 from bench.end_to_end import recount
 from bench.product import Product as Measured
-from pipeline.rim import connection
-from pipeline.rim.running import running_url
+from tests.faults.logs import written
 from tests.product.product import Product, assert_balanced, wait_for
 
 CONNECTIONS = 3
@@ -104,10 +103,7 @@ def test_the_benchmark_s_load_is_counted_right_while_everything_is_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = Loads(2_000_000, 1_000_000, batch=5_000, late=0.01).task(YAHOO)
-    config = tmp_path / "config.yaml"
-    config.write_text(YAHOO.config)
-    for name, text in task.tables.items():
-        config.with_name(name).write_text(text)
+    config = write_config(YAHOO, task.tables, tmp_path)
     with Product(tmp_path / "up", "--workers", "2", config=config) as product:
         product.wait_until_ready()
         began_s = time.monotonic()
@@ -152,10 +148,7 @@ def runs(product: Product, name: str) -> bool:
 
 def kill_server(product: Product) -> None:
     """kill -9 at a moment when the disk keeps up, as `Storm.kill_server` does and for its reason."""
-    url = running_url(product.data_dir)
-    assert url is not None
-    client = connection.writer(url)
-    client.config_set("appendfsync", "no")
-    wait_for(lambda: client.info("persistence")["aof_buffer_length"] == 0, "the log to be written")
+    with product.redis() as client:
+        client.config_set("appendfsync", "no")
+        written(client)
     product.tree()["redis"].kill()
-    client.close()
