@@ -55,7 +55,8 @@ default_stream: {stream}
 streams:
   {stream}:
     schema: {{{time}: {{type: timestamp, unit: ms}}, {fields}}}
-    time: {{field: {time}, disorder: {disorder}}}   # several senders at once: a batch may overtake another
+    # several senders at once: a batch may overtake another
+    time: {{field: {time}, disorder: {disorder}, idle_after: {idle_after}}}
     partitions: {partitions}
     retention: {{time: 24h, bytes: 20GB}}
 {settings}
@@ -91,6 +92,7 @@ class Case:
     stage: Sequence[str]
     partitions: int = 4
     disorder: str = "10s"
+    idle_after: str = "10s"
     settings: Sequence[str] = ()  # further lines of the stream
 
     @property
@@ -108,6 +110,7 @@ class Case:
             time=source.time,
             fields=source.fields,
             disorder=self.disorder,
+            idle_after=self.idle_after,
             partitions=self.partitions,
             settings="\n".join(f"    {line}" for line in settings),
             transform=transform,

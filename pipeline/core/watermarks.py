@@ -87,12 +87,17 @@ class Tick:
 
 
 def idle_ticks(
-    now_ms: int, policy: TimePolicy, partitions: Sequence[PartitionClock], horizons: Sequence[Horizon]
+    now_ms: int,
+    policy: TimePolicy,
+    partitions: Sequence[PartitionClock],
+    horizons: Sequence[Horizon],
+    watched_since_ms: int | None = None,
 ) -> list[Tick]:
     """Decide which partitions time has to be moved in, and to where, because events no longer do it (DESIGN 6).
 
     `horizons` are those of the stages that read the stream. A tick is part of the clocks the next one is decided from:
     run late, twice or in two processes, this moves time no further, and a tick never looks like the stream flowing.
+    `watched_since_ms`: since when nothing stood in an event's way; a silence before it is an outage, not a source's.
     """
     if all(clock.last_arrival_ms is None for clock in partitions):
         partitions = [_as_if_live(clock) for clock in partitions]
@@ -103,11 +108,11 @@ def idle_ticks(
     last_ms = max(arrivals)
     historic = last_ms - newest_ms > HISTORIC_MS
     ticks: list[Tick] = []
-    if _is_silent(now_ms, policy, last_ms, historic):
+    if _is_silent(now_ms, policy, _latest(last_ms, watched_since_ms), historic):
         end_ms = end_tick_time(newest_ms, horizons, policy.disorder_ms)
         ticks = _silence_ticks(now_ms, policy.idle_after_ms or 0, last_ms, partitions, end_ms, historic)
     elif not historic:
-        ticks = _idle_ticks(now_ms, policy, partitions, horizons, newest_ms)
+        ticks = _idle_ticks(now_ms, policy, partitions, horizons, newest_ms, watched_since_ms)
     taken = {tick.partition for tick in ticks}
     return ticks + [
         tick for tick in _unused_ticks(now_ms, policy, partitions, horizons, newest_ms) if tick.partition not in taken
@@ -120,6 +125,11 @@ def _as_if_live(clock: PartitionClock) -> PartitionClock:
         return clock
     reached_ms = min(clock.max_ts_ms, clock.last_backfill_ms) if clock.max_seen_ms is None else clock.max_seen_ms
     return replace(clock, last_arrival_ms=clock.last_backfill_ms, max_seen_ms=reached_ms)
+
+
+def _latest(arrival_ms: int, watched_since_ms: int | None) -> int:
+    """When the silence began that may be taken for the source's own."""
+    return arrival_ms if watched_since_ms is None else max(arrival_ms, watched_since_ms)
 
 
 def _is_silent(now_ms: int, policy: TimePolicy, last_ms: int, historic: bool) -> bool:
@@ -176,12 +186,13 @@ def _idle_ticks(
     partitions: Sequence[PartitionClock],
     horizons: Sequence[Horizon],
     newest_ms: int,
+    watched_since_ms: int | None,
 ) -> list[Tick]:
     """Used partitions that are silent beside flowing ones follow the slowest of those that flow."""
     if policy.idle_after_ms is None:
         return []
     used = [clock for clock in partitions if clock.last_arrival_ms is not None]
-    idle = [c for c in used if now_ms - (c.last_arrival_ms or 0) >= policy.idle_after_ms]
+    idle = [c for c in used if now_ms - _latest(c.last_arrival_ms or 0, watched_since_ms) >= policy.idle_after_ms]
     target_ms = _slowest([clock for clock in used if clock not in idle])
     return _follow(now_ms, policy, idle, target_ms, horizons, newest_ms)
 

@@ -53,13 +53,16 @@ class TimeKeeper:
     groups: Sequence[str]
     _looks: deque[tuple[int, tuple[PartitionClock, ...]]] = field(default_factory=deque)
 
-    def tick_idle(self, now_ms: int) -> list[str]:
-        """Look at the stream and write the ticks that are due; return their ids. Called a few times a second."""
+    def tick_idle(self, now_ms: int, watched_since_ms: int | None = None) -> list[str]:
+        """Look at the stream and write the ticks that are due; return their ids. Called a few times a second.
+
+        `watched_since_ms` is that of `idle_ticks`.
+        """
         seen = self._look()
         clocks = self._settled(now_ms, seen.clocks)
         if not seen.complete:
             return []
-        ticks = idle_ticks(now_ms, self.stream.time, clocks, self.horizons)
+        ticks = idle_ticks(now_ms, self.stream.time, clocks, self.horizons, watched_since_ms)
         return [entry_id for tick in ticks if (entry_id := self._append(tick)) is not None]
 
     def end(self) -> Ticked:

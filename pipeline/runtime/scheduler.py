@@ -12,6 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -37,6 +38,7 @@ from pipeline.runtime.table_reloads import TableReloads
 from pipeline.runtime.time_keepers import time_keepers
 
 TICK_EVERY_MS = 500  # a silent stream closes its windows at most this much after it is due
+GAP_MS = MINUTE_MS  # between two looks of a scheduler that runs: longer, and the machine was suspended
 TRIM_EVERY_MS = 5_000  # at 150 MB/s a log of 1 GB fills in seven seconds: once a minute would let it grow to nine
 EXPIRE_EVERY_MS = MINUTE_MS
 CHECK_EVERY_MS = MINUTE_MS
@@ -46,6 +48,21 @@ SAY_EVERY_S = 60.0
 JOBS_AT_ONCE = 6  # one thread a job: a long trim must not hold up the ticks
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Watch:
+    """Since when the streams have been looked at without a gap, by Redis's clock; one that goes back begins anew."""
+
+    since_ms: int | None = None
+    last_ms: int | None = None
+
+    def look(self, now_ms: int) -> int:
+        """Note a look; return since when there was none missing."""
+        if self.since_ms is None or self.last_ms is None or not 0 <= now_ms - self.last_ms <= GAP_MS:
+            self.since_ms = now_ms
+        self.last_ms = now_ms
+        return self.since_ms
 
 
 class Housekeeping:
@@ -58,14 +75,28 @@ class Housekeeping:
         self._scripts = Scripts(client)
         self._time_keepers = time_keepers(client, config)
         self._tables = TableReloads(config, client, self._scripts)
+        self._watch = Watch()
         self._unfit: frozenset[str] = frozenset()
         self._unbalanced: frozenset[Finding] = frozenset()
         self._searched: frozenset[str] = frozenset()  # metrics whose results were looked for by their keys
 
-    def tick_once(self, now_ms: int | None = None) -> list[str]:
+    def tick_once(self, now_ms: int | None = None, watched_since_ms: int | None = None) -> list[str]:
         """Write the ticks that are due in any stream; return their entry ids."""
         now_ms = redis_time_ms(self.client) if now_ms is None else now_ms
-        return [entry_id for keeper in self._time_keepers.values() for entry_id in keeper.tick_idle(now_ms)]
+        keepers = self._time_keepers.values()
+        return [entry_id for keeper in keepers for entry_id in keeper.tick_idle(now_ms, watched_since_ms)]
+
+    def tick_watching(self) -> list[str]:
+        """`tick_once`, where a silence begins no earlier than this scheduler's looks at Redis without a gap.
+
+        What buffers while Redis or the machine is down sends when it is back: that is not late because of the outage.
+        """
+        try:
+            now_ms = redis_time_ms(self.client)
+            return self.tick_once(now_ms, self._watch.look(now_ms))
+        except redis.RedisError:
+            self._watch = Watch()
+            raise
 
     def trim_once(self, now_ms: int | None = None) -> Trimmed:
         """Sample checkpoints and trim every stream that is past its retention."""
@@ -202,7 +233,7 @@ def schedule(housekeeping: Housekeeping) -> BackgroundScheduler:
     scheduler.add_listener(Skips(), EVENT_JOB_MAX_INSTANCES)
     logging.getLogger("apscheduler").setLevel(logging.ERROR)  # its warnings are the skipped runs, said above
     jobs: list[tuple[str, Callable[[], object], int]] = [
-        ("ticks", housekeeping.tick_once, TICK_EVERY_MS),
+        ("ticks", housekeeping.tick_watching, TICK_EVERY_MS),
         ("trim", housekeeping.trim_once, TRIM_EVERY_MS),
         ("expiry", housekeeping.expire_once, EXPIRE_EVERY_MS),
         ("checks", housekeeping.check_once, CHECK_EVERY_MS),

@@ -247,6 +247,23 @@ def test_an_end_that_lies_ahead_of_the_clock_is_approached_without_a_flood_of_ti
     assert (world.watermark_ms(0) or 0) <= world.now_ms
 
 
+def test_a_silence_begins_when_nothing_stands_in_the_way_of_an_event() -> None:
+    """An outage of a minute until NOW; then time goes on as if it had been seen from the last event on."""
+    clock = PartitionClock(0, "1-0", NOW - MINUTE_MS, NOW - MINUTE_MS, NOW - MINUTE_MS)
+    horizons = [Horizon(TEN_SECONDS)]
+    assert idle_ticks(NOW, POLICY, [clock], horizons, NOW - 9_999) == []
+    assert idle_ticks(NOW, POLICY, [clock], horizons, NOW - 10_000) == [Tick(0, "1-0", NOW)]
+    assert idle_ticks(NOW, POLICY, [clock], horizons) == [Tick(0, "1-0", NOW)]
+
+
+def test_a_partition_does_not_follow_the_first_that_speaks_after_an_outage() -> None:
+    flowing = PartitionClock(0, "2-0", NOW, NOW, NOW, settled_ms=NOW)
+    silent = PartitionClock(1, "1-0", NOW - MINUTE_MS, NOW - MINUTE_MS, NOW - MINUTE_MS)
+    horizons = [Horizon(TEN_SECONDS)]
+    assert idle_ticks(NOW, POLICY, [flowing, silent], horizons, NOW - 9_999) == []
+    assert idle_ticks(NOW, POLICY, [flowing, silent], horizons, NOW - 10_000) == [Tick(1, "1-0", NOW, "follow")]
+
+
 @pytest.mark.parametrize("back_ms", [500, MINUTE_MS, DAY_MS])
 def test_a_clock_that_goes_back_moves_nothing(back_ms: int) -> None:
     world = World()

@@ -22,7 +22,7 @@ from pipeline.rim import keys
 from pipeline.rim.expiry import Expired
 from pipeline.rim.replies import parse_entries
 from pipeline.rim.store import redis_time_ms
-from pipeline.runtime.scheduler import Housekeeping, Skips, guarded, schedule
+from pipeline.runtime.scheduler import Housekeeping, Skips, Watch, guarded, schedule
 from pipeline.runtime.setup import set_up
 from pipeline.runtime.worker import Worker
 from tests.servers import RunningServer
@@ -125,14 +125,45 @@ def test_a_job_that_meets_a_dead_server_is_logged_and_works_again_afterwards(thr
     housekeeping = Housekeeping(CONFIG, throwaway_server.client)
     throwaway_server.kill()
     with capture_logs() as logs:
-        guarded("ticks", housekeeping.tick_once)
+        guarded("ticks", housekeeping.tick_watching)
     assert [(line["event"], line["job"], line["log_level"]) for line in logs] == [("redis is away", "ticks", "warning")]
     throwaway_server.restart()
     with capture_logs() as logs:
-        guarded("ticks", housekeeping.tick_once)
+        guarded("ticks", housekeeping.tick_watching)
         guarded("trim", housekeeping.trim_once)
         guarded("expiry", housekeeping.expire_once)
     assert {line["event"] for line in logs} <= {"job ran"}
+
+
+def test_an_outage_is_not_taken_for_the_silence_of_a_source(
+    throwaway_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a source keeps while Redis is away is in time if it comes within `idle_after` of the server's return."""
+    housekeeping, began_ms = Housekeeping(CONFIG, throwaway_server.client), redis_time_ms(throwaway_server.client)
+    for partition in (0, 1):
+        add_row(throwaway_server, partition, began_ms)
+
+    def looks(*after_ms: int) -> int:
+        ticks = 0
+        for ms in after_ms:
+            monkeypatch.setattr("pipeline.runtime.scheduler.redis_time_ms", lambda client, at=began_ms + ms: at)
+            ticks += len(housekeeping.tick_watching())
+        return ticks
+
+    assert looks(0) == 0
+    throwaway_server.kill()
+    with pytest.raises(redis.ConnectionError):
+        looks(500)
+    throwaway_server.restart()
+    assert looks(30_000, 35_000, 39_900) == 0
+    assert looks(40_000) == 2, "a tick in each partition, ten seconds after the first look that was answered"
+
+
+def test_a_suspended_machine_and_a_clock_that_goes_back_begin_the_watch_anew() -> None:
+    watch = Watch()
+    assert [watch.look(ms) for ms in (1_000, 1_500, 61_500)] == [1_000, 1_000, 1_000]
+    assert watch.look(121_501) == 121_501
+    assert watch.look(121_500) == 121_500
 
 
 def test_a_job_that_fails_does_not_end_the_process(server: RunningServer) -> None:
@@ -163,7 +194,7 @@ def test_what_is_wrong_with_the_server_is_said_once(server: RunningServer) -> No
 
 def test_every_job_runs_when_the_scheduler_starts(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: dict[str, threading.Event] = {}
-    for job in ("tick_once", "trim_once", "expire_once", "check_once", "ledger_once"):
+    for job in ("tick_watching", "trim_once", "expire_once", "check_once", "ledger_once"):
         ran[job] = threading.Event()
         monkeypatch.setattr(Housekeeping, job, lambda self, event=ran[job]: event.set())
     scheduler = schedule(Housekeeping(CONFIG, server.client))
@@ -223,12 +254,12 @@ def test_what_the_scheduler_library_says_of_skipped_runs_is_not_shown(
     set_up(server.client, CONFIG)
     house, release, slow = Housekeeping(CONFIG, server.client), threading.Event(), threading.Event()
 
-    def tick_slowly(now_ms: int | None = None) -> list[str]:
+    def tick_slowly() -> list[str]:
         slow.set()
         release.wait(STARTUP_S)
         return []
 
-    monkeypatch.setattr(house, "tick_once", tick_slowly)
+    monkeypatch.setattr(house, "tick_watching", tick_slowly)
     monkeypatch.setattr("pipeline.runtime.scheduler.TICK_EVERY_MS", 20)
     said = threading.Event()
     monkeypatch.setattr(Skips, "__call__", lambda *_: said.set())
