@@ -17,6 +17,7 @@ from pipeline.core.aggregates import Finisher
 from pipeline.core.definitions import Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.runtime.answer import Answer
+from pipeline.runtime.coded_columns import Coded
 
 
 def json_response(body: Any, status: int = 200) -> Response:
@@ -31,10 +32,18 @@ def metric_response(answer: Answer, form: Format, next_page: str | None = None) 
         case "json":
             return json_response({"data": row_objects(answer), "meta": meta(answer), "next": next_page})
         case "columns":
-            return json_response({"data": answer.columns, "meta": column_meta(answer), "next": next_page})
+            return json_response({"data": column_texts(answer), "meta": column_meta(answer), "next": next_page})
         case "csv" | "ndjson" | "arrow":
             headers = account_headers(answer, next_page)
             return Response(BODIES[form](answer), 200, headers, content_type=CONTENT_TYPES[form])
+
+
+def column_texts(answer: Answer) -> dict[str, Any]:
+    """The columns as they are encoded."""
+    return {
+        name: msgspec.Raw(column.json()) if isinstance(column, Coded) else column
+        for name, column in answer.columns.items()
+    }
 
 
 def row_objects(answer: Answer) -> list[Any]:

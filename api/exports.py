@@ -111,7 +111,7 @@ def arrow_type(answer: Answer, column: AnswerColumn) -> pa.DataType:
 
 
 def _batch(part: Answer, schema: pa.Schema) -> pa.RecordBatch:
-    arrays = [_array(part, each, schema.field(each.name).type, part.columns[each.name]) for each in part.fields]
+    arrays = [_array(part, each, schema.field(each.name).type, list(part.columns[each.name])) for each in part.fields]
     if OTHER_COLUMN in schema.names:
         groups = [part.columns[each.name] for each in part.fields if each.kind == "group"]
         arrays.append(pa.array([all(value == OTHER for value in row) for row in zip(*groups, strict=True)], pa.bool_()))

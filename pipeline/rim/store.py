@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 
 import numpy as np
 import redis
@@ -20,6 +21,8 @@ from pipeline.rim.scripts import Operands, Scripts
 SMALL_PANE = 50  # fields read by one HGETALL: as many blocks are 4 MB, some 2 ms of the server
 PANES_A_READ = 500  # panes of a partition looked at together, each a microsecond of the server
 ENOUGH_BYTES = 1_000_000  # of small panes read together: then others get their turn
+SMALL_RESULT = 10_000  # groups of a published window that is read in a script: some 300 kB
+RESULTS_A_READ = 500
 BLOCKS_A_READ = 20
 FIELDS_A_READ = 2_000  # of a cell each
 READ_ROUNDS = 10  # over a large pane that changes meanwhile: each reads what is new
@@ -310,14 +313,35 @@ def are_published(client: redis.Redis, metric: str, version: str, windows: Seque
 
 
 def load_results(client: redis.Redis, metric: str, version: str, windows: Sequence[tuple[int, int]]) -> list[Result]:
-    """The results of windows, in one round trip; windows that expired meanwhile are left out."""
-    pipe = client.pipeline(transaction=False)
-    for start, end in windows:
-        pipe.execute_command("HGETALL", keys.result(metric, version, start, end))
-    answers = pipe.execute() if windows else []
-    stored = [(window, replies.parse_hash(reply)) for window, reply in zip(windows, answers, strict=True)]
+    """The results of windows, in one round trip where they are small; windows that expired meanwhile are left out."""
+    stored: dict[tuple[int, int], list[bytes | None]] = {}
+    large: list[tuple[int, int]] = []
+    left = list(windows)
+    while left:
+        names = [keys.result(metric, version, *window) for window in left[:RESULTS_A_READ]]
+        looked = Scripts(client).run("results", keys=names, args=(SMALL_RESULT, ENOUGH_BYTES))
+        for window, fields in zip(left, looked, strict=False):  # those behind are for the next round
+            if fields is None:
+                large.append(window)
+            elif fields:
+                stored[window] = fields
+        left = left[len(looked) :]
     read = _ReadNames()
-    return [_result(start, end, fields, read) for (start, end), fields in stored if fields]
+    results = {window: _result(window, fields, read) for window, fields in stored.items()}
+    for window in large:
+        if (found := _load_large_result(client, metric, version, window, read)) is not None:
+            results[window] = found
+    return [results[window] for window in windows if window in results]
+
+
+def _load_large_result(
+    client: redis.Redis, metric: str, version: str, window: tuple[int, int], read: _ReadNames
+) -> Result | None:
+    """A result with many groups, at one moment and without a copy of it in a script."""
+    stored = replies.parse_hash(client.execute_command("HGETALL", keys.result(metric, version, *window)))
+    about = [stored.get(name) for name in (b"groups", b"revision", b"state", b"published_ms", b"seq")]
+    blocks = takewhile(lambda block: block is not None, (stored.get(b"b%d" % number) for number in count()))
+    return _result(window, [*about, *blocks], read) if stored else None
 
 
 @dataclass(slots=True)
@@ -333,18 +357,19 @@ class _ReadNames:
         return self.lists[id(names)]
 
 
-def _result(start_ms: int, end_ms: int, fields: Mapping[bytes, bytes], read: _ReadNames) -> Result:
-    blocks: list[Packed] = []
-    while (block := fields.get(b"b%d" % len(blocks))) is not None:
-        blocks.append(decode_block(block, read.columns))
+def _result(window: tuple[int, int], fields: Sequence[bytes | None], read: _ReadNames) -> Result:
+    """The result of what `results.lua` says of it."""
+    _groups, revision, state, published_ms, seq, *packed = fields
+    if revision is None or state is None or published_ms is None:
+        raise ValueError(f"the result of window {window} does not say when and how it was published")
+    blocks = [decode_block(block, read.columns) for block in packed if block is not None]
     names = [read.listed(block.names) for block in blocks]
     return Result(
-        start_ms,
-        end_ms,
-        int(fields[b"revision"]),
-        fields[b"state"].decode(),
-        int(fields[b"published_ms"]),
-        int(fields.get(b"seq", b"0")),
+        *window,
+        int(revision),
+        state.decode(),
+        int(published_ms),
+        int(seq or b"0"),
         names[0] if len(names) == 1 else [name for each in names for name in each],
         blocks,
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.core.definitions import Calendar
 from pipeline.core.programs import Program
 from pipeline.runtime.answer_groups import AnswerGroups
 from pipeline.runtime.answer_positions import Position, rows_after
+from pipeline.runtime.coded_columns import Coded, taken, under_each_other
 from pipeline.runtime.finishing import as_rows
 from pipeline.runtime.metric_completeness import Completeness
 
@@ -62,9 +62,8 @@ class Table:
         """Some rows, in the order of `places`."""
         if len(places) == len(self) and np.array_equal(places, np.arange(len(self))):
             return self
-        listed = places.tolist()
-        about = {name: list(map(column.__getitem__, listed)) for name, column in self.about.items()}
-        values = {name: list(map(column.__getitem__, listed)) for name, column in self.values.items()}
+        about = {name: taken(column, places) for name, column in self.about.items()}
+        values = {name: taken(column, places) for name, column in self.values.items()}
         return Table(self.starts[places], self.ends[places], self.groups[places], about, values)
 
     def where(self, wanted: npt.NDArray[np.bool_]) -> Table:
@@ -93,14 +92,14 @@ class Table:
         group = groups.shown.names[int(self.groups[-1])]
         return Position(int(self.starts[-1]), int(self.ends[-1]), group, None if values is None else values[-1])
 
-    def columns(self, groups: AnswerGroups, values: Collection[str]) -> dict[str, list[Any]]:
+    def columns(self, groups: AnswerGroups, values: Collection[str]) -> dict[str, Sequence[Any]]:
         """Every column of the rows, in the order they are shown; of the values those that were asked for."""
         return {
-            "window_start": self.starts.tolist(),
-            "window_end": self.ends.tolist(),
-            **{name: list(column) for name, column in self.about.items()},
+            "window_start": Coded.of_runs(self.starts),
+            "window_end": Coded.of_runs(self.ends),
+            **self.about,
             **groups.columns(self.groups),
-            **{name: list(column) for name, column in self.values.items() if name in values},
+            **{name: column for name, column in self.values.items() if name in values},
         }
 
 
@@ -108,8 +107,8 @@ def together(tables: Sequence[Table]) -> Table:
     """Tables of the same columns one under the other."""
     if len(tables) == 1:
         return tables[0]
-    about = {name: reduce(lambda a, b: [*a, *b], (t.about[name] for t in tables)) for name in tables[0].about}
-    values = {name: reduce(lambda a, b: [*a, *b], (t.values[name] for t in tables)) for name in tables[0].values}
+    about = {name: under_each_other([table.about[name] for table in tables]) for name in tables[0].about}
+    values = {name: under_each_other([table.values[name] for table in tables]) for name in tables[0].values}
     starts, ends, groups = (
         np.concatenate([getattr(table, name) for table in tables]) for name in ("starts", "ends", "groups")
     )
@@ -176,7 +175,7 @@ class Answer:
 
     program: Program
     fields: tuple[AnswerColumn, ...]
-    columns: Mapping[str, list[Any]]
+    columns: Mapping[str, Sequence[Any]]
     start_ms: int | None
     end_ms: int | None
     step_ms: int | None

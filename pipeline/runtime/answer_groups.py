@@ -16,6 +16,7 @@ from pipeline.core.accumulators import Int64
 from pipeline.core.cell_columns import GroupNumbers
 from pipeline.core.cell_fields import OTHERS, group_json
 from pipeline.core.programs import Program
+from pipeline.runtime.coded_columns import Coded
 from pipeline.runtime.finishing import group_values, order_of_values
 
 
@@ -83,12 +84,13 @@ class AnswerGroups:
             known = self._values[number] = group_values(self.program, self.shown.names[number], self.fields)
         return known
 
-    def columns(self, numbers: Int64) -> dict[str, list[Any]]:
+    def columns(self, numbers: Int64) -> dict[str, Sequence[Any]]:
         """The group columns of rows."""
-        listed = numbers.tolist()
-        shown = {number: self.values(number) for number in set(listed)}
-        columns = ({number: values[name] for number, values in shown.items()} for name in self.fields)
-        return {name: list(map(column.__getitem__, listed)) for name, column in zip(self.fields, columns, strict=True)}
+        distinct = np.flatnonzero(np.bincount(numbers))
+        codes = np.zeros(len(self.shown), dtype=np.int64)
+        codes[distinct] = np.arange(len(distinct))
+        shown = [self.values(number) for number in distinct.tolist()]
+        return {name: Coded([values[name] for values in shown], codes[numbers]) for name in self.fields}
 
     def ranks(self, numbers: Int64) -> Int64:
         """Numbers in the order rows of one window stand in."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.runtime.answer import Table, value_order, window_order
 from pipeline.runtime.answer_positions import Position, rows_after
+from pipeline.runtime.coded_columns import Coded
 from pipeline.runtime.finishing import finished_columns
 from pipeline.runtime.window_cells import Known, RowCells
 
@@ -38,11 +39,7 @@ class RowTable:
         finishers = [each for each in program.finishers if each.spec.name in self.names]
         self.capped |= {each.spec.name for each in finishers if any(each.truncated(cells.columns, slots))}
         self.failed |= {each.spec.name for each in finishers if each.failed(cells.columns, slots)}
-        windows = cells.windows.tolist()
-        about: dict[str, Sequence[Any]] = {
-            "state": list(map(rows.states.__getitem__, windows)),
-            "revision": list(map(rows.revisions.__getitem__, windows)),
-        }
+        about = {"state": Coded(rows.states, cells.windows), "revision": Coded(rows.revisions, cells.windows)}
         return Table(rows.starts, rows.ends, cells.groups, about, values)
 
     def in_state(self, rows: RowCells) -> RowCells:
