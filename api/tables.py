@@ -119,9 +119,11 @@ def print_checks(checks: Sequence[Check], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(check) for check in checks]))
         return
-    table = Table("", "check", "seen", "what to do", box=None, pad_edge=False)
+    table = Table("", "check", "seen, and what to do", box=None, pad_edge=False)
     for check in checks:
-        table.add_row("ok" if check.ok else "FAIL", *map(_cell, (check.name, check.seen, check.fix)))
+        table.add_row("ok" if check.ok else "FAIL", _cell(check.name), _cell(check.seen))
+        if check.fix:
+            table.add_row("", "", _cell(f"-> {check.fix}"))
     _print(table)
 
 

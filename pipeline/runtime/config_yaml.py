@@ -95,7 +95,7 @@ def open_document(path: str) -> Document:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}. Give the path with --config."]) from error
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}. --config says which file to read."]) from error
     return read_document(data, path)
 
 

@@ -241,6 +241,11 @@ def test_doctor_fails_with_what_to_do_when_nothing_runs(tmp_path: Path, capsys: 
     assert not checks["api"]["ok"]
     assert "streamgauge up" in checks["api"]["fix"]
 
+    assert streamgauge("doctor", *options[:-1]) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    failed = next(number for number, line in enumerate(lines) if line.startswith("FAIL api "))
+    assert lines[failed + 1] == f"-> {checks['api']['fix']}"
+
 
 def test_simulate_sends_for_its_seconds(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
     api.stream("sensors", {"ts": "timestamp"})
