@@ -9,7 +9,7 @@ export PYTHON VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install setup run test check static format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live bench-query
+.PHONY: help install setup run test check format-check lint types docs-check docs format bench bench-windows bench-curves bench-peers bench-report faults screenshots schema lock clean bench-live bench-query
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -27,10 +27,8 @@ test: ## install what is needed and run the tests
 	@sh scripts/setup.sh test
 	@"$(BIN)/pytest" -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: static test ## what CI runs: format, lint, strict types, docs, tests (those of docs-check too)
-
-static: setup ## the same without the tests, two at a time
-	@$(MAKE) --no-print-directory --output-sync=target -j 2 format-check lint types docs
+check: setup ## what CI runs: format, lint, strict types, docs, tests (those of docs-check too), three at a time
+	@$(MAKE) --no-print-directory -j 3 test format-check lint types docs
 
 format-check: setup
 	@"$(BIN)/ruff" format --check .

@@ -74,12 +74,18 @@ class Due:
         return cls(Mark.parse(mark), from_end_order(from_end or ALWAYS))
 
 
-def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, Due]]:
-    """For each partition the panes that changed since their windows were last published."""
+def due_texts(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, bytes]]:
+    """For each partition the panes that changed since their windows were last published, each with a `Due` to parse."""
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
         pipe.execute_command("HGETALL", keys.due(stream, partition, group))
-    return [_due(replies.parse_hash(reply)) for reply in pipe.execute()]
+    return [{int(start): due for start, due in replies.parse_hash(reply).items()} for reply in pipe.execute()]
+
+
+def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, Due]]:
+    """The same, parsed."""
+    found = due_texts(client, stream, partitions, group)
+    return [{start: Due.parse(due) for start, due in panes.items()} for panes in found]
 
 
 def load_progress(

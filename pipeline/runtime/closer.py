@@ -6,6 +6,7 @@ Publishing needs no owner: any worker may run a pass, and two that run at once p
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -30,8 +31,10 @@ from pipeline.runtime.downstream import Finished, outgoing_entries
 from pipeline.runtime.finishing import finished_columns, finished_result, latest_texts
 
 WINDOWS_A_PASS = 100  # published at most, so that a worker gets back to its events
+PANES_A_LOOK = 1_000  # of due panes, the oldest, for the windows to publish next: a backlog may be of a year
 WINDOWS_A_READ = 20  # windows whose panes are read together
 CACHED_CELLS = 100_000  # of panes kept for the next pass: some 100 MB of quantiles
+UNSENT_ROWS = 10_000  # finished rows kept before they go downstream
 
 log = structlog.get_logger(__name__)
 
@@ -91,57 +94,89 @@ def waiting_windows(
     )
 
 
+def parsed(panes: Mapping[int, bytes], starts: Iterable[int] | None = None) -> dict[int, Due]:
+    """Due panes of a partition (those of `starts`)."""
+    wanted = panes if starts is None else [start for start in starts if start in panes]
+    return {start: Due.parse(panes[start]) for start in wanted}
+
+
+def next_windows(
+    program: Program, due: Sequence[Mapping[int, bytes]], to_ms: int, look: int | None = None
+) -> tuple[list[Span], bool]:
+    """The windows that end by `to_ms` and close first, in that order, and whether more may be waiting after them.
+
+    Only the oldest panes are looked at (`look` at first): the windows of a later one end after it begins.
+    """
+    starts = sorted(set[int]().union(*due))
+    count = PANES_A_LOOK if look is None else look
+    while True:
+        others = count < len(starts) and starts[count] < to_ms
+        until_ms = starts[count] if others else to_ms
+        waiting = waiting_windows(program, [parsed(panes, starts[:count]) for panes in due], to_ms=until_ms)
+        if waiting or not others:
+            return waiting, others
+        count *= 4
+
+
 @dataclass(frozen=True, slots=True)
 class Closer:
-    """Publishes the closed windows of one metric; `cache` lives from pass to pass."""
+    """Publishes the closed windows of one metric; `cache` lives from pass to pass, `unsent` within one: the rows of
+    what was just published, by start, end and revision."""
 
     program: Program
     client: redis.Redis
     scripts: Scripts
     cache: PieceCache = field(default_factory=PieceCache)
+    unsent: dict[tuple[int, int, int], Finished] = field(default_factory=dict)
 
     def close_once(self) -> Pass:
         """Publish the windows that are due and whose end the minimum watermark has passed, oldest first."""
+        began_s = time.monotonic()
+        self.unsent.clear()
         due, watermark_ms = self._due()
         if watermark_ms is None:
             self._emit_rest()
             return Pass(0, more=False)
-        waiting = waiting_windows(self.program, due, to_ms=watermark_ms)
-        published, in_place = 0, set[Span]()
-        for at in range(0, min(len(waiting), WINDOWS_A_PASS), WINDOWS_A_READ):
-            spans = waiting[at : at + WINDOWS_A_READ]
+        waiting, others = next_windows(self.program, due, watermark_ms)
+        until_s = 2 * time.monotonic() - began_s  # as long as it took to find them: a long list is not read for a few
+        published, done, in_place = 0, 0, set[Span]()
+        while done < len(waiting) and (done < WINDOWS_A_PASS or time.monotonic() < until_s):
+            spans = waiting[done : done + WINDOWS_A_READ]
+            done += len(spans)
             read = self._read(spans, due)
             for span in spans:
-                done = self._publish(span, read, watermark_ms, is_newest=span == spans[-1])
-                published += done is True
-                if done is not None:
+                is_ours = self._publish(span, read, watermark_ms, is_newest=span == spans[-1])
+                published += is_ours is True
+                if is_ours is not None:
                     in_place.add(span)
+            self._emit_rest()
         self._settle(due, in_place, watermark_ms)
         self._emit_rest()
-        return Pass(published, more=len(waiting) > WINDOWS_A_PASS)
+        return Pass(published, more=others or done < len(waiting))
 
     def update_once(self) -> int:
         """Publish the open windows that changed, for `emit: on_update`; return how many."""
+        self.unsent.clear()
         due, watermark_ms = self._due()
         from_ms = -FOREVER_MS if watermark_ms is None else watermark_ms + 1
-        spans = waiting_windows(self.program, due, from_ms=from_ms)[:WINDOWS_A_PASS]
+        spans = waiting_windows(self.program, [parsed(panes) for panes in due], from_ms=from_ms)[:WINDOWS_A_PASS]
         read = self._read(spans, due)
         changed = self._changed(spans, read)
         published = sum(self._publish(span, read, None, is_newest=False) is True for span in changed)
         self._emit_rest()
         return published
 
-    def _due(self) -> tuple[list[dict[int, Due]], int | None]:
+    def _due(self) -> tuple[list[dict[int, bytes]], int | None]:
         """The due panes by partition, and the minimum watermark; None while no window can have closed."""
         program = self.program
         stream, partitions = program.stream, program.stream.partitions
-        due = store.due_panes(self.client, stream.name, partitions, program.group)
+        due = store.due_texts(self.client, stream.name, partitions, program.group)
         if not any(due):
             return due, None
         checkpoints = store.load_checkpoints(self.client, stream.name, partitions, program.group)
         return due, minimum_watermark(checkpoints, stream.time.disorder_ms)
 
-    def _read(self, spans: Sequence[Span], due: Sequence[Mapping[int, Due]]) -> Read:
+    def _read(self, spans: Sequence[Span], due: Sequence[Mapping[int, bytes]]) -> Read:
         """The panes of some windows by start, each read and unpacked once; None where one changed meanwhile, or is
         gone although it is due: a window is not published without what was counted in it."""
         program, stream = self.program, self.program.stream
@@ -168,7 +203,7 @@ class Closer:
             self.cache.keep({(pane.partition, pane.start_ms): (pane.mark, pieces) for pane, pieces in used})
         return found
 
-    def _lacks(self, start: int, panes: Sequence[MarkedPane], due: Sequence[Mapping[int, Due]]) -> bool:
+    def _lacks(self, start: int, panes: Sequence[MarkedPane], due: Sequence[Mapping[int, bytes]]) -> bool:
         """Whether a pane at `start` was lost in some partition; it is marked torn then, and its worker rebuilds it."""
         there = {pane.partition for pane in panes if pane.stored is None or pane.stored}
         marked = {pane.partition for pane in panes}
@@ -195,7 +230,7 @@ class Closer:
         closed = self._closed(window, marks, watermark_ms, latest)
         revision = publish.publish(self.client, self.scripts, closed)
         if revision is not None:
-            self._emit_rest(Finished(*span, closed.state, revision, window.groups, values))
+            self._send_later(Finished(*span, closed.state, revision, window.groups, values))
             return True
         # Refused: somebody published these marks, or newer ones, or ours ran out while it was staged.
         [stored] = store.stored_marks(self.client, self.program.name, self.program.version, [span])
@@ -224,14 +259,16 @@ class Closer:
             newest[pane.partition] = max(newest[pane.partition], pane.mark, key=lambda mark: mark.order)
         return tuple(newest)
 
-    def _settle(self, due: Sequence[Mapping[int, Due]], in_place: set[Span], watermark_ms: int) -> None:
+    def _settle(self, due: Sequence[Mapping[int, bytes]], in_place: set[Span], watermark_ms: int) -> None:
         """Note on the list what is published: each pane's windows up to the first that is not."""
         if not in_place:
             return
         program = self.program
+        starts = {start for span in in_place for start in program.panes.panes_of(span)}
         for partition, panes in enumerate(due):
             settled = []
-            for start, pane in panes.items():
+            for start in sorted(starts & panes.keys()):
+                pane = Due.parse(panes[start])
                 windows = list(program.panes.windows_of(start, pane.from_end_ms, watermark_ms))
                 out = list(takewhile(lambda window: window in in_place, windows))
                 if out:
@@ -264,16 +301,23 @@ class Closer:
             tiers={rollup.size_ms: tier_start(program, start_ms, rollup.size_ms) for rollup in program.stage.rollups},
         )
 
-    def _emit_rest(self, just: Finished | None = None) -> None:
-        """Send downstream what is published and not out yet, ours or of a publisher that died; `just`: known rows."""
+    def _send_later(self, window: Finished) -> None:
+        """Keep the rows of a window just published until the next few are: they go downstream together."""
+        if self.program.stage.output == "none":
+            return
+        self.unsent[window.start_ms, window.end_ms, window.revision] = window
+        if sum(len(each.groups) for each in self.unsent.values()) >= UNSENT_ROWS:
+            self._emit_rest()
+
+    def _emit_rest(self) -> None:
+        """Send downstream what is published and not out yet, ours or of a publisher that died."""
         program = self.program
-        if program.stage.output == "none":
-            just = None
         while heads := publish.outgoing(self.client, program.name, program.version):
             for head in heads:
-                is_just = just is not None and (just.start_ms, just.end_ms, just.revision) == head.window
-                entries = outgoing_entries(program, just if is_just else self._result(head))
-                if not publish.emit(self.scripts, program.name, program.version, head, entries):
+                window = self.unsent.pop(head.window, None) or self._result(head)
+                if not publish.emit(
+                    self.scripts, program.name, program.version, head, outgoing_entries(program, window)
+                ):
                     return  # somebody else is sending
 
     def _result(self, head: Outgoing) -> Finished | None:
