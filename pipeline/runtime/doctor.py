@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import ConfigError, StreamgaugeError
 
 if TYPE_CHECKING:
+    import redis
+
     from pipeline.core.definitions import Config
     from pipeline.rim.ledger import Verdict
     from pipeline.runtime.limits import Limit
 
 NEAR_LIMIT = 0.8  # of a resource: what is left is gone in a quarter of the time that it took so far
+WAITING_WARN = 1_000  # closed windows of a metric: a few seconds' work of one worker
 LAG_WARN_S = 30  # a worker at work is within a second; half a minute behind, it does not keep up or does not run
 
 
@@ -56,7 +59,7 @@ def check_redis(
 ) -> list[Check]:
     """Check that Redis answers and can keep the promises, what the scheduler last found in the books, and the limits.
 
-    Without a `config` nobody knows which streams there are, and the limits are left out.
+    Without a `config` nobody knows which streams and metrics there are: limits and waiting windows are left out.
     """
     import redis
 
@@ -69,11 +72,13 @@ def check_redis(
         client = reader(find_url())
         findings = check_server(client, allow_volatile)
         verdict = load_verdict(client)
-        next_limit = [] if config is None else [check_limits(limits(client, config, data_dir))]
+        of_config = []
+        if config is not None:
+            of_config = [check_limits(limits(client, config, data_dir)), check_published(client, config)]
     except (StreamgaugeError, redis.RedisError) as error:
         return [Check("redis", False, str(error), "start it, or correct redis.url or --redis-url")]
     found = [Check(f"redis {f.name}", f.ok, str(f.seen), "" if f.ok else f.sentence) for f in findings]
-    return [*found, check_books(verdict), *next_limit]
+    return [*found, check_books(verdict), *of_config]
 
 
 def check_limits(limits: Sequence[Limit]) -> Check:
@@ -84,6 +89,29 @@ def check_limits(limits: Sequence[Limit]) -> Check:
     seen = str(nearest) + (f"; then {others[0]}" if others else "")
     ok = nearest.share < NEAR_LIMIT
     return Check("next limit", ok, seen, "" if ok else nearest.advice)
+
+
+def check_published(client: redis.Redis, config: Config) -> Check:
+    """Check that closed windows do not pile up unpublished, as after a long file: the lag is 0 by then."""
+    from pipeline.core.definitions import Session
+    from pipeline.core.ndjson import iso_time
+    from pipeline.core.programs import compile_programs
+    from pipeline.runtime.metric_completeness import windows_waiting
+
+    waiting = {
+        name: windows_waiting(client, program)
+        for name, program in compile_programs(config).items()
+        if not isinstance(program.window, Session)
+    }
+    seen = "; ".join(
+        f"{name}: {len(windows):,} closed windows wait, from {iso_time(windows[0][0])} on"
+        for name, windows in waiting.items()
+        if len(windows) > WAITING_WARN
+    )
+    if not seen:
+        return Check("published", True, "no closed windows pile up")
+    advice = "wait, workers publish the oldest first; where the number stays as it is, start one: streamgauge worker"
+    return Check("published", False, seen, advice)
 
 
 def check_books(verdict: Verdict | None) -> Check:

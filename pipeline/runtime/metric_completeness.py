@@ -10,6 +10,7 @@ import redis
 from pipeline.core.completeness import CompleteBy, least_sure, moved_by
 from pipeline.core.definitions import Session
 from pipeline.core.programs import Program
+from pipeline.core.windows import Span
 from pipeline.rim import store
 from pipeline.rim.commit import Checkpoint
 from pipeline.rim.store import Due
@@ -52,6 +53,14 @@ def account(client: redis.Redis, program: Program) -> tuple[Completeness, list[d
         complete_to_ms = min(complete_to_ms, panes.end_at_or_before(unpublished_ms - 1))
     by = _complete_by(checkpoints, stream.time.disorder_ms, complete_to_ms)
     return Completeness(watermark_ms, complete_to_ms, by, complete_from_ms(program, checkpoints)), due
+
+
+def windows_waiting(client: redis.Redis, program: Program) -> list[Span]:
+    """The closed windows of panes that wait to be published, or published again, in the order they close."""
+    stream, partitions = program.stream, program.stream.partitions
+    checkpoints, due = store.load_progress(client, stream.name, partitions, program.group)
+    watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
+    return [] if watermark_ms is None else waiting_windows(program, due, to_ms=watermark_ms)
 
 
 def _first_unpublished(

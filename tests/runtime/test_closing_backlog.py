@@ -28,7 +28,9 @@ from pipeline.core.windows import panes_of
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.store import Due
 from pipeline.runtime import closer as closing
+from pipeline.runtime import doctor
 from pipeline.runtime.closer import Closer, next_windows, parsed, waiting_windows
+from pipeline.runtime.doctor import check_published
 from pipeline.runtime.worker import Worker
 from tests.line import Line
 from tests.servers import RunningServer
@@ -94,7 +96,10 @@ def test_a_pass_looks_at_the_oldest_panes_and_all_are_published_in_the_end(
         return parse(text)
 
     monkeypatch.setattr(Due, "parse", noted)
+    monkeypatch.setattr(doctor, "WAITING_WARN", 500)
     closer = Closer(line.programs["m"], line.client, Scripts(line.client))
+    assert not check_published(line.client, line.config).ok
+    looked.clear()
 
     passes: list[Any] = [closer.close_once()]
     assert passes[0].published >= 100
@@ -103,9 +108,27 @@ def test_a_pass_looks_at_the_oldest_panes_and_all_are_published_in_the_end(
     while passes[-1].more:
         passes.append(closer.close_once())
 
+    assert check_published(line.client, line.config).ok
     windows = count if isinstance(window, Tumbling) else count + 2
     assert sum(each.published for each in passes) == windows
     rows = line.rows("m")
     assert len(rows) == windows
     assert {row["state"] for row in rows} == {"final"}
     assert sum(row["n"] for row in rows) == 2 * count * (1 if isinstance(window, Tumbling) else 3)
+
+
+def test_doctor_says_how_many_closed_windows_wait(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    metric = Aggregate("m", "s", Tumbling(1_000), (), (AggregateSpec("n", "count"),))
+    line = Line(Config({"s": STREAM}, {"m": metric}), server)
+    monkeypatch.setattr(Worker, "_close", lambda worker: 0)
+    times = list(range(BASE_MS, BASE_MS + 1_002_000, 1_000))
+    line.chunk("s", [{"ts": ms, "v": 1} for ms in times], times_ms=times)
+    line.end("s", times[-1])
+    while not line.worker("w").poll_once().idle:
+        pass
+
+    check = check_published(line.client, line.config)
+
+    assert check.seen == "m: 1,002 closed windows wait, from 2023-11-14T22:13:20.000+00:00 on"
+    assert not check.ok
+    assert "oldest first" in check.fix
