@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from pipeline.core.definitions import SESSION_TYPES
 from pipeline.core.ndjson import iso_time
-from pipeline.runtime.answer import SESSION_TYPES
 from pipeline.runtime.answer_frames import answer_frame, dtype_of, typed_series
 
 TIMES_SAID = ("start", "end", "watermark", "complete_from", "complete_to")

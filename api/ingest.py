@@ -15,10 +15,10 @@ from flask import Blueprint, Request, Response, request
 
 from api.bodies import kind_of, may_be_cut, read_body
 from api.intake import Intake, Intakes, Receipt
+from api.parameter_values import check_names
 from api.parameters import known_name
 from api.problems import RefusedRowsError, error_list
 from pipeline.core.entry_header import split_id
-from pipeline.core.spelling import did_you_mean
 from pipeline.errors import BadRequestError
 from pipeline.rim import keys
 
@@ -33,7 +33,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
 
     @blueprint.post("/publish")
     def publish() -> Response:
-        _only_parameters()
+        check_names(request.args, ())
         receipt = _default_intake(intakes).take_one(read_body(request), idempotency_key())
         _refuse_if_none_taken(receipt)
         entry_ids = next(iter(receipt.ids.values()))
@@ -43,7 +43,7 @@ def ingest_blueprint(client: redis.Redis, intakes: Intakes) -> Blueprint:
 
     @blueprint.post("/v1/streams/<stream>/events")
     def append_events(stream: str) -> Response:
-        _only_parameters("wait", "backfill")
+        check_names(request.args, ("wait", "backfill"))
         intake, key, wait, backfill = _intake(intakes, stream), idempotency_key(), _wait(), _backfill()
         receipt = take_rows(request, intake, key, backfill=backfill)
         report = report_of(receipt)
@@ -131,14 +131,6 @@ def _backfill() -> bool:
     if said not in ("true", "false"):
         raise BadRequestError(f"backfill={said[:80]} is neither true nor false.", code="bad_parameter")
     return said == "true"
-
-
-def _only_parameters(*known: str) -> None:
-    """Refuse unknown query parameters: a misspelt one would otherwise be ignored in silence."""
-    for name in request.args:
-        if name not in known:
-            message = f"there is no parameter '{name[:80]}' here.{did_you_mean(name[:80], known)}"
-            raise BadRequestError(message, code="unknown_parameter")
 
 
 def _applied(client: redis.Redis, intake: Intake, receipt: Receipt) -> bool:

@@ -31,6 +31,9 @@ def check_names(args: Arguments, allowed: Sequence[str], *, where: bool = False)
     for name, values in args.lists():
         if where and name.startswith(WHERE):
             continue
+        if where and name == WHERE.rstrip("."):
+            message = f"where: say which field, such as {WHERE}<field>={shown(values[0])}"
+            raise BadRequestError(message, code="unknown_parameter")
         if name not in allowed:
             known = (*allowed, *((f"{WHERE}<field>",) if where else ()))
             raise BadRequestError(

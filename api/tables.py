@@ -18,24 +18,41 @@ from rich.text import Text
 from api.sparklines import sparklines
 from api.terminal_texts import terminal_text
 from api.top import Top
+from pipeline.core.definitions import SESSION_TYPES
 from pipeline.core.ndjson import iso_time
 from pipeline.runtime.doctor import Check
 
 PIPE_COLUMNS = 1_000
-WINDOW_COLUMNS = ("window_start", "window_end")
+TIME_COLUMNS = ("window_start", "window_end", *SESSION_TYPES)
 
 
 def print_metric(answer: Mapping[str, Any]) -> None:
-    """Print a metric's rows, with times as text."""
+    """Print a metric's rows, with times as text; in a terminal too narrow for that, each row as a block of lines."""
     rows, meta = answer["data"], answer["meta"]
+    cells = [[_cell(_short_time(v) if name in TIME_COLUMNS else v) for name, v in row.items()] for row in rows]
     table = Table(*(rows[0] if rows else ("no rows",)), box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(_cell(iso_time(v) if name in WINDOW_COLUMNS else v) for name, v in row.items()))
-    _print(table)
-    complete_to, watermark = iso_time(meta.get("complete_to")), iso_time(meta.get("watermark"))
+    for row in cells:
+        table.add_row(*row)
+    console = _console()
+    if console.measure(table, options=console.options.update(width=PIPE_COLUMNS)).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_blocks(console, list(rows[0]), cells)
+    complete_to, watermark = _short_time(meta.get("complete_to")), _short_time(meta.get("watermark"))
     typer.echo(f"{len(rows)} rows, complete to {complete_to}, watermark {watermark}", err=True)
     if answer.get("next") is not None:
         typer.echo("There are more rows: narrow the range, or raise --limit.", err=True)
+
+
+def _print_blocks(console: Console, names: Sequence[str], rows: Sequence[Sequence[Text]]) -> None:
+    """As psql's `\\x auto` does it: nothing is cut, and a value stands beside its name."""
+    for row in rows:
+        block = Table(box=None, pad_edge=False, show_header=False)
+        block.add_column()
+        block.add_column(overflow="fold")
+        for name, cell in zip(names, row, strict=True):
+            block.add_row(name, cell)
+        console.print(block, end="\n\n")
 
 
 def print_sparklines(answer: Mapping[str, Any]) -> None:
@@ -103,6 +120,12 @@ def print_aside(answer: Mapping[str, Any]) -> None:
         typer.echo("There are more rows: raise --limit.", err=True)
 
 
+def _short_time(time_ms: int | None) -> str | None:
+    """`2015-05-20T21:05:59Z`, with the milliseconds where there are some: `query` takes it back as start or end."""
+    text = iso_time(time_ms)
+    return None if text is None else text.replace("+00:00", "Z").replace(".000Z", "Z")
+
+
 def _cell(value: Any) -> Text:
     """A value as it is, never as rich's markup or a terminal's commands."""
     match value:
@@ -128,7 +151,9 @@ def print_checks(checks: Sequence[Check], as_json: bool) -> None:
 
 
 def _print(table: Table | Text) -> None:
+    _console().print(table)
+
+
+def _console() -> Console:
     console = Console()
-    if not console.is_terminal:  # rich would cut the rows of a pipe at 80 columns
-        console = Console(width=PIPE_COLUMNS)
-    console.print(table)
+    return console if console.is_terminal else Console(width=PIPE_COLUMNS)  # rich would cut a pipe's rows at 80 columns

@@ -182,6 +182,8 @@ class Session(msgspec.Struct, frozen=True, tag="session"):
     max_ms: int | None = None
 
 
+SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}  # of its rows, besides its values
+
 PaneWindow = Tumbling | Hopping | Cumulating | Calendar
 Window = PaneWindow | Session
 

@@ -30,7 +30,6 @@ WINDOW_TYPES: dict[str, str] = {
     "state": "string",
     "revision": "int",
 }
-SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
 SESSION_STEP_TYPES = {"sessions": "int"}
 FILLED_TYPES = {"filled": "bool"}  # whether a row stands for a window without events
 _CANDIDATES = 4  # times the rows that are wanted: from there on the best are sought before any is sorted

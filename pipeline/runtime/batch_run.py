@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from pipeline.core.definitions import Config, Stream
+from pipeline.core.definitions import SESSION_TYPES, Config, Stream
 from pipeline.core.events import ChunkError, Reader
 from pipeline.core.frame_log import FrameBatch, FrameLog
 from pipeline.core.process import Ledger, Prepared
@@ -28,7 +28,6 @@ from pipeline.core.steps import lost_functions
 from pipeline.core.twin import PaneTwin
 from pipeline.core.windows import FOREVER_MS, Span
 from pipeline.errors import FrameError
-from pipeline.runtime.answer import SESSION_TYPES
 from pipeline.runtime.answer_frames import TIME_DTYPE, answer_frame, typed_frame
 from pipeline.runtime.closer import state_at
 from pipeline.runtime.config import load_config

@@ -47,9 +47,20 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"streamgauge {version('streamgauge')}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; goes with any command.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version, and stop.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Hold the option every command takes; `run` reads it, wherever it stands."""
 

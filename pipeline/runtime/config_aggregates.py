@@ -25,6 +25,20 @@ RESULT_COLUMNS = ("window_start", "window_end", "state", "revision", "version") 
 SESSION_COLUMNS = ("first", "last", "closes_at", "sessions")  # and those of a session's result besides
 GROUP_TYPES = ("string", "int", "bool", "timestamp")
 MAX_TOP_K = 1_000
+ELSEWHERE = {  # what SQL dialects and DataFrame libraries call them
+    "avg": "mean",
+    "average": "mean",
+    "median": "quantile(name, 0.5)",
+    "percentile": "quantile(name, 0.95)",
+    "count_distinct": "distinct",
+    "nunique": "distinct",
+    "unique": "distinct",
+    "cardinality": "distinct",
+    "std": "stddev",
+    "stdev": "stddev",
+    "variance": "var",
+    "inc": "increase",
+}
 
 # `where` begins after a bracket or a space; the rest of the text is its expression.
 _CALL = re.compile(r"(\w+)\s*(?:\((.*?)\))?(?:(?:(?<=\))\s*|\s+)where\b(.*))?", re.DOTALL | re.IGNORECASE)
@@ -107,7 +121,7 @@ def _quoting(value: object) -> str:
 def _call(function: str, text: str | None, columns: Columns) -> Call | str:
     """Return (field, argument), or the sentence that says why not."""
     if function not in AGGREGATE_FUNCTIONS and function not in registered:
-        return f"unknown aggregate '{function}'.{did_you_mean(function, (*AGGREGATE_FUNCTIONS, *registered))}"
+        return f"unknown aggregate '{function}'.{_meant(function)}"
     if text is None:
         return (None, None) if function == "count" else f"{function} needs a field: {_usage(function)}."
     field, comma, rest = (part.strip() for part in text.partition(","))
@@ -122,6 +136,15 @@ def _call(function: str, text: str | None, columns: Columns) -> Call | str:
     if comma:
         return f"{function} takes one field and nothing else: {_usage(function)}."
     return field, None
+
+
+def _meant(function: str) -> str:
+    """The aggregate that goes by another name elsewhere, or one that is spelt like it."""
+    if percent := re.fullmatch(r"p(?:ercentile)?_?([1-9][0-9]?)", function):
+        return f" Did you mean 'quantile(name, 0.{percent[1].zfill(2).rstrip('0')})'?"
+    if function in ELSEWHERE:
+        return f" Did you mean '{ELSEWHERE[function]}'?"
+    return did_you_mean(function, (*AGGREGATE_FUNCTIONS, *registered))
 
 
 def _usage(function: str) -> str:

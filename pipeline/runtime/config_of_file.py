@@ -103,7 +103,10 @@ class Draft:
     def notes(self) -> Iterator[str]:
         """What to know before the file is sent: rows that will be refused, and in which style it was read."""
         if self.looked.style.time_format is not None:
-            yield f"times are read as {self.looked.style.time_format}, in UTC unless the field names its `zone`"
+            zone = "" if "%z" in self.looked.style.time_format else ", in UTC unless the field names its `zone`"
+            yield f"times are read as {self.looked.style.time_format}{zone}"
+        if self.left_out:
+            yield self._not_fields()
         if self.looked.style.decimal_comma:
             yield "numbers are read with a decimal comma"
         for column in self.columns:
@@ -128,8 +131,11 @@ class Draft:
             line = f"      {column.name}: {kind}{'?' if column.is_nullable else ''}"
             yield line if column.name == column.title else f"{line}   # the column {_quoted(column.title)}"
         if self.left_out:
-            titles = ", ".join(map(_quoted, self.left_out))
-            yield f"      # not a field: {titles} (no value, several kinds of them, or a name used before)"
+            yield f"      # {self._not_fields()}"
+
+    def _not_fields(self) -> str:
+        titles = ", ".join(map(_quoted, self.left_out))
+        return f"not a field: {titles} (no value, an object, several kinds of values, or a name used before)"
 
     def _aggregates(self) -> dict[str, str]:
         measures = [column.name for column in self.columns if column.type in NUMBERS and column is not self.time]

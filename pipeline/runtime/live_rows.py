@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from pipeline.core.cell_fields import OTHER
-from pipeline.core.definitions import Session
+from pipeline.core.definitions import SESSION_TYPES, Session
 from pipeline.core.programs import Program
 from pipeline.rim.replies import Entry
 from pipeline.rim.row_streams import EntryId, parse_id
@@ -23,7 +23,6 @@ Span = tuple[int, int]
 CHUNK_FIELDS = {b"n", b"rows"}
 ABOUT_FIELDS = {b"window_start", b"window_end", b"state", b"revision", b"version"}
 WINDOW_TYPES = {"window_start": "timestamp", "window_end": "timestamp", "state": "string", "revision": "int"}
-SESSION_TYPES = {"first": "timestamp", "last": "timestamp", "closes_at": "timestamp"}
 
 
 @dataclass(frozen=True, slots=True)

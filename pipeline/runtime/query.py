@@ -14,7 +14,7 @@ import numpy as np
 import redis
 
 from pipeline.core.cell_fields import OTHER, OTHERS
-from pipeline.core.definitions import Config, Session
+from pipeline.core.definitions import SESSION_TYPES, Config, Session
 from pipeline.core.programs import Program, compile_programs, program_of_definition
 from pipeline.core.spelling import did_you_mean
 from pipeline.core.windows import Span
@@ -23,7 +23,6 @@ from pipeline.rim import keys, store
 from pipeline.runtime.answer import (
     FILLED_TYPES,
     SESSION_STEP_TYPES,
-    SESSION_TYPES,
     Answer,
     AnswerColumn,
     Table,

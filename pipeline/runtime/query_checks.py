@@ -57,7 +57,7 @@ def _check_merging(program: Program, query: MetricQuery) -> None:
         others = [name for name in program.value_types if name not in {spec.name for spec in alone}]
         name, function = alone[0].name, alone[0].function
         raise BadRequestError(
-            f"{name} is a {function}, which follows the values of one group; of several mixed it says "
+            f"{name} is computed by {function}, which follows the values of one group; of several mixed it says "
             f"nothing. Choose other values, such as agg={','.join(others[:2])}, or keep the groups apart",
             code="not_mergeable",
             status=422,

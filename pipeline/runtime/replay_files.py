@@ -7,6 +7,7 @@ after a crash meets its own idempotency record. A row that cannot be converted i
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline.runtime.csv_files import PLAIN, CsvStyle, columns_as_fields, csv_b
 GZIP_MAGIC = b"\x1f\x8b"
 PARQUET_MAGIC = b"PAR1"
 PARQUET_SLICE_ROWS = 50_000  # read at once: tens of MB, whatever the size of the file
+ACCESS_LOG_LINE = re.compile(rb'\S+ \S+ \S+ \[[^]]+\] "')  # of a web server
 EPOCH_MS_RANGE = range(10**11, 10**14)  # integers that `epoch_to_ms` reads as milliseconds
 
 FileFormat = Literal["ndjson", "csv", "parquet"]
@@ -66,7 +68,8 @@ def file_format(path: Path) -> FileFormat:
         return "ndjson"
     if start == b"[":
         raise StreamgaugeError(f"{path}: a JSON array is not read; make it one object a line: jq -c '.[]' {path.name}")
-    raise StreamgaugeError(f"{path}: neither NDJSON, nor Parquet, nor a name that ends in .csv or .csv.gz")
+    hint = ". docs/send.md has a script that makes NDJSON of it" if ACCESS_LOG_LINE.match(head) else ""
+    raise StreamgaugeError(f"{path}: neither NDJSON, nor Parquet, nor a name that ends in .csv or .csv.gz{hint}")
 
 
 def _open(path: Path) -> BinaryIO:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from pipeline.core.calendars import BEGINNING_MS, END_MS
-from pipeline.core.definitions import DAY_MS, HOUR_MS, MINUTE_MS, Calendar, Cumulating, Hopping, Session, Tumbling
+from pipeline.core.definitions import DAY_MS, HOUR_MS, SECOND_MS, Calendar, Cumulating, Hopping, Session, Tumbling
 from pipeline.core.programs import Program
 from pipeline.core.times import by_units, format_duration
 from pipeline.core.windows import Span, panes_of
@@ -140,8 +140,11 @@ def checked_cut(program: Program, step_ms: int | None, calendar: Calendar | None
     if step_ms is None:
         return Cut(program, natural_step_ms(program) if tumbling else None)
     if isinstance(program.window, Calendar | Session):
+        window = program.window
+        zone = f", or name their zone: step={window.unit}&tz={window.zone}" if isinstance(window, Calendar) else ""
         raise BadRequestError(
-            f"{program.name} is answered window by window, since its windows are not all equally long; leave step out",
+            f"{program.name} is answered window by window, since its windows are not all equally long; leave step out"
+            f"{zone}",
             code="step_not_exact",
             status=422,
         )
@@ -196,7 +199,7 @@ def check_fitting(cut: Cut, units: Iterable[Span], times_ms: Iterable[int | None
         if aligned(program, bound_ms, width_ms) != bound_ms:
             raise BadRequestError(
                 f"a {cut.calendar.unit} in {cut.calendar.zone} begins at {_clock(bound_ms)} UTC, within a window of "
-                f"{format_duration(width_ms)} of {program.name}; the nearest zone that answers exactly is "
+                f"{format_duration(width_ms)} of {program.name}; "
                 f"{_nearest_zone(program, cut.calendar.zone, bound_ms, width_ms)}",
                 code="zone_not_exact",
                 status=422,
@@ -204,18 +207,21 @@ def check_fitting(cut: Cut, units: Iterable[Span], times_ms: Iterable[int | None
 
 
 def _clock(time_ms: int) -> str:
-    minutes = time_ms // MINUTE_MS % (DAY_MS // MINUTE_MS)
-    return f"{minutes // 60:02}:{minutes % 60:02}"
+    minutes, seconds = divmod(time_ms % DAY_MS // SECOND_MS, 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}" + (f":{seconds:02}" if seconds else "")  # local mean time has them
 
 
 def _nearest_zone(program: Program, zone: str, time_ms: int, width_ms: int) -> str:
-    """The zone of whole hours nearest to another whose days begin where windows do; UTC's where none does."""
+    """Names the zone of whole hours nearest to another whose days begin where windows do, where there is one."""
     offset = datetime.fromtimestamp(time_ms / 1_000, ZoneInfo(zone)).utcoffset()
     assert offset is not None
     hours = sorted(range(-12, 15), key=lambda hour: abs(hour * HOUR_MS - offset.total_seconds() * 1_000))
     fitting = (hour for hour in hours if aligned(program, -hour * HOUR_MS, width_ms) == -hour * HOUR_MS)
-    hour = next((hour for hour in fitting if DAY_MS % width_ms == 0), 0)
-    return "UTC" if hour == 0 else f"Etc/GMT{-hour:+d} (UTC{hour:+03d}:00)"
+    hour = next((hour for hour in fitting if DAY_MS % width_ms == 0), None)
+    if hour is None:
+        return "no zone's days all begin where such windows do: leave tz out, and give step as a length"
+    zone_there = "UTC" if hour == 0 else f"Etc/GMT{-hour:+d} (UTC{hour:+03d}:00)"
+    return f"the nearest zone that answers exactly is {zone_there}"
 
 
 def rolling_width(program: Program, window_ms: int) -> int:

@@ -415,6 +415,8 @@ def test_old_data_needs_an_event_time(line: Line) -> None:
 
     assert (answer.status_code, answer.get_json(force=True)["code"]) == (422, "no_event_time")
     assert line.http.post("/v1/streams/s/events?backfill=yes", json=[event(0)]).status_code == 400
+    twice = line.http.post("/v1/streams/s/events?backfill=false&backfill=true", json=[event(0)])
+    assert (twice.status_code, twice.get_json(force=True)["code"]) == (400, "repeated_parameter")
 
 
 # --- old data by POST, and what goes with time

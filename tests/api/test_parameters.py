@@ -161,6 +161,10 @@ def test_a_parameter_given_twice_is_refused() -> None:
     assert refusal(start=["1", "2"]).code == "repeated_parameter"
 
 
+def test_a_where_without_a_field_is_told_how_it_is_written() -> None:
+    assert str(refusal(where="a")) == "where: say which field, such as where.<field>=a"
+
+
 def test_a_start_after_the_end_is_refused() -> None:
     assert refusal(start="now", end="-1ms").code == "start_after_end"
     assert asked(start="now", end="now").start_ms == NOW_MS

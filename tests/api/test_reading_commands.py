@@ -13,7 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from api import tables
 from api.client import Client
 from api.client_queries import Query
 from api.live_reading import LiveEvent
@@ -78,10 +80,42 @@ def test_query_prints_a_table_and_how_complete_it_is(api: FakeApi, capsys: pytes
     api.answers["/v1/metrics/m"] = metric_answer()
     assert streamgauge("query", "m", "--start", "-1h", "--where", "site=north", "--url", api.url) == 0
     said = capsys.readouterr()
-    assert "1970-01-01T00:00:00.000+00:00" in said.out
+    assert "1970-01-01T00:00:00Z" in said.out
     assert said.out.split()[-2:] == ["north", "7"]
-    assert "complete to 1970-01-01T00:01:00.000+00:00" in said.err
+    assert "complete to 1970-01-01T00:01:00Z, watermark 1970-01-01T00:01:01Z" in said.err
     assert api.queries[-1][1] == {"start": ["-1h"], "where.site": ["north"]}
+
+
+def test_a_table_too_wide_for_the_terminal_is_shown_row_by_row(
+    api: FakeApi, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {f"mean_of_{name}": 1_234_567.875 for name in ("load", "temperature", "pressure", "humidity")}
+    answer = metric_answer()
+    answer["data"] = [answer["data"][0] | {"first": 1_001, "last": 2_000, "closes_at": 62_000} | values]
+    api.answers["/v1/metrics/m"] = answer
+    monkeypatch.setattr(tables, "Console", lambda **_: Console(width=80, force_terminal=True))
+
+    assert streamgauge("query", "m", "--no-spark", "--url", api.url) == 0
+
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert [line.split() for line in shown.splitlines()[:3]] == [
+        ["window_start", "1970-01-01T00:00:00Z"],
+        ["window_end", "1970-01-01T00:01:00Z"],
+        ["state", "closed"],
+    ]
+    assert ["mean_of_humidity", "1234567.875"] in [line.split() for line in shown.splitlines()]
+
+
+def test_times_of_sessions_are_shown_as_times(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = metric_answer()
+    answer["data"] = [answer["data"][0] | {"first": 1_001, "last": 2_000, "closes_at": 62_000}]
+    api.answers["/v1/metrics/m"] = answer
+
+    assert streamgauge("query", "m", "--url", api.url) == 0
+
+    times = ["1970-01-01T00:00:01.001Z", "1970-01-01T00:00:02Z", "1970-01-01T00:01:02Z"]
+    assert capsys.readouterr().out.split()[-3:] == times
 
 
 def test_query_prints_the_answer_as_json(api: FakeApi, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,7 @@ stages:
   weeks: {{from: s, window: {{calendar: week, tz: Europe/Paris}}, group_by: [page], aggregates: {{n: count}}}}
   months: {{from: s, window: {{calendar: month, tz: Europe/Paris}}, group_by: [page], aggregates: {{n: count}}}}
   hops: {{from: s, window: {{hopping: 20s, every: 10s}}, aggregates: {{n: count}}}}
+  odd: {{from: s, window: {{tumbling: 7h}}, aggregates: {{n: count}}}}
   visits: {{from: s, window: {{session: 30s}}, group_by: [user], aggregates: {{n: count}}}}
 """
 T0 = round(datetime(2026, 3, 20, tzinfo=UTC).timestamp() * 1_000)
@@ -161,12 +162,15 @@ def test_the_distinct_users_of_the_rest_are_not_a_sum(line: Line) -> None:
 MISFITS = [
     ("fine", {"other": "true"}, 400, "bad_other", "order=-views"),
     ("speed", {"group_by": ""}, 422, "not_mergeable", "agg=n"),
-    ("speed", {"order": "-n", "other": "true"}, 422, "not_mergeable", "r is a rate"),
+    ("speed", {"order": "-n", "other": "true"}, 422, "not_mergeable", "r is computed by rate"),
     ("visits", {"fill": "zero"}, 422, "not_for_sessions", "fill"),
     ("visits", {"group_by": ""}, 422, "not_for_sessions", "group_by"),
     ("hourly", {"step": "1d", "tz": "Asia/Kathmandu"}, 422, "zone_not_exact", "Etc/GMT-6 (UTC+06:00)"),
     ("hourly", {"step": "1d", "tz": "Asia/Kathmandu", "end": "9999-12-31"}, 422, "zone_not_exact", "Etc/GMT-6"),
     ("days", {"step": "1d", "tz": "Europe/London"}, 422, "zone_not_exact", "tz=Europe/Paris"),
+    ("days", {"step": "1w"}, 422, "step_not_exact", "or name their zone: step=day&tz=Europe/Paris"),
+    ("days", {"step": "7d"}, 422, "step_not_exact", "step=day&tz=Europe/Paris"),
+    ("odd", {"step": "1d", "tz": "UTC"}, 422, "zone_not_exact", "no zone's days all begin where such windows do"),
     ("weeks", {"step": "month", "tz": "Europe/Paris"}, 422, "zone_not_exact", "step=week"),
     ("fine", {"fill": "zero", "start": "2020-01-01", "end": "2026-04-01"}, 422, "fill_too_large", "shorter range"),
 ]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,11 @@ def test_a_traceback_is_shown_only_with_debug(tmp_path: Path) -> None:
 
     assert ended() == "streamgauge: 'nowhere' is not the address of an API; it looks like http://127.0.0.1:8080\n"
     assert "Traceback" in ended("--debug")
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert streamgauge("--version") == 0
+    assert capsys.readouterr().out == f"streamgauge {version('streamgauge')}\n"
 
 
 def test_the_module_of_the_pipeline_runs_by_itself() -> None:

@@ -203,3 +203,21 @@ def test_words_that_make_a_column_of_numbers_a_text_are_named(tmp_path: Path) ->
     ]
     path.write_text(path.read_text().replace("n/a", ""))
     assert "temp: float?" in draft_for(path).text()
+
+
+def test_what_is_no_field_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.ndjson").write_text('{"time": "2026-03-01T08:00:00Z", "v": 1, "where": {"room": "a"}}\n')
+    assert list(draft_for(tmp_path / "x.ndjson").notes()) == [
+        'not a field: "where" (no value, an object, several kinds of values, or a name used before)'
+    ]
+
+
+def test_times_that_name_their_zone_are_not_said_to_be_in_utc(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("at,v\n17/May/2015:10:05:03 +0200,1\n17/May/2015:10:05:13 +0200,2\n")
+    assert list(draft_for(tmp_path / "x.csv").notes()) == ["times are read as %d/%b/%Y:%H:%M:%S %z"]
+
+
+def test_a_web_servers_log_is_told_how_it_becomes_a_file_of_rows(tmp_path: Path) -> None:
+    (tmp_path / "access.log").write_text('::1 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 7 "-" "curl"\n')
+    with pytest.raises(StreamgaugeError, match=r"docs/send\.md has a script that makes NDJSON of it"):
+        draft_for(tmp_path / "access.log")

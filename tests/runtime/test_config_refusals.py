@@ -340,7 +340,10 @@ REFUSED_AGGREGATES = [
     ("a: ¦sum(status * 2)", "a: sum takes the name of a field, not 'status * 2': sum(name). Compute it in a `derive`"),
     ("a: ¦sum(status, 2)", "a: sum takes one field and nothing else: sum(name)."),
     ("a: ¦Count", "a: unknown aggregate 'Count'. Did you mean 'count'?"),
-    ("a: ¦median(ms)", "a: unknown aggregate 'median'."),
+    ("a: ¦median(ms)", "a: unknown aggregate 'median'. Did you mean 'quantile(name, 0.5)'?"),
+    ("a: ¦p95(ms)", "a: unknown aggregate 'p95'. Did you mean 'quantile(name, 0.95)'?"),
+    ("a: ¦p5(ms)", "a: unknown aggregate 'p5'. Did you mean 'quantile(name, 0.05)'?"),
+    ("a: ¦avg(ms)", "a: unknown aggregate 'avg'. Did you mean 'mean'?"),
     (
         "a: ¦{aggregate: count, where: ok}",
         "a: must be an aggregate such as count, mean(bytes), quantile(load_ms, 0.95)",
