@@ -18,7 +18,7 @@ from pipeline.rim import keys
 from pipeline.rim.commit import Mark
 from pipeline.rim.packed_arguments import PackedArguments
 from pipeline.rim.packed_columns import packed_columns
-from pipeline.rim.scripts import Scripts
+from pipeline.rim.scripts import Argument, Scripts
 
 STAGING_BYTES = 200_000  # a transaction: under 2 ms of the server's time
 LATEST_STEP = 2_000  # fields of the latest hash written by one command
@@ -27,6 +27,20 @@ STAGING_TTL_MS = 60_000  # what a publisher that died left staged goes away
 
 
 Row = Sequence[bytes | str]  # an entry of a metric's downstream stream: field and value in turn
+
+
+@dataclass(frozen=True, slots=True)
+class RowColumns:
+    """Rows that have the same fields: those and their values in turn, bytes where they are the same in all rows."""
+
+    parts: Sequence[bytes | Names]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+
+Rows = Sequence[Row] | RowColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +197,17 @@ def outgoing(client: redis.Redis, metric: str, version: str, count: int = 100) -
     return [Outgoing(*map(int, head.split(b":"))) for head in heads]
 
 
-def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequence[Row]) -> bool:
+def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Rows) -> bool:
     """Send the rest of a window's rows downstream in steps; False when another publisher is doing it.
 
     `rows` are all rows of the window, in the order every publisher finds them in (the stored blocks').
     """
     position = head
     while True:
-        step = _emit_step(rows, position.row)
-        end = position.row + len(step)
+        count, step = _emit_step(rows, position.row)
+        end = position.row + count
         after = Outgoing(head.start_ms, head.end_ms, head.revision, end)
-        args: list[bytes | str | int] = [str(position), str(after) if end < len(rows) else "", len(step)]
-        for row in step:
-            args.append(len(row) // 2)
-            args += row
+        args = [str(position), str(after) if end < len(rows) else "", count, *step]
         sent = scripts.run("emit", keys=[keys.emit(metric, version), keys.rows(metric)], args=args)
         if not int(sent):
             return False
@@ -205,14 +216,29 @@ def emit(scripts: Scripts, metric: str, version: str, head: Outgoing, rows: Sequ
         position = after
 
 
-def _emit_step(rows: Sequence[Row], first: int) -> Sequence[Row]:
-    """The rows of one script call: as many as it takes in a millisecond or two, by number and by bytes."""
-    size = 0
-    for number, row in enumerate(rows[first : first + EMIT_ROWS], start=1):
+def _emit_step(rows: Rows, first: int) -> tuple[int, list[Argument]]:
+    """How many rows are in one script call, as many as it takes in a millisecond or two by number and bytes, and each
+    with its number of fields before it."""
+    if isinstance(rows, RowColumns):
+        return _packed_step(rows, slice(first, min(first + EMIT_ROWS, len(rows))))
+    args: list[Argument] = []
+    size = count = 0
+    for row in rows[first : first + EMIT_ROWS]:
+        args += (len(row) // 2, *row)
         size += sum(map(len, row))
+        count += 1
         if size > STAGING_BYTES:
-            return rows[first : first + number]
-    return rows[first : first + EMIT_ROWS]
+            break
+    return count, args
+
+
+def _packed_step(rows: RowColumns, part: slice) -> tuple[int, list[Argument]]:
+    count = part.stop - part.start
+    columns = [each if isinstance(each, bytes) else each[part] for each in rows.parts]
+    packed = packed_columns([b"%d" % (len(columns) // 2), *columns], count)
+    if count > 1 and len(packed.data) > 2 * STAGING_BYTES:
+        return _packed_step(rows, slice(part.start, part.start + count // 2))
+    return count, [packed] if count else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from typing import Any
 
 import msgspec
 
-from pipeline.core.json_names import json_texts
+from pipeline.core.json_names import json_names
+from pipeline.core.names import Names
 from pipeline.core.programs import Program
-from pipeline.rim.publish import Row
+from pipeline.rim.publish import RowColumns, Rows
 from pipeline.rim.store import Result
 from pipeline.runtime.finishing import finished_result, groups_values
 
@@ -41,7 +41,7 @@ class Finished:
         return cls(result.start_ms, result.end_ms, result.state, result.revision, result.groups, values)
 
 
-def outgoing_entries(program: Program, window: Finished | None) -> list[Row]:
+def outgoing_entries(program: Program, window: Finished | None) -> Rows:
     """The entries of one published window, in the order every publisher finds them in; none without a window."""
     if window is None:
         return []
@@ -55,41 +55,32 @@ def outgoing_entries(program: Program, window: Finished | None) -> list[Row]:
             for named, row in zip(groups, rows, strict=True)
         ]
         return [about + _chunk(lines[at : at + CHUNK_ROWS]) for at in range(0, len(lines), CHUNK_ROWS)]
-    columns = {name: [_text(group[name]) for group in groups] for name in program.stage.group_by}
-    columns |= {name: _texts(values) for name, values in window.values.items()}
-    return _entries(about, columns, len(groups))
+    columns = {name: [group[name] for group in groups] for name in program.stage.group_by}
+    return _entries(about, {**columns, **window.values}, len(groups))
 
 
 def _chunk(lines: Sequence[bytes]) -> list[Any]:
     return ["n", str(len(lines)), "rows", b"\n".join(lines)]
 
 
-def _texts(values: Sequence[Any]) -> list[Any]:
-    """Values as texts in a row (see `text`); None stays None."""
-    if any(isinstance(value, str) for value in values):
-        return list(map(_text, values))
-    texts: list[Any] = list(json_texts(values))
-    return (
-        texts
-        if None not in values
-        else [None if value is None else text for value, text in zip(values, texts, strict=True)]
-    )
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else text(value)
-
-
-def _entries(about: list[Any], columns: Mapping[str, Sequence[Any]], n_rows: int) -> list[Row]:
+def _entries(about: list[str], columns: Mapping[str, Sequence[Any]], n_rows: int) -> Rows:
     """A row for each group; what is null is left out."""
-    if not columns:
-        return [about] * n_rows
-    named = [part for name, texts in columns.items() for part in (repeat(name), texts)]
-    rows: list[Row] = [about + list(row) for row in zip(*named, strict=False)]  # the names repeat for ever
-    if not any(None in texts for texts in columns.values()):
-        return rows
-    places = range(len(about), len(about) + 2 * len(columns), 2)
-    return [about + [part for at in places if row[at + 1] is not None for part in row[at : at + 2]] for row in rows]
+    same = [part.encode() for part in about]
+    named = [(name.encode(), values, _names(values)) for name, values in columns.items()]
+    if not any(None in values for _, values, _ in named):
+        return RowColumns([*same, *(part for name, _, texts in named for part in (name, texts))], n_rows)
+    listed = [(name, values, texts.tolist()) for name, values, texts in named]
+    return [
+        [*same, *(part for name, values, texts in listed if values[row] is not None for part in (name, texts[row]))]
+        for row in range(n_rows)
+    ]
+
+
+def _names(values: Sequence[Any]) -> Names:
+    """Values as texts in a row (see `text`), `null` among them."""
+    if any(isinstance(value, str) for value in values):
+        return Names.of(text(value).encode() for value in values)
+    return json_names(values)
 
 
 def text(value: Any) -> str:
