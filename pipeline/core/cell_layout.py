@@ -68,9 +68,7 @@ class Layout:
             for (name, _), value in zip(part.columns, part.identity(), strict=True):
                 columns[name][slots] = value
         for sketch in self.sketches:
-            column = columns[sketch.name]
-            for slot in slots.tolist():
-                column[slot] = sketch.empty()
+            columns[sketch.name][slots] = as_column([sketch.empty() for _ in range(len(slots))])
 
     def merge(self, columns: Mapping[str, Column], parts: Sequence[tuple[Slots, Mapping[str, Column]]]) -> None:
         """Merge parts, each the slots of cells and their partials, in their order."""

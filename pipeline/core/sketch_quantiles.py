@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, chain, pairwise
@@ -60,9 +60,9 @@ _LOG_GAMMA = math.log(GAMMA)
 _DENSE_FACTOR = 16  # places of a matrix for each bucket that goes in: adding costs more than an empty place
 
 Buckets = dict[int, int]  # key of a bucket → how many values
-Lists = tuple[list[int], list[int]]  # the same of one batch: keys, rising, and counts; a dict costs 70 ns a key
-Arrays = tuple[Int64, Int64]  # the same again, where many cells are read and merged at once
-Partial = Buckets | Lists | Arrays
+Rows = Int64  # the same as two rows of numbers: keys, rising, and counts; many cells are cut from one table of them
+Partial = Buckets | Rows
+NO_ROWS = np.zeros((2, 0), dtype=np.int64)
 
 
 def bucket_keys(values: Column) -> Int64:
@@ -98,23 +98,21 @@ class Quantiles(OneByOne):
     def empty(self) -> Buckets:
         return {}
 
-    def lift(self, new: Values) -> tuple[Slots, list[Arrays]]:
+    def lift(self, new: Values) -> tuple[Slots, list[Rows]]:
         tagged = np.sort((new.slots.astype(np.int64) << _KEY_BITS) + (bucket_keys(new.values) + NAN))
         heads = np.flatnonzero(np.diff(tagged, prepend=-1))
         counts = np.diff(heads, append=len(tagged))
         keys = (tagged[heads] & ((1 << _KEY_BITS) - 1)) - NAN
         owners = tagged[heads] >> _KEY_BITS
         ends = np.flatnonzero(np.diff(owners, append=-1)) + 1
-        return owners[ends - 1].astype(np.intp), _cut(keys, counts, ends)
+        return owners[ends - 1].astype(np.intp), _cut(np.stack((keys, counts)), ends)
 
-    def fold(self, whole: Partial, fresh: Arrays) -> tuple[Buckets, Arrays]:
+    def fold(self, whole: Partial, fresh: Rows) -> tuple[Buckets, Rows]:
         return self.merge(whole, fresh), fresh
 
-    def fold_all(self, column: Column, slots: Slots, fresh: list[Arrays]) -> list[Arrays]:
+    def fold_all(self, column: Column, slots: Slots, fresh: list[Rows]) -> list[Rows]:
         self.merge_all(column, slots, fresh)
-        for slot in slots.tolist():  # each on its own: a view would keep the whole batch in memory
-            keys, counts = column[slot]
-            column[slot] = (keys.copy(), counts.copy())
+        column[slots] = as_column([whole.copy() for whole in column[slots]])  # a view would keep the whole batch
         return fresh
 
     def merge(self, into: Partial, other: Partial) -> Buckets:
@@ -122,7 +120,7 @@ class Quantiles(OneByOne):
         if not buckets:
             return dict(as_buckets(other))
         known = buckets.get
-        pairs = other.items() if isinstance(other, dict) else zip(*as_lists(other), strict=True)
+        pairs = other.items() if isinstance(other, dict) else zip(*other.tolist(), strict=True)
         for key, count in pairs:
             buckets[key] = known(key, 0) + count
         return buckets
@@ -130,7 +128,7 @@ class Quantiles(OneByOne):
     def merge_all(self, column: Column, slots: Slots, partials: Partials) -> None:
         """Add up the buckets of all cells at once: a matrix of cells and keys, or a sort where that would be large."""
         wanted, rows = np.unique(slots, return_inverse=True)
-        held = [(number, whole) for number, whole in enumerate(column[wanted]) if whole]
+        held = [(number, whole) for number, whole in enumerate(column[wanted]) if len(whole)]
         lens, keys, counts = _flat([*(whole for _, whole in held), *partials])
         if not len(keys):
             return
@@ -148,7 +146,7 @@ class Quantiles(OneByOne):
             totals = np.zeros(len(places), dtype=np.int64)
             np.add.at(totals, inverse, counts)
         ends = np.searchsorted(places, np.arange(1, len(wanted) + 1) * width)
-        column[wanted] = as_column(_cut(places % width + low, totals, ends))
+        column[wanted] = as_column(_cut(np.stack((places % width + low, totals)), ends))
 
     def dump(self, value: Partial) -> bytes:
         keys, counts = as_lists(value)
@@ -161,7 +159,7 @@ class Quantiles(OneByOne):
         steps = np.diff(keys, prepend=0)
         heads = (ends - lens)[lens > 0]
         steps[heads] = keys[heads]
-        return [msgspec.msgpack.encode(pair) for pair in _cut(steps.tolist(), counts.tolist(), ends)]
+        return [msgspec.msgpack.encode(pair.tolist()) for pair in _cut(np.stack((steps, counts)), ends)]
 
     def pack_all(self, values: Partials) -> list[bytes]:
         """Numbers of buckets, first keys, steps to the next, and counts: each in as few bytes as all of it need."""
@@ -172,7 +170,7 @@ class Quantiles(OneByOne):
         steps[heads] = 0
         return [_narrow(lens), firsts.astype("<i4").tobytes(), _narrow(steps), _narrow(counts)]
 
-    def unpack_all(self, packed: Any) -> list[Arrays]:
+    def unpack_all(self, packed: Any) -> list[Rows]:
         if not isinstance(packed, list) or [type(part) for part in packed] != [bytes] * 4:
             raise ValueError(f"a block of {self.name} has four parts of bytes, not {packed!r}")
         lens, steps, counts = (_widened(packed[part], self.name) for part in (0, 2, 3))
@@ -186,7 +184,7 @@ class Quantiles(OneByOne):
         steps[heads] = 1
         if not (_are_keys(keys) and (steps > 0).all() and (counts > 0).all()):
             raise ValueError(f"a block of {self.name} has keys or counts that cannot be")
-        return _cut(keys, counts, ends)
+        return _cut(np.stack((keys, counts)), ends)
 
     def restore(self, data: bytes) -> Buckets:
         steps, counts = decode(_DUMP, data, self.name)
@@ -213,7 +211,7 @@ class Quantiles(OneByOne):
             and bool((np.abs(steps) <= 2 * NAN).all() and (is_head | (steps > 0)).all() and (counts > 0).all())
             and _are_keys(keys)
         )
-        return _cut(keys, counts, ends) if sound else [self.restore(data) for data in dumps]
+        return _cut(np.stack((keys, counts)), ends) if sound else [self.restore(data) for data in dumps]
 
     def weight(self, value: Partial) -> int:
         return 3 + _BUCKET_BYTES * (len(value) if isinstance(value, dict) else len(value[0]))
@@ -226,35 +224,34 @@ def as_buckets(value: Partial) -> Buckets:
     return value if isinstance(value, dict) else dict(zip(*as_lists(value), strict=True))
 
 
-def as_lists(value: Partial) -> Lists:
+def as_lists(value: Partial) -> tuple[list[int], list[int]]:
     """Keys, rising, and counts."""
     if isinstance(value, dict):
         keys = sorted(value)
         return keys, [value[key] for key in keys]
-    keys, counts = (part.tolist() if isinstance(part, np.ndarray) else part for part in value)
+    keys, counts = value.tolist()
     return keys, counts
 
 
-def _flat(values: Iterable[Partial]) -> tuple[Int64, Int64, Int64]:
+def _flat(values: Sequence[Partial] | Column) -> tuple[Int64, Int64, Int64]:
     """How many buckets each partial has, and the keys and counts of all, one after the other."""
-    pairs = [as_lists(value) if isinstance(value, dict) else value for value in values]
-    keys, counts = [keys for keys, _ in pairs], [counts for _, counts in pairs]
-    return np.fromiter(map(len, keys), np.int64, len(keys)), _joined(keys), _joined(counts)
-
-
-def _joined(parts: Sequence[list[int] | Int64]) -> Int64:
-    if set(map(type, parts)) == {np.ndarray}:
-        return np.concatenate(parts)
-    return _chained([part.tolist() if isinstance(part, np.ndarray) else part for part in parts])
+    tables = [value for value in values if not isinstance(value, dict)]
+    if len(tables) == len(values):
+        lens = np.fromiter((table.shape[1] for table in tables), np.int64, len(tables))
+        keys, counts = np.concatenate([NO_ROWS, *tables], axis=1)
+        return lens, keys, counts
+    pairs = [as_lists(value) for value in values]
+    listed, numbers = [keys for keys, _ in pairs], [counts for _, counts in pairs]
+    return np.fromiter(map(len, listed), np.int64, len(listed)), _chained(listed), _chained(numbers)
 
 
 def _chained(lists: Sequence[list[int]]) -> Int64:
     return np.fromiter(chain.from_iterable(lists), np.int64, sum(map(len, lists)))
 
 
-def _cut(keys: Any, counts: Any, ends: Int64) -> list[Any]:
-    """The (keys, counts) of every partial, of all of them one after the other."""
-    return [(keys[begin:end], counts[begin:end]) for begin, end in pairwise([0, *ends.tolist()])]
+def _cut(table: Rows, ends: Int64) -> list[Rows]:
+    """Every partial, of all of them one after the other."""
+    return [table[:, begin:end] for begin, end in pairwise([0, *ends.tolist()])]
 
 
 def _narrow(numbers: Int64) -> bytes:
