@@ -22,7 +22,6 @@
 #include "_hash.h"
 
 #define MAX_NAMES INT32_MAX
-#define MAX_PARTS 64
 
 /* Of this process: who sends names that fall into one slot here has to know it. */
 static uint64_t seed;
@@ -89,25 +88,30 @@ static bool take_part(Names *part, PyObject *given, int64_t count) {
     return false;
 }
 
-static Py_ssize_t take_parts(Names *parts, PyObject *given, long long count) {
-    const Py_ssize_t n = PySequence_Size(given);
-    if (n < 0) return -1;
-    if (n > MAX_PARTS || count < 0 || count > MAX_NAMES) {
-        PyErr_SetString(PyExc_ValueError, "too many parts or rows");
-        return -1;
+static void give_back_parts(Names *parts, Py_ssize_t n) {
+    for (Py_ssize_t i = 0; i < n; i++) give_back(parts + i);
+    free(parts);
+}
+
+/* The parts of rows, and how many they are; NULL with an error where one does not fit. */
+static Names *take_parts(PyObject *given, long long count, Py_ssize_t *n) {
+    if ((*n = PySequence_Size(given)) < 0) return NULL;
+    if (count < 0 || count > MAX_NAMES) {
+        PyErr_SetString(PyExc_ValueError, "too many rows");
+        return NULL;
     }
-    for (Py_ssize_t i = 0; i < n; i++) {
+    Names *parts = calloc((size_t)*n + 1, sizeof *parts);
+    if (parts == NULL) return (Names *)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < *n; i++) {
         PyObject *each = PySequence_GetItem(given, i);
         const bool taken = each != NULL && take_part(parts + i, each, count);
         Py_XDECREF(each);
-        if (!taken) return -1;
+        if (!taken) {
+            give_back_parts(parts, *n);
+            return NULL;
+        }
     }
-    return n;
-}
-
-static void give_back_parts(Names *parts) {
-    for (int i = 0; i < MAX_PARTS; i++) give_back(parts + i);
-    free(parts);
+    return parts;
 }
 
 /* --- the directory */
@@ -365,28 +369,26 @@ static PyObject *joined(PyObject *self, PyObject *args) {
     PyObject *given, *data = NULL, *ends = NULL, *made = NULL;
     long long count;
     if (!PyArg_ParseTuple(args, "OL", &given, &count)) return NULL;
-    Names *parts = calloc(MAX_PARTS, sizeof *parts);
-    if (parts == NULL) return PyErr_NoMemory();
-    const Py_ssize_t n = take_parts(parts, given, count);
-    if (n >= 0) {
-        int64_t size = 0, length;
-        for (Py_ssize_t i = 0; i < n; i++) {
-            if (!parts[i].is_column) size += count * parts[i].size;
-            for (int64_t row = 0; parts[i].is_column && row < count; row++) {
-                name_of(parts + i, row, &length);
-                size += length;
-            }
+    Py_ssize_t n;
+    Names *parts = take_parts(given, count, &n);
+    if (parts == NULL) return NULL;
+    int64_t size = 0, length;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (!parts[i].is_column) size += count * parts[i].size;
+        for (int64_t row = 0; parts[i].is_column && row < count; row++) {
+            name_of(parts + i, row, &length);
+            size += length;
         }
-        data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
-        ends = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count * 8);
-        if (data != NULL && ends != NULL) {
-            write_rows(parts, n, count, PyBytes_AsString(data), (int64_t *)PyBytes_AsString(ends));
-            made = PyTuple_Pack(2, data, ends);
-        }
-        Py_XDECREF(data);
-        Py_XDECREF(ends);
     }
-    give_back_parts(parts);
+    data = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size);
+    ends = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)count * 8);
+    if (data != NULL && ends != NULL) {
+        write_rows(parts, n, count, PyBytes_AsString(data), (int64_t *)PyBytes_AsString(ends));
+        made = PyTuple_Pack(2, data, ends);
+    }
+    Py_XDECREF(data);
+    Py_XDECREF(ends);
+    give_back_parts(parts, n);
     return made;
 }
 
@@ -421,26 +423,24 @@ static PyObject *arguments(PyObject *self, PyObject *args) {
     PyObject *given, *made = NULL;
     long long count;
     if (!PyArg_ParseTuple(args, "OL", &given, &count)) return NULL;
-    Names *parts = calloc(MAX_PARTS, sizeof *parts);
-    if (parts == NULL) return PyErr_NoMemory();
-    const Py_ssize_t n = take_parts(parts, given, count);
-    if (n >= 0) {
-        int64_t size = 0, length;
+    Py_ssize_t n;
+    Names *parts = take_parts(given, count, &n);
+    if (parts == NULL) return NULL;
+    int64_t size = 0, length;
+    for (int64_t row = 0; row < count; row++)
+        for (Py_ssize_t i = 0; i < n; i++) {
+            name_of(parts + i, row, &length);
+            size += argument_size(length);
+        }
+    if ((made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size)) != NULL) {
+        char *out = PyBytes_AsString(made);
         for (int64_t row = 0; row < count; row++)
             for (Py_ssize_t i = 0; i < n; i++) {
-                name_of(parts + i, row, &length);
-                size += argument_size(length);
+                const char *text = name_of(parts + i, row, &length);
+                out += write_argument(out, text, length);
             }
-        if ((made = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)size)) != NULL) {
-            char *out = PyBytes_AsString(made);
-            for (int64_t row = 0; row < count; row++)
-                for (Py_ssize_t i = 0; i < n; i++) {
-                    const char *text = name_of(parts + i, row, &length);
-                    out += write_argument(out, text, length);
-                }
-        }
     }
-    give_back_parts(parts);
+    give_back_parts(parts, n);
     return made;
 }
 

@@ -22,8 +22,6 @@ except ImportError:  # not built: no C compiler where it was installed
 else:
     IS_BUILT = True
 
-MAX_PARTS = 64  # of one native call, as in _names.c
-
 Int64 = npt.NDArray[np.int64]
 Int32 = npt.NDArray[np.int32]
 Column = tuple[bytes, Int64, Int64]  # data, starts, ends
@@ -141,8 +139,6 @@ def joined(parts: Sequence[bytes | Names], count: int) -> Names:
 
 def _joined(parts: Sequence[bytes | Names], count: int) -> tuple[bytes, Int64]:
     if IS_BUILT:
-        while len(parts) > MAX_PARTS:
-            parts = [joined(parts[at : at + MAX_PARTS], count) for at in range(0, len(parts), MAX_PARTS)]
         data, ends = _names.joined([part if isinstance(part, bytes) else part.column for part in parts], count)
         return data, np.frombuffer(ends, dtype=np.int64)
     rows = list(map(b"".join, zip(*_rows_of(parts, count), strict=True)))

@@ -57,6 +57,8 @@ def test_any_number_of_parts_is_joined(n_parts: int) -> None:
     parts = [b"%d," % number if number % 2 else Names.of([b"a%d" % number, b"b"]) for number in range(n_parts)]
     expected = [b"".join(part if isinstance(part, bytes) else part.tolist()[row] for part in parts) for row in (0, 1)]
     assert joined(parts, 2) == expected
+    rows = [[part if isinstance(part, bytes) else part[row] for part in parts] for row in (0, 1)]
+    assert arguments(parts, 2) == b"".join(b"$%d\r\n%b\r\n" % (len(name), name) for row in rows for name in row)
 
 
 @pytest.mark.usefixtures("built")
