@@ -29,15 +29,16 @@ TIME_COLUMNS = ("window_start", "window_end", *SESSION_TYPES)
 def print_metric(answer: Mapping[str, Any]) -> None:
     """Print a metric's rows, with times as text; in a terminal too narrow for that, each row as a block of lines."""
     rows, meta = answer["data"], answer["meta"]
+    names = list(rows[0]) if rows else ["no rows"]
     cells = [[_cell(_short_time(v) if name in TIME_COLUMNS else v) for name, v in row.items()] for row in rows]
-    table = Table(*(rows[0] if rows else ("no rows",)), box=None, pad_edge=False)
+    table = Table(*names, box=None, pad_edge=False)
     for row in cells:
         table.add_row(*row)
     console = _console()
     if console.measure(table, options=console.options.update(width=PIPE_COLUMNS)).maximum <= console.width:
         console.print(table)
     else:
-        _print_blocks(console, list(rows[0]), cells)
+        _print_blocks(console, names, cells)
     complete_to, watermark = _short_time(meta.get("complete_to")), _short_time(meta.get("watermark"))
     typer.echo(f"{len(rows)} rows, complete to {complete_to}, watermark {watermark}", err=True)
     if answer.get("next") is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, takewhile
 
@@ -79,13 +79,18 @@ def due_texts(client: redis.Redis, stream: str, partitions: int, group: str) -> 
     pipe = client.pipeline(transaction=False)
     for partition in range(partitions):
         pipe.execute_command("HGETALL", keys.due(stream, partition, group))
-    return [{int(start): due for start, due in replies.parse_hash(reply).items()} for reply in pipe.execute()]
+    return [_by_start(replies.parse_hash(reply)) for reply in pipe.execute()]
 
 
 def due_panes(client: redis.Redis, stream: str, partitions: int, group: str) -> list[dict[int, Due]]:
     """The same, parsed."""
-    found = due_texts(client, stream, partitions, group)
-    return [{start: Due.parse(due) for start, due in panes.items()} for panes in found]
+    return list(map(parsed_due, due_texts(client, stream, partitions, group)))
+
+
+def parsed_due(panes: Mapping[int, bytes], starts: Iterable[int] | None = None) -> dict[int, Due]:
+    """The due panes of a partition, or those of `starts`, parsed."""
+    wanted = panes if starts is None else [start for start in starts if start in panes]
+    return {start: Due.parse(panes[start]) for start in wanted}
 
 
 def load_progress(
@@ -97,11 +102,11 @@ def load_progress(
         for partition in range(partitions):
             pipe.execute_command("HGETALL", key_of(stream, partition, group))
     found = [replies.parse_hash(reply) for reply in pipe.execute()]
-    return list(map(Checkpoint.parse, found[:partitions])), list(map(_due, found[partitions:]))
+    return list(map(Checkpoint.parse, found[:partitions])), [parsed_due(_by_start(each)) for each in found[partitions:]]
 
 
-def _due(stored: Mapping[bytes, bytes]) -> dict[int, Due]:
-    return {int(start): Due.parse(due) for start, due in stored.items()}
+def _by_start(stored: Mapping[bytes, bytes]) -> dict[int, bytes]:
+    return {int(start): due for start, due in stored.items()}
 
 
 def load_pane(client: redis.Redis, stream: str, partition: int, group: str, start: int) -> dict[bytes, bytes]:

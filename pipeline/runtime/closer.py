@@ -26,7 +26,7 @@ from pipeline.rim.commit import Checkpoint, Mark
 from pipeline.rim.publish import Closed, Outgoing, Settled
 from pipeline.rim.scripts import Scripts
 from pipeline.rim.soundness import what_is_lost
-from pipeline.rim.store import Due, MarkedPane
+from pipeline.rim.store import Due, MarkedPane, parsed_due
 from pipeline.runtime.downstream import Finished, outgoing_entries
 from pipeline.runtime.finishing import finished_columns, finished_result, latest_texts
 
@@ -94,28 +94,21 @@ def waiting_windows(
     )
 
 
-def parsed(panes: Mapping[int, bytes], starts: Iterable[int] | None = None) -> dict[int, Due]:
-    """Due panes of a partition (those of `starts`)."""
-    wanted = panes if starts is None else [start for start in starts if start in panes]
-    return {start: Due.parse(panes[start]) for start in wanted}
-
-
 def next_windows(
-    program: Program, due: Sequence[Mapping[int, bytes]], to_ms: int, look: int | None = None
+    program: Program, due: Sequence[Mapping[int, bytes]], to_ms: int, look: int
 ) -> tuple[list[Span], bool]:
     """The windows that end by `to_ms` and close first, in that order, and whether more may be waiting after them.
 
     Only the oldest panes are looked at (`look` at first): the windows of a later one end after it begins.
     """
     starts = sorted(set[int]().union(*due))
-    count = PANES_A_LOOK if look is None else look
     while True:
-        others = count < len(starts) and starts[count] < to_ms
-        until_ms = starts[count] if others else to_ms
-        waiting = waiting_windows(program, [parsed(panes, starts[:count]) for panes in due], to_ms=until_ms)
+        others = look < len(starts) and starts[look] < to_ms
+        until_ms = starts[look] if others else to_ms
+        waiting = waiting_windows(program, [parsed_due(panes, starts[:look]) for panes in due], to_ms=until_ms)
         if waiting or not others:
             return waiting, others
-        count *= 4
+        look *= 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +130,7 @@ class Closer:
         if watermark_ms is None:
             self._emit_rest()
             return Pass(0, more=False)
-        waiting, others = next_windows(self.program, due, watermark_ms)
+        waiting, others = next_windows(self.program, due, watermark_ms, PANES_A_LOOK)
         until_s = 2 * time.monotonic() - began_s  # as long as it took to find them: a long list is not read for a few
         published, done, in_place = 0, 0, set[Span]()
         while done < len(waiting) and (done < WINDOWS_A_PASS or time.monotonic() < until_s):
@@ -159,7 +152,7 @@ class Closer:
         self.unsent.clear()
         due, watermark_ms = self._due()
         from_ms = -FOREVER_MS if watermark_ms is None else watermark_ms + 1
-        spans = waiting_windows(self.program, [parsed(panes) for panes in due], from_ms=from_ms)[:WINDOWS_A_PASS]
+        spans = waiting_windows(self.program, [parsed_due(panes) for panes in due], from_ms=from_ms)[:WINDOWS_A_PASS]
         read = self._read(spans, due)
         changed = self._changed(spans, read)
         published = sum(self._publish(span, read, None, is_newest=False) is True for span in changed)

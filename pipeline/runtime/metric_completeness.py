@@ -57,9 +57,8 @@ def account(client: redis.Redis, program: Program) -> tuple[Completeness, list[d
 
 def windows_waiting(client: redis.Redis, program: Program) -> list[Span]:
     """The closed windows of panes that wait to be published, or published again, in the order they close."""
-    stream, partitions = program.stream, program.stream.partitions
-    checkpoints, due = store.load_progress(client, stream.name, partitions, program.group)
-    watermark_ms = minimum_watermark(checkpoints, stream.time.disorder_ms)
+    completeness, due = account(client, program)
+    watermark_ms = completeness.watermark_ms
     return [] if watermark_ms is None else waiting_windows(program, due, to_ms=watermark_ms)
 
 

@@ -26,10 +26,10 @@ from pipeline.core.definitions import (
 from pipeline.core.programs import Program
 from pipeline.core.windows import panes_of
 from pipeline.rim.scripts import Scripts
-from pipeline.rim.store import Due
+from pipeline.rim.store import Due, parsed_due
 from pipeline.runtime import closer as closing
 from pipeline.runtime import doctor
-from pipeline.runtime.closer import Closer, next_windows, parsed, waiting_windows
+from pipeline.runtime.closer import Closer, next_windows, waiting_windows
 from pipeline.runtime.doctor import check_published
 from pipeline.runtime.worker import Worker
 from tests.line import Line
@@ -62,7 +62,7 @@ def test_the_next_windows_are_the_first_of_all_that_wait(data: st.DataObject, wi
     to_ms = data.draw(st.integers(-600, 600)) * unit
     program = cast(Program, SimpleNamespace(panes=panes))
 
-    everything = waiting_windows(program, [parsed(panes) for panes in due], to_ms=to_ms)
+    everything = waiting_windows(program, [parsed_due(panes) for panes in due], to_ms=to_ms)
     found, others = next_windows(program, due, to_ms, look=data.draw(st.integers(1, 5)))
 
     assert found == everything[: len(found)]
@@ -74,6 +74,17 @@ BASE_MS = 1_700_000_000_000
 STREAM = Stream("s", (Field("ts", "timestamp"), Field("v", "int")), TimePolicy("ts", disorder_ms=0), partitions=2)
 
 
+def count_only(line: Line, times_ms: range, monkeypatch: pytest.MonkeyPatch, *, partitions: int) -> None:
+    """An event at each of the times, in so many partitions, and the end: all is counted and nothing published."""
+    monkeypatch.setattr(Worker, "_close", lambda worker: 0)
+    for partition in range(partitions):
+        line.chunk("s", [{"ts": ms, "v": 1} for ms in times_ms], times_ms=list(times_ms), partition=partition)
+    line.end("s", times_ms[-1])
+    worker = line.worker("w")
+    while not worker.poll_once().idle:
+        pass
+
+
 @pytest.mark.parametrize("window", [Tumbling(1_000), Hopping(3_000, 1_000)])
 def test_a_pass_looks_at_the_oldest_panes_and_all_are_published_in_the_end(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch, window: PaneWindow
@@ -81,13 +92,7 @@ def test_a_pass_looks_at_the_oldest_panes_and_all_are_published_in_the_end(
     count, pane_starts = 700, range(BASE_MS, BASE_MS + 700_000, 1_000)
     line = Line(Config({"s": STREAM}, {"m": Aggregate("m", "s", window, (), (AggregateSpec("n", "count"),))}), server)
     monkeypatch.setattr(closing, "PANES_A_LOOK", 120)
-    monkeypatch.setattr(Worker, "_close", lambda worker: 0)
-    for partition in (0, 1):
-        line.chunk("s", [{"ts": ms, "v": 1} for ms in pane_starts], times_ms=list(pane_starts), partition=partition)
-    line.end("s", pane_starts[-1])
-    worker = line.worker("w")
-    while not worker.poll_once().idle:
-        pass
+    count_only(line, pane_starts, monkeypatch, partitions=2)
     looked: list[bytes] = []
     parse = Due.parse
 
@@ -120,12 +125,7 @@ def test_a_pass_looks_at_the_oldest_panes_and_all_are_published_in_the_end(
 def test_doctor_says_how_many_closed_windows_wait(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     metric = Aggregate("m", "s", Tumbling(1_000), (), (AggregateSpec("n", "count"),))
     line = Line(Config({"s": STREAM}, {"m": metric}), server)
-    monkeypatch.setattr(Worker, "_close", lambda worker: 0)
-    times = list(range(BASE_MS, BASE_MS + 1_002_000, 1_000))
-    line.chunk("s", [{"ts": ms, "v": 1} for ms in times], times_ms=times)
-    line.end("s", times[-1])
-    while not line.worker("w").poll_once().idle:
-        pass
+    count_only(line, range(BASE_MS, BASE_MS + 1_002_000, 1_000), monkeypatch, partitions=1)
 
     check = check_published(line.client, line.config)
 
